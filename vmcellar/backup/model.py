@@ -1,0 +1,191 @@
+"""The small values that stages hand to each other: paths, ids and figures, never disk bytes.
+
+All are plain JSON through `to_json`/`from_json`; sizes are bytes, times are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
+
+T = TypeVar("T")
+
+Mode = Literal["auto", "full", "incremental"]
+Kind = Literal["full", "incremental"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRequest:
+    """What somebody asked for: one VM, one instant.
+
+    `key` makes a retry harmless: a second request with the key of a run that lives continues that run (pitfall 19).
+    """
+
+    vm: str
+    mode: Mode = "auto"
+    job: str = ""
+    key: str = ""
+    exclude_disks: tuple[str, ...] = ()
+    compression: str = "zstd:auto"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHandle:
+    """One segment of one disk: `bytes` are to be read from the source, `zero` are known to be zero without reading."""
+
+    target: str
+    number: int
+    bytes: int
+    zero: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunHandle:
+    """A begun run: everything else about it lies in its run directory."""
+
+    run_id: str
+    vm: str
+    kind: Kind
+    checkpoint: str
+    resumed: bool
+    segments: tuple[SegmentHandle, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What one segment's reading gave; bytes_read = zero_read + known + landed."""
+
+    target: str
+    segment: int
+    bytes_read: int
+    zero_read: int
+    known: int
+    landed: int
+    seconds: float
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseResult:
+    """`held` is how long the backup job existed, in seconds."""
+
+    held: float
+
+
+@dataclass(frozen=True, slots=True)
+class PackHandle:
+    """One sealed pack: `path` while staged, `key` on the tier; `toc` names the file with its table of contents."""
+
+    id: str
+    key: str
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompressResult:
+    """`bytes_plain` went in, `bytes_stored` came out, in `packs`."""
+
+    target: str
+    segment: int
+    packs: tuple[PackHandle, ...]
+    bytes_plain: int
+    bytes_stored: int
+    seconds: float
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceResult:
+    """The packs that are durable on the tier `tier`."""
+
+    target: str
+    segment: int
+    tier: str
+    packs: tuple[str, ...]
+    bytes: int
+    seconds: float
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """`chunks` chunks were read back from the tier, decoded, and found to be what the source gave."""
+
+    target: str
+    segment: int
+    packs: tuple[str, ...]
+    chunks: int
+    bytes: int
+    seconds: float
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFigures:
+    """One disk of a finished run, for reports."""
+
+    target: str
+    size: int
+    root: str
+    full_reason: str
+    bytes_read: int
+    bytes_zero: int
+    bytes_changed: int
+    bytes_known: int
+    bytes_new: int
+    bytes_stored: int
+
+
+@dataclass(frozen=True, slots=True)
+class PointSummary:
+    """A committed restore point, with the figures a report shows. `seconds` has one entry per stage."""
+
+    id: str
+    run_id: str
+    vm: str
+    kind: Kind
+    reason: str
+    parent: str | None
+    time: str
+    consistency: str
+    verified: bool
+    freeze_seconds: float
+    held_seconds: float
+    bytes_read: int
+    bytes_changed: int
+    bytes_stored: int
+    disks: tuple[DiskFigures, ...]
+    uncovered: tuple[str, ...]
+    warnings: tuple[str, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverAction:
+    """One thing that recovery found, and what it did about it."""
+
+    vm: str
+    run_id: str
+    action: Literal["resumable", "abandoned", "job-aborted", "checkpoint-removed", "scratch-removed", "thawed"]
+    detail: str
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def to_json(value: object) -> bytes:
+    """The JSON form of one of these values."""
+    return _adapter(type(value)).dump_json(value, indent=1)
+
+
+def from_json(cls: type[T], data: bytes) -> T:
+    """The value back from its JSON form; pydantic's ValidationError when it is not one."""
+    result: T = _adapter(cls).validate_json(data)
+    return result
