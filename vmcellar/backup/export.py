@@ -1,0 +1,168 @@
+"""export: read one segment's bytes from the held instant, hash them, and land what the repository lacks.
+
+The hand-over is `<target>.<segment>.export.npz` (what lies where) and `.export.json` (figures), written after the
+landing file is whole. Zeroes are recorded as content; a chunk that the repository or this run already has is not landed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmcellar.backup import planning
+from vmcellar.backup.landing import LandingWriter
+from vmcellar.backup.model import ExportResult
+from vmcellar.backup.rundir import RunDirectory, stage_file
+from vmcellar.errors import CancelledError
+from vmcellar.progress import CancelToken, ProgressSink
+
+if TYPE_CHECKING:
+    from vmcellar.backup.runs import Run
+    from vmcellar.engine import Engine
+
+LANDED = np.dtype([("offset", "<u8"), ("length", "<u4"), ("place", "<i8"), ("chunk", "u1", (32,))])
+"""One chunk that was read: where on the disk, its id, and where in the landing file; see the three places below."""
+
+PLACE_KNOWN = -1
+"""The repository, or an earlier chunk of this run, has it."""
+PLACE_ZERO = -2
+"""It is all zero."""
+
+READERS = 2
+"""Connections per segment: two keep QEMU's NBD server and both cores busy (docs/performance.md)."""
+
+
+def export(
+    engine: Engine, run_id: str, target: str, segment: int, progress: ProgressSink, cancel: CancelToken
+) -> ExportResult:
+    """Read segment `segment` of disk `target` of the held instant and land it.
+
+    Returns the recorded result when the segment had landed before. Raises TransientError when the NBD connection is lost,
+    PermanentError when the landing zone is full, CancelledError when stopped; the half-written landing is removed.
+    """
+    run = engine.run(run_id)
+    done = landed_before(engine, run.directory, target, segment)
+    if done is not None:
+        return done
+    plan = run.segment(target, segment)
+    path = engine.landing.file(run_id, target, segment)
+    engine.landing.reserve(path, plan.read_bytes, cancel)
+    started = time.monotonic()
+    try:
+        job = _SegmentExport(engine, run, target, plan, LandingWriter(path))
+        rows = job.read(progress, cancel)
+        engine.landing.shrink(path, job.writer.size)
+        return _hand_over(run.directory, target, rows, plan, time.monotonic() - started)
+    except BaseException:
+        engine.landing.drop(path)
+        raise
+
+
+def landed_before(engine: Engine, directory: RunDirectory, target: str, segment: int) -> ExportResult | None:
+    """The recorded result, if what it names still lies in the landing zone or has been compressed since."""
+    result = directory.load(stage_file(target, segment, "export"), ExportResult)
+    if result is None:
+        return None
+    compressed = directory.has(stage_file(target, segment, "compress"))
+    path = engine.landing.file(directory.run_id, target, segment)
+    if not compressed and result.landed and not (path.exists() and path.stat().st_size == result.landed):
+        directory.forget(stage_file(target, segment, "export"))
+        return None
+    return ExportResult(
+        **{name: getattr(result, name) for name in ExportResult.__slots__ if name != "reused"},
+        reused=True,
+    )
+
+
+class _SegmentExport:
+    """Two connections take chunks from one iterator; each hashes and lands what it read while the other reads."""
+
+    def __init__(
+        self, engine: Engine, run: Run, target: str, plan: planning.Segment, writer: LandingWriter
+    ) -> None:
+        self._engine = engine
+        self._run = run
+        self._target = target
+        self._chunks = planning.chunks(plan)
+        self._lock = threading.Lock()
+        self._rows: list[tuple[int, int, int, bytes]] = []
+        self._owner = (target, plan.number)
+        self.writer = writer
+
+    def read(self, progress: ProgressSink, cancel: CancelToken) -> np.ndarray:
+        """All chunks of the segment as LANDED rows in disk order."""
+        self._run.claims.drop(self._owner)
+        inner = CancelToken()
+        try:
+            with ThreadPoolExecutor(READERS, thread_name_prefix=f"export-{self._target}") as pool:
+                futures = [pool.submit(self._reader, progress, cancel, inner) for _ in range(READERS)]
+                raise_first(futures)
+        finally:
+            self.writer.close()
+        rows = np.zeros(len(self._rows), LANDED)
+        for i, (offset, length, place, chunk) in enumerate(sorted(self._rows)):
+            rows[i] = (offset, length, place, np.frombuffer(chunk, np.uint8))
+        return rows
+
+    def _reader(self, progress: ProgressSink, cancel: CancelToken, inner: CancelToken) -> None:
+        def sink(offset: int, data: memoryview) -> None:
+            cancel.check()
+            inner.check()
+            self._take(offset, data)
+            progress("export", len(data))
+
+        try:
+            with self._run.capture.open_reader(self._target) as reader:
+                reader.read(self._ranges(), self._engine.read_buffers, sink, cancel)
+        except BaseException:
+            inner.cancel()
+            raise
+
+    def _ranges(self) -> Iterator[tuple[int, int]]:
+        while True:
+            with self._lock:
+                chunk = next(self._chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def _take(self, offset: int, data: memoryview) -> None:
+        repository = self._engine.repository
+        chunk = repository.keyring.chunk_id(data)
+        if chunk == self._engine.zero_id(len(data)):
+            place = PLACE_ZERO
+        elif repository.index.known([chunk]) or not self._run.claims.claim(chunk, self._owner):
+            place = PLACE_KNOWN
+        else:
+            place = self.writer.append(data)
+        with self._lock:
+            self._rows.append((offset, len(data), place, chunk))
+
+
+def raise_first(futures: Sequence[Future[None]]) -> None:
+    """Wait for all readers; raise the error that came first, not the stop it caused in the other reader."""
+    errors = [future.exception() for future in futures]
+    real = [error for error in errors if error is not None]
+    if not real:
+        return
+    primary = [error for error in real if not isinstance(error, CancelledError)]
+    raise (primary or real)[0]
+
+
+def _hand_over(
+    directory: RunDirectory, target: str, rows: np.ndarray, plan: planning.Segment, seconds: float
+) -> ExportResult:
+    lengths = rows["length"].astype(np.int64)
+    landed = int(lengths[rows["place"] >= 0].sum())
+    known = int(lengths[rows["place"] == PLACE_KNOWN].sum())
+    zero = int(lengths[rows["place"] == PLACE_ZERO].sum())
+    directory.save_arrays(stage_file(target, plan.number, "export", "npz"), {"rows": rows})
+    result = ExportResult(target, plan.number, int(lengths.sum()), zero, known, landed, seconds)
+    directory.save(stage_file(target, plan.number, "export"), result)
+    return result
+

@@ -1,0 +1,142 @@
+"""The landing zone: where disk bytes lie between the source and the packs, so that the VM is let go early.
+
+Files on tmpfs or SSD under a budget in bytes that pushes back on export. They are written with `pwrite` from small pooled buffers
+(first touch of a mapped page costs five times more) and read through a read-only mapping, without a copy.
+
+On tmpfs a landing survives the death of our process but not a reboot; a reboot ends the guest's instant, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmcellar.errors import PermanentError, TransientError
+from vmcellar.progress import CancelToken
+
+POLL_SECONDS = 0.5
+"""How often a waiting export looks whether it was cancelled; woken at once when space is given back."""
+
+
+class LandingZone:
+    """Landing files under one folder and one budget.
+
+    The budget is counted per process, since a run lives in one; another process's landings show up as a full file system. Any
+    number of threads may use it. `reserve` blocks, so an export waits while compress empties the zone.
+    """
+
+    def __init__(self, path: Path, budget: int) -> None:
+        self.path = path
+        self.budget = budget
+        self._held: dict[Path, int] = {}
+        self._changed = threading.Condition()
+
+    def file(self, run_id: str, target: str, segment: int) -> Path:
+        """Where this segment lands."""
+        return self.path / run_id / f"{target}.{segment:04d}.land"
+
+    def reserve(self, path: Path, size: int, cancel: CancelToken) -> None:
+        """Wait until `size` bytes of the budget are free and take them for `path`; CancelledError when stopped.
+
+        A single segment larger than the budget goes alone, rather than waiting for ever.
+        """
+        with self._changed:
+            self._held.pop(path, None)
+            while self._held and sum(self._held.values()) + size > self.budget:
+                cancel.check()
+                self._changed.wait(POLL_SECONDS)
+            self._held[path] = size
+
+    def shrink(self, path: Path, size: int) -> None:
+        """Give back what the segment turned out not to need."""
+        with self._changed:
+            if path in self._held:
+                self._held[path] = size
+                self._changed.notify_all()
+
+    def drop(self, path: Path) -> None:
+        """Remove a landing and give its budget back; harmless when it is gone."""
+        path.unlink(missing_ok=True)
+        with self._changed:
+            self._held.pop(path, None)
+            self._changed.notify_all()
+
+    def drop_run(self, run_id: str) -> None:
+        """Remove all that a run has landed."""
+        folder = self.path / run_id
+        if folder.is_dir():
+            for path in list(folder.iterdir()):
+                self.drop(path)
+            folder.rmdir()
+
+    def runs(self) -> list[str]:
+        """The ids of all runs that have something here."""
+        return sorted(entry.name for entry in self.path.iterdir() if entry.is_dir()) if self.path.is_dir() else []
+
+
+class LandingWriter:
+    """Appends chunks to one landing file; any thread, each `append` gets its own place."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self.size = 0
+        self._lock = threading.Lock()
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def append(self, data: memoryview) -> int:
+        """Write `data`; returns its offset in the file.
+
+        PermanentError when the zone's file system is full; the guest is not touched by that.
+        """
+        with self._lock:
+            offset = self.size
+            self.size += len(data)
+        try:
+            done = 0
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done:], offset + done)
+        except OSError as error:
+            raise _landing_error(self.path, error) from error
+        return offset
+
+    def close(self) -> None:
+        """Close the file; what is in it stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@contextmanager
+def landed_bytes(path: Path, size: int) -> Iterator[memoryview]:
+    """The landing's bytes, mapped read-only. PermanentError when the file is missing or shorter than `size`."""
+    if size == 0:
+        yield memoryview(b"")
+        return
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < size:
+                raise PermanentError(f"landing {path} is shorter than what was landed", hint="run the backup again")
+            mapping = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+    except OSError as error:
+        raise PermanentError(f"landing {path} cannot be read: {error}", hint="run the backup again") from error
+    view = memoryview(mapping)
+    try:
+        yield view
+    finally:
+        view.release()
+        mapping.close()
+
+
+def _landing_error(path: Path, error: OSError) -> PermanentError | TransientError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PermanentError(
+            f"the landing zone is full: cannot write {path}",
+            hint="free space there, or lower `landing.bytes`, or move `landing.dir` in vmcellar.yaml",
+        )
+    return TransientError(f"cannot write {path}: {error}", hint="check the file system of `landing.dir`")

@@ -1,0 +1,68 @@
+"""A whole backup with plain threads: what the Prefect flow composes from tasks, for programs that want no Prefect."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from vmcellar.backup import stages
+from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, SegmentHandle
+from vmcellar.progress import CancelToken, ProgressSink, no_progress
+
+if TYPE_CHECKING:
+    from vmcellar.engine import Engine
+
+AFTER_EXPORT_WORKERS = 3
+"""Segments that are compressed, placed and verified at once; their CPU work shares the engine's one pool."""
+
+
+def run(
+    engine: Engine,
+    request: BackupRequest,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> PointSummary:
+    """Back up one VM and return the committed point.
+
+    Whatever fails, the backup job is released; see `give_up` for what becomes of the run. Raises what the stages raise.
+    """
+    cancel = cancel or CancelToken()
+    with engine.vm_lock(request.vm):
+        handle = stages.snapshot(engine, request, cancel)
+        try:
+            _work(engine, handle, progress, cancel)
+            return stages.commit(engine, handle.run_id)
+        except BaseException as error:
+            stages.give_up(engine, handle.run_id, error)
+            raise
+
+
+def _work(engine: Engine, handle: RunHandle, progress: ProgressSink, cancel: CancelToken) -> None:
+    with ThreadPoolExecutor(AFTER_EXPORT_WORKERS, thread_name_prefix="after-export") as pool:
+        futures: list[Future[None]] = []
+        try:
+            for segment in handle.segments:
+                _raise_failed(futures)
+                stages.export(engine, handle.run_id, segment.target, segment.number, progress, cancel)
+                futures.append(pool.submit(_after_export, engine, handle.run_id, segment, progress, cancel))
+            stages.release(engine, handle.run_id)
+            for future in futures:
+                future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _after_export(
+    engine: Engine, run_id: str, segment: SegmentHandle, progress: ProgressSink, cancel: CancelToken
+) -> None:
+    for stage in (stages.compress, stages.place, stages.verify):
+        cancel.check()
+        stage(engine, run_id, segment.target, segment.number, progress, cancel)
+
+
+def _raise_failed(futures: list[Future[None]]) -> None:
+    for future in futures:
+        if future.done():
+            future.result()

@@ -1,0 +1,117 @@
+"""The run directory: every durable hand-over of one run, one small file each, so that a dead run can go on.
+
+A file appears by rename after it is whole and on the device, so what is there is true. One process works on a run at a
+time (`engine.vm_lock`); threads of it work on different segments, hence different files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from vmcellar.backup.model import from_json, to_json
+from vmcellar.errors import PermanentError
+
+T = TypeVar("T")
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: the folder's name."""
+        return self.path.name
+
+    def create(self) -> None:
+        """Make the folder, readable by its owner alone: it names VMs and disks."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def save(self, name: str, value: object) -> None:
+        """Write `value` as JSON under `name`, durable before it appears."""
+        _write_durably(self.path / name, lambda out: _write_bytes(out, to_json(value)))
+
+    def load(self, name: str, cls: type[T]) -> T | None:
+        """The value under `name`, or None when there is none or it cannot be read (the stage then runs again)."""
+        try:
+            return from_json(cls, (self.path / name).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def save_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Write numpy arrays under `name`, durable before they appear."""
+        _write_durably(self.path / name, lambda out: _write_arrays(out, arrays))
+
+    def load_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays under `name`; PermanentError when they are missing."""
+        try:
+            with np.load(self.path / name, allow_pickle=False) as stored:
+                return {key: stored[key] for key in stored.files}
+        except (OSError, ValueError) as error:
+            raise PermanentError(
+                f"run {self.run_id}: its file {name} cannot be read: {error}",
+                hint="type `vmcellar recover`, then run the backup again",
+            ) from error
+
+    def has(self, name: str) -> bool:
+        """Whether `name` is there."""
+        return (self.path / name).exists()
+
+    def forget(self, name: str) -> None:
+        """Remove one hand-over, so that its stage runs again."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder with all in it; harmless when it is gone."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def stage_file(target: str, segment: int, stage: str, suffix: str = "json") -> str:
+    """The name of a segment's hand-over: `vda.0003.export.json`."""
+    return f"{target}.{segment:04d}.{stage}.{suffix}"
+
+
+def run_directories(state: Path) -> Iterator[RunDirectory]:
+    """All runs that have left a folder under the state directory, oldest first."""
+    runs = state / "runs"
+    if runs.is_dir():
+        for path in sorted(runs.iterdir()):
+            if path.is_dir():
+                yield RunDirectory(path)
+
+
+def _write_durably(path: Path, write: Callable[[Path], None]) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    write(temporary)
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with path.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as out:
+        np.savez(out, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the keyword allow_pickle for one of them
+        out.flush()
+        os.fsync(out.fileno())
