@@ -1,0 +1,147 @@
+"""One entry of `backups:`: which VMs, when, how, and how long their points are kept."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+)
+
+from vmcellar.config.units import Cron, DailyWindow, Duration, Rate
+
+TIERS = ("hot", "warm", "cold")
+ZSTD_LEVELS = range(1, 20)
+
+_CEPH = re.compile(r"ceph::(?P<place>[^/\s]+(?:/\S+)?)")
+_S3 = re.compile(r"s3://(?P<place>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/\S*)?)")
+_DISK = re.compile(r"disk:(?:(?P<vm>[^/\s]+)/)?(?P<target>[^/\s]+)")
+
+
+class Section(BaseModel):
+    """Base of all parts of the file: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where a job's packs go: kind `tier` (a name of `tiers:`), `ceph` (pool/prefix) or `s3` (bucket/prefix)."""
+
+    kind: Literal["tier", "ceph", "s3"]
+    place: str
+
+
+def parse_storage(value: object) -> Storage:
+    """`hot`, `ceph::pool/prefix` or `s3://bucket/prefix`; ValueError says what is accepted."""
+    if isinstance(value, Storage):
+        return value
+    text = str(value).strip()
+    if text in TIERS:
+        return Storage("tier", text)
+    if match := _CEPH.fullmatch(text):
+        return Storage("ceph", match["place"])
+    if match := _S3.fullmatch(text):
+        return Storage("s3", match["place"])
+    raise ValueError("storage is a tier's name (hot, warm, cold), ceph::pool/prefix or s3://bucket/prefix")
+
+
+def parse_compression(value: object) -> str:
+    """`none`, `zstd`, `zstd:auto` or `zstd:LEVEL`; always given back as `none`, `zstd:auto` or `zstd:LEVEL`."""
+    text = str(value).strip().lower()
+    if text in ("none", "zstd:auto"):
+        return text
+    if text == "zstd":
+        return "zstd:auto"
+    level = text.removeprefix("zstd:")
+    if text.startswith("zstd:") and level.isdigit() and int(level) in ZSTD_LEVELS:
+        return f"zstd:{int(level)}"
+    raise ValueError("compression is none, zstd:auto, or zstd with a level of 1 to 19, as in zstd:3")
+
+
+class KeepByAge(Section):
+    """Retention by generations (grandfather, father, son): how many points of each age are kept."""
+
+    last: int = Field(default=0, ge=0, description="the newest points, whatever their age")
+    hourly: int = Field(default=0, ge=0)
+    daily: int = Field(default=0, ge=0)
+    weekly: int = Field(default=0, ge=0)
+    monthly: int = Field(default=0, ge=0)
+    yearly: int = Field(default=0, ge=0)
+
+
+def _retention_kind(value: Any) -> str:
+    return "generations" if isinstance(value, dict | KeepByAge) else "time"
+
+
+Retention = Annotated[
+    Annotated[KeepByAge, Tag("generations")] | Annotated[Duration, Tag("time")],
+    Discriminator(_retention_kind),
+]
+
+_TEXT = {"type": "string"}
+
+
+class BackupJob(Section):
+    """A named job: `vmcellar backup --job NAME` runs it now, its schedule runs it later."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, dot, dash, underscore")
+    schedule: Cron | None = Field(
+        default=None, description='cron line in local time, as in "0 2 * * *"; none: by hand only'
+    )
+    storage: Annotated[Storage, BeforeValidator(parse_storage), WithJsonSchema({**_TEXT, "examples": ["hot"]})] = (
+        Storage("tier", "hot")
+    )
+    domains: tuple[str, ...] = Field(default=("*",), min_length=1, description="names, globs (web-*), tags (tag:prod)")
+    mode: Literal["auto", "full", "incremental", "differential"] = "auto"
+    retention: Retention | None = Field(
+        default=None, description="a time (30d), or generations ({daily: 7, weekly: 4})"
+    )
+    compression: Annotated[
+        str, BeforeValidator(parse_compression), WithJsonSchema({**_TEXT, "examples": ["zstd:auto", "zstd:3"]})
+    ] = "zstd:auto"
+    encryption: Literal["AES-256"] = Field(default="AES-256", description="always on; the key is named under key:")
+    exclude: tuple[str, ...] = Field(
+        default=(), description="disks left out on purpose (disk:vdb, disk:VM/vdb); /paths are notes"
+    )
+    window: DailyWindow | None = Field(default=None, description="runs begin only inside it")
+    bandwidth: Rate | None = Field(default=None, description="the most that is read from the VM per second")
+    rpo: Duration | None = Field(default=None, description="alarm when the newest verified point is older")
+    rto: Duration | None = Field(default=None, description="alarm when a drill takes longer")
+    tiers: tuple[Literal["hot", "warm", "cold"], ...] = Field(default=("hot",), min_length=1)
+
+    @field_validator("exclude")
+    @classmethod
+    def _exclude_is_understood(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not entry.startswith("/") and not _DISK.fullmatch(entry):
+                raise ValueError(
+                    f'"{entry}" is neither a disk (disk:vdb, disk:VM/vdb) nor a path in the guest (/var/log)'
+                )
+        return value
+
+    def excluded_disks(self, vm: str) -> tuple[str, ...]:
+        """The targets that this job leaves out of `vm` on purpose, so that its runs may be green without them."""
+        matches = (_DISK.fullmatch(entry) for entry in self.exclude)
+        return tuple(match["target"] for match in matches if match and match["vm"] in (None, vm))
+
+    def excluded_paths(self) -> tuple[str, ...]:
+        """Guest paths under `exclude:`. A disk is read in whole blocks, so they are kept as notes and skip nothing."""
+        return tuple(entry for entry in self.exclude if entry.startswith("/"))
+
+    def selects(self, vm: str, tags: frozenset[str] = frozenset()) -> bool:
+        """Whether `vm`, which carries `tags`, belongs to this job; globs as in fnmatch(3)."""
+        return any(
+            pattern.removeprefix("tag:") in tags if pattern.startswith("tag:") else fnmatch.fnmatchcase(vm, pattern)
+            for pattern in self.domains
+        )

@@ -1,0 +1,111 @@
+"""The shape of `vmcellar.yaml`. Sizes are bytes, times seconds, paths of this host."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from vmcellar.config.jobs import BackupJob, Section
+from vmcellar.config.secrets import HostPath, SecretReference
+from vmcellar.config.units import Duration, Size
+from vmcellar.errors import UsageError
+
+LANDING_AUTO_LIMIT = 4 << 30
+LANDING_FOLDER = Path("/dev/shm/vmcellar")  # noqa: S108 (a tmpfs on purpose; the folder is made for its owner alone)
+
+
+class Tiers(Section):
+    """Where packs are kept."""
+
+    hot: HostPath | None = Field(default=None, description="a directory on SSD or HDD: packs, index, points and keys")
+
+
+class Landing(Section):
+    """Where disk bytes lie between the VM and the packs."""
+
+    dir: HostPath = Field(default=LANDING_FOLDER, description="a folder on tmpfs (best with huge=within_size) or SSD")
+    budget: Size | None = Field(
+        default=None, description="the most bytes that lie there; default half of what is free, at most 4 GiB"
+    )
+
+    def budget_bytes(self) -> int:
+        """The budget in bytes; without one, half of what the folder's file system has free now, at most 4 GiB."""
+        if self.budget is not None:
+            return self.budget
+        folder = self.dir
+        while not folder.exists():
+            folder = folder.parent
+        free = os.statvfs(folder)
+        return min(LANDING_AUTO_LIMIT, free.f_bavail * free.f_frsize // 2)
+
+
+class Libvirt(Section):
+    """The hypervisor whose VMs are backed up."""
+
+    uri: str = Field(default="qemu:///system", min_length=1, description="libvirt connection URI")
+
+
+class Limits(Section):
+    """How much of the host a backup may take."""
+
+    vms: int = Field(default=2, ge=1, le=64, description="VMs backed up at once by one job")
+    workers: int | None = Field(default=None, ge=1, le=256, description="threads for compression; default one per core")
+    connections: int = Field(default=2, ge=1, le=16, description="NBD connections per disk")
+    segment: Size = Field(default=1 << 30, ge=1 << 20, description="changed bytes per segment, the unit of retry")
+    freeze: Duration = Field(default=10, le=60, description="the longest a guest's file systems may stay frozen")
+    sample: float = Field(
+        default=0.001, ge=0, le=1, description="share of clean blocks that an incremental re-reads as a check"
+    )
+
+
+class Config(Section):
+    """All of `vmcellar.yaml`."""
+
+    tiers: Tiers = Tiers()
+    key: SecretReference | None = Field(default=None, description="where the passphrase is")
+    state: HostPath = Field(default=Path("/var/lib/vmcellar"), description="runs in progress, index cache")
+    scratch: HostPath = Field(
+        default=Path("/var/lib/libvirt/vmcellar"),
+        description="scratch files and NBD sockets; QEMU's user must be able to write there",
+    )
+    landing: Landing = Landing()
+    libvirt: Libvirt = Libvirt()
+    limits: Limits = Limits()
+    backups: tuple[BackupJob, ...] = ()
+
+    _source: Path | None = PrivateAttr(None)
+
+    @property
+    def source(self) -> Path | None:
+        """The file that this was read from; None when all are defaults."""
+        return self._source
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [job.name for job in self.backups]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two entries of backups: are named {twice[0]}; give each its own name")
+        return self
+
+    def hot_directory(self) -> Path:
+        """The directory of the hot tier; UsageError when the file names none."""
+        if self.tiers.hot is None:
+            raise UsageError(
+                f"{self._source or 'vmcellar.yaml'}: tiers.hot is missing: no repository to work with",
+                hint="add `tiers:` with `hot: DIRECTORY`, or type `vmcellar init --tier hot=DIRECTORY`",
+            )
+        return self.tiers.hot
+
+    def job(self, name: str) -> BackupJob:
+        """The entry of `backups:` with this name; UsageError that lists the names when there is none."""
+        for job in self.backups:
+            if job.name == name:
+                return job
+        names = ", ".join(job.name for job in self.backups) or "none"
+        raise UsageError(
+            f"{self._source or 'vmcellar.yaml'}: no backup job named {name}", hint=f"jobs under backups: are: {names}"
+        )
