@@ -37,14 +37,6 @@ def test_an_incremental_records_every_dirty_cell_and_holes_as_zero(dirty: list[E
     assert cells(planning.incremental_extents(dirty, alloc)) == expected
 
 
-@given(cell_extents(st.booleans()), cell_extents(st.booleans()))
-def test_a_union_loses_no_cell_and_calls_no_data_a_hole(first: list[Extent], second: list[Extent]) -> None:
-    merged = cells(planning.union(first, second))
-    one, two = cells(first), cells(second)
-    assert merged.keys() == one.keys() | two.keys()
-    assert all(not merged[cell] for cell in merged if one.get(cell) is False or two.get(cell) is False)
-
-
 @given(cell_extents(st.booleans()), st.integers(1, 64))
 def test_segments_cover_all_once_in_bounded_pieces(extents: list[Extent], limit_cells: int) -> None:
     parts = planning.segments(extents, limit_cells * GRID)
@@ -66,8 +58,3 @@ def test_chunks_cross_no_chunk_border(extents: list[Extent]) -> None:
     for part in planning.segments(extents, 8 * GRID):
         for offset, length in planning.chunks(part):
             assert offset // CHUNK_MAX == (offset + length - 1) // CHUNK_MAX
-
-
-def test_the_grown_part_of_a_disk_is_dirty_from_the_cell_that_held_its_old_end() -> None:
-    assert planning.whole_grown_part(100 * GRID + 512, 120 * GRID, GRID) == [Extent(100 * GRID, 20 * GRID, False)]
-    assert planning.whole_grown_part(100 * GRID, 100 * GRID, GRID) == []

@@ -20,6 +20,7 @@ from vmcellar.backup.model import ExportResult
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.errors import CancelledError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.sources.nbd import ExportReader
 
 if TYPE_CHECKING:
     from vmcellar.backup.runs import Run
@@ -113,11 +114,13 @@ class _SegmentExport:
         def sink(offset: int, data: memoryview) -> None:
             cancel.check()
             inner.check()
+            self._run.check_pressure()
             self._take(offset, data)
             progress("export", len(data))
 
         try:
-            with self._run.capture.open_reader(self._target) as reader:
+            disk = f"{self._run.record.request.vm}: {self._target}"
+            with ExportReader(self._run.capture.uri(self._target), disk=disk) as reader:
                 reader.read(self._ranges(), self._engine.read_buffers, sink, cancel)
         except BaseException:
             inner.cancel()

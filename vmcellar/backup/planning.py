@@ -65,27 +65,6 @@ def incremental_extents(dirty: Iterable[Extent], allocated: Iterable[Extent]) ->
     return result
 
 
-def whole_grown_part(old_size: int, new_size: int, grid: int) -> list[Extent]:
-    """The part a grown disk gained, as dirty: bitmaps say it is clean (pitfall 12). It begins on the grid below."""
-    if new_size <= old_size:
-        return []
-    start = old_size // grid * grid
-    return [Extent(start, new_size - start, False)]
-
-
-def union(first: Iterable[Extent], second: Iterable[Extent]) -> list[Extent]:
-    """Both sets of extents as one sorted list without overlaps; a byte that either calls data is data."""
-    result: list[Extent] = []
-    for extent in sorted([*first, *second], key=lambda e: (e.offset, e.length)):
-        if result and extent.offset <= result[-1].offset + result[-1].length:
-            last = result[-1]
-            end = max(last.offset + last.length, extent.offset + extent.length)
-            result[-1] = Extent(last.offset, end - last.offset, last.zero and extent.zero)
-        else:
-            result.append(extent)
-    return result
-
-
 def segments(extents: Iterable[Extent], segment_bytes: int) -> list[Segment]:
     """Cut `extents` into segments of about `segment_bytes` to read, larger where there would be over 64.
 

@@ -1,0 +1,179 @@
+"""recover: settle what dead or failed runs left behind, so that nothing is stuck and nothing is lost.
+
+Runs at the start of every backup and as a command. A run can be gone on with when its instant is still held by the hypervisor, or when all
+of it had landed; every other half is removed: its job, scratch files, landing, staged packs, and its checkpoint, which was never a parent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vmcellar.backup.export import landed_before
+from vmcellar.backup.model import BackupRequest, RecoverAction
+from vmcellar.backup.release import release
+from vmcellar.backup.rundir import RunDirectory, run_directories, stage_file
+from vmcellar.backup.runs import RELEASED, Run, RunRecord, load_record
+from vmcellar.errors import TransientError, VmcellarError
+from vmcellar.sources.base import Capture
+
+if TYPE_CHECKING:
+    from vmcellar.engine import Engine
+
+log = logging.getLogger(__name__)
+
+RESUME_SECONDS = 6 * 3600.0
+"""An instant older than this is not gone on with: whoever asks for a backup wants a fresh one."""
+
+
+def settle(engine: Engine, vm: str, request: BackupRequest) -> Run | None:
+    """Clear the leftovers of one VM; the run that `request` may go on with, if there is one. Needs `engine.vm_lock`."""
+    kept, _ = _settle(engine, vm, request)
+    return kept
+
+
+def recover(engine: Engine, vm: str | None = None) -> list[RecoverAction]:
+    """Clear the leftovers of `vm`, or of all VMs that have any; says what was found and done.
+
+    A VM that another process is backing up right now is left alone.
+    """
+    actions: list[RecoverAction] = []
+    for name in [vm] if vm else _vms_with_leftovers(engine):
+        try:
+            with engine.vm_lock(name):
+                actions += _settle(engine, name, None)[1]
+        except TransientError as error:
+            log.info("%s is left alone: %s", name, error.message)
+    if vm is None:
+        actions += _drop_orphans(engine)
+    return actions
+
+
+def abandon(engine: Engine, run_id: str, reason: str) -> None:
+    """Undo a run that will not be finished: end its job, drop landing, staged packs and directory.
+
+    Packs that were placed already stay as garbage for gc: the tier is never cleaned on a guess. Idempotent.
+    """
+    log.warning("run %s is abandoned: %s", run_id, reason)
+    directory = RunDirectory(engine.state / "runs" / run_id)
+    record = load_record(directory)
+    if record is not None:
+        _end_job(engine, run_id, record)
+    engine.landing.drop_run(run_id)
+    engine.drop_staged(run_id)
+    engine.forget(run_id)
+    directory.remove()
+
+
+def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
+    """What becomes of a run that failed while this process lives: the VM is let go in any case.
+
+    When all had landed and the error may pass, the run is kept and the next backup of the VM goes on with it; else it is abandoned.
+    """
+    directory = RunDirectory(engine.state / "runs" / run_id)
+    record = load_record(directory)
+    if record is not None and isinstance(error, TransientError) and _all_exported(directory, record):
+        release(engine, run_id)
+        engine.forget(run_id)
+        return
+    abandon(engine, run_id, str(error) or type(error).__name__)
+
+
+def _settle(engine: Engine, vm: str, request: BackupRequest | None) -> tuple[Run | None, list[RecoverAction]]:
+    actions: list[RecoverAction] = []
+    kept: Run | None = None
+    for directory in _runs_of(engine, vm):
+        run = _resumable(engine, directory, request)
+        if run is not None and kept is None:
+            kept = run
+            actions.append(RecoverAction(vm, directory.run_id, "resumable", _why_resumable(run)))
+            engine.remember(run)
+        else:
+            abandon(engine, directory.run_id, "its process died before all had landed, or a newer request differs")
+            actions.append(RecoverAction(vm, directory.run_id, "abandoned", "not enough of it had landed"))
+    actions += _reconcile(engine, vm, [kept.directory.run_id] if kept else [])
+    return kept, actions
+
+
+def _reconcile(engine: Engine, vm: str, live: list[str]) -> list[RecoverAction]:
+    recorded = [p.checkpoint for p in engine.repository.points_of(vm) if p.verified and p.checkpoint]
+    found = engine.source.reconcile(vm, engine.repository.id.hex(), recorded, live)
+    return [RecoverAction(vm, item.run_id, item.action, item.detail) for item in found]
+
+
+def _resumable(engine: Engine, directory: RunDirectory, request: BackupRequest | None) -> Run | None:
+    record = load_record(directory)
+    if record is None or not _wanted(record, request):
+        return None
+    released = directory.has(RELEASED)
+    capture = None if released else _reattach(engine, record)
+    if capture is None and not _all_exported(directory, record):
+        return None
+    run = Run(directory, record, capture)
+    if capture is None and not _all_landed(engine, run):
+        return None
+    return run
+
+
+def _wanted(record: RunRecord, request: BackupRequest | None) -> bool:
+    """Whether a request may be answered by this run: the same question, asked not long ago."""
+    fresh = time.time() - record.started < RESUME_SECONDS
+    return fresh and (request is None or replace(record.request, key=request.key, job=request.job) == request)
+
+
+def _reattach(engine: Engine, record: RunRecord) -> Capture | None:
+    try:
+        return engine.source.reattach(record.capture)
+    except VmcellarError as error:
+        log.warning("%s: the instant of run %s cannot be found: %s", record.capture.vm, record.capture.run_id, error)
+        return None
+
+
+def _all_exported(directory: RunDirectory, record: RunRecord) -> bool:
+    return all(directory.has(stage_file(s.target, s.number, "export")) for s in record.segments)
+
+
+def _all_landed(engine: Engine, run: Run) -> bool:
+    return all(landed_before(engine, run.directory, s.target, s.number) is not None for s in run.record.segments)
+
+
+def _why_resumable(run: Run) -> str:
+    return "its instant is still held" if run.held else "all of it had landed"
+
+
+def _end_job(engine: Engine, run_id: str, record: RunRecord) -> None:
+    try:
+        known = engine.known_run(run_id)
+        capture = known.capture if known and known.held else engine.source.reattach(record.capture)
+        if capture is not None:
+            capture.end()
+    except VmcellarError as error:
+        log.warning("%s: run %s: its backup job could not be ended now: %s", record.capture.vm, run_id, error)
+
+
+def _runs_of(engine: Engine, vm: str) -> list[RunDirectory]:
+    return [d for d in run_directories(engine.state) if _vm_of(d) == vm]
+
+
+def _vm_of(directory: RunDirectory) -> str | None:
+    request = directory.load("request.json", BackupRequest)
+    return request.vm if request else None
+
+
+def _vms_with_leftovers(engine: Engine) -> Iterable[str]:
+    found = {_vm_of(d) for d in run_directories(engine.state)} | {p.vm for p in engine.repository.points()}
+    return sorted(vm for vm in found if vm is not None)
+
+
+def _drop_orphans(engine: Engine) -> list[RecoverAction]:
+    """Landings and staged packs whose run directory is gone."""
+    found = {*engine.landing.runs(), *engine.staged_runs()}
+    known = {d.run_id for d in run_directories(engine.state)}  # looked at second: a run makes its directory first
+    orphans = sorted(found - known)
+    for run_id in orphans:
+        engine.landing.drop_run(run_id)
+        engine.drop_staged(run_id)
+    return [RecoverAction("", run_id, "abandoned", "landing or staged packs without a run") for run_id in orphans]

@@ -1,0 +1,144 @@
+"""One run as the stages see it: its directory, what was captured, what is to be read, and who lands which chunk."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmcellar.backup.claims import Claims
+from vmcellar.backup.model import BackupRequest, ExportResult, Kind, RunHandle, SegmentHandle
+from vmcellar.backup.planning import Segment
+from vmcellar.backup.rundir import RUN_FILE, RunDirectory, stage_file
+from vmcellar.errors import PermanentError
+from vmcellar.sources.base import Capture, CaptureResult
+
+RELEASED = "released.json"
+PLAN = "plan.npz"
+ARTIFACTS = "artifacts.npz"
+PLAN_ROW = np.dtype([("segment", "<u4"), ("offset", "<u8"), ("length", "<u8"), ("zero", "?")])
+
+PRESSURE_LIMIT = 0.9
+"""Scratch space may fill to this share before the backup gives up for the guest's sake (pitfall 11)."""
+PRESSURE_SECONDS = 1.0
+"""How often the scratch space is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What `run.json` holds: written when the instant is held and planned, before the first byte is read."""
+
+    request: BackupRequest
+    capture: CaptureResult
+    kind: Kind
+    reason: str
+    parent: str | None
+    disk_reasons: dict[str, str]
+    segments: tuple[SegmentHandle, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def started(self) -> float:
+        """When the instant was taken, seconds since the epoch."""
+        return self.capture.began
+
+
+class Run:
+    """A run of this process. Its methods may be called from any thread."""
+
+    def __init__(self, directory: RunDirectory, record: RunRecord, capture: Capture | None) -> None:
+        self.directory = directory
+        self.record = record
+        self.claims = Claims()
+        self._capture = capture
+        self._plan: dict[str, np.ndarray] = {}
+        self._looked = 0.0
+        self._lock = threading.Lock()
+        self._adopt_claims()
+
+    @property
+    def capture(self) -> Capture:
+        """The held instant; PermanentError when it is gone."""
+        if self._capture is None:
+            raise PermanentError(
+                f"{self.record.request.vm}: the instant of run {self.directory.run_id} is gone",
+                hint="run the backup again; what had landed is not used",
+            )
+        return self._capture
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the instant."""
+        return self._capture is not None
+
+    def handle(self, *, resumed: bool) -> RunHandle:
+        """The small value that stages and tasks pass on."""
+        record = self.record
+        return RunHandle(
+            self.directory.run_id,
+            record.request.vm,
+            record.kind,
+            record.capture.checkpoint,
+            resumed,
+            record.segments,
+            record.warnings,
+        )
+
+    def segment(self, target: str, number: int) -> Segment:
+        """The planned extents of one segment."""
+        with self._lock:
+            if not self._plan:
+                self._plan = self.directory.load_arrays(PLAN)
+        rows = self._plan[target]
+        mine = rows[rows["segment"] == number]
+        pairs = [(int(r["offset"]), int(r["length"]), bool(r["zero"])) for r in mine]
+        return Segment(
+            number, tuple((o, n) for o, n, zero in pairs if not zero), tuple((o, n) for o, n, zero in pairs if zero)
+        )
+
+    def check_pressure(self) -> None:
+        """Give up for the guest's sake when scratch space is nearly full; cheap, looks once a second."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._looked < PRESSURE_SECONDS:
+                return
+            self._looked = now
+        pressure = self.capture.scratch_pressure()
+        if pressure.fraction > PRESSURE_LIMIT:
+            raise PermanentError(
+                f"{self.record.request.vm}: the guest overwrites faster than it is read: scratch space "
+                f"{self.record.capture.scratch} is {pressure.fraction:.0%} full",
+                hint="give `scratch` in vmcellar.yaml more space, or back up at a quieter hour",
+            )
+
+    def all_exported(self) -> bool:
+        """Whether every segment has landed, so that the VM is needed no more."""
+        return all(self.directory.has(stage_file(s.target, s.number, "export")) for s in self.record.segments)
+
+    def _adopt_claims(self) -> None:
+        for segment in self.record.segments:
+            name = stage_file(segment.target, segment.number, "export")
+            if self.directory.load(name, ExportResult) is None:
+                continue
+            rows = self.directory.load_arrays(stage_file(segment.target, segment.number, "export", "npz"))["rows"]
+            landed = rows[rows["place"] >= 0]["chunk"]
+            self.claims.adopt((chunk.tobytes() for chunk in landed), (segment.target, segment.number))
+
+
+def plan_rows(segments: Iterable[Segment]) -> np.ndarray:
+    """The plan of one disk as PLAN_ROW rows."""
+    rows = [
+        (segment.number, offset, length, zero)
+        for segment in segments
+        for zero, pairs in ((False, segment.read), (True, segment.zero))
+        for offset, length in pairs
+    ]
+    return np.array(rows, PLAN_ROW)
+
+
+def load_record(directory: RunDirectory) -> RunRecord | None:
+    """The record of a run that got as far as being planned, else None."""
+    return directory.load(RUN_FILE, RunRecord)

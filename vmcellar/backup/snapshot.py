@@ -1,0 +1,140 @@
+"""snapshot: settle what earlier runs left, hold one instant of all disks, and plan what is read of it.
+
+The order is what makes a crash harmless: the run directory first, then the backup job, then `run.json`. A run without `run.json` is
+a leftover, its job is aborted by the next `recover`, and its checkpoint is never a parent (pitfall 2).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmcellar.backup import clean_check, planning, recover
+from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
+from vmcellar.backup.rundir import RUN_FILE, RunDirectory
+from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
+from vmcellar.errors import PermanentError
+from vmcellar.progress import CancelToken
+from vmcellar.repository.points import RestorePoint
+from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord, Extent, PreviousDisk, SourceDisk
+
+if TYPE_CHECKING:
+    from vmcellar.engine import Engine
+
+CHAIN = 3
+"""How many recorded checkpoints are kept on a VM: the parent and two older ones to fall back to (pitfall 2)."""
+
+
+def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> RunHandle:
+    """Begin a run, or go on with one that died; the caller holds `engine.vm_lock`.
+
+    A run is gone on with if its instant is still held or had landed whole. Raises TransientError while something else works on
+    the VM, PermanentError with what to do.
+    """
+    resumable = recover.settle(engine, request.vm, request)
+    if resumable is not None:
+        return resumable.handle(resumed=True)
+    parent = _parent(engine, request)
+    run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
+    directory = RunDirectory(engine.state / "runs" / run_id)
+    directory.create()
+    directory.save("request.json", request)
+    capture = engine.source.begin(_capture_request(engine, request, run_id, parent))
+    try:
+        run = _plan(engine, request, directory, capture, parent)
+        cancel.check()
+    except BaseException:
+        capture.end()
+        directory.remove()
+        raise
+    engine.remember(run)
+    return run.handle(resumed=False)
+
+
+def _parent(engine: Engine, request: BackupRequest) -> RestorePoint | None:
+    points = [p for p in engine.repository.points_of(request.vm) if p.verified]
+    if request.mode == "incremental" and not points:
+        raise PermanentError(
+            f"{request.vm}: there is no verified restore point to be incremental to",
+            hint=f"type `vmcellar backup {request.vm}` without a mode: the first backup is a full one",
+        )
+    return points[-1] if points else None
+
+
+def _capture_request(
+    engine: Engine, request: BackupRequest, run_id: str, parent: RestorePoint | None
+) -> CaptureRequest:
+    chain = [
+        CheckpointRecord(point.checkpoint, point.checkpoint_xml)
+        for point in engine.repository.points_of(request.vm)
+        if point.verified and point.checkpoint
+    ]
+    previous = tuple(PreviousDisk(d.target, d.identity, d.size) for d in parent.disks) if parent else ()
+    return CaptureRequest(
+        vm=request.vm,
+        run_id=run_id,
+        repository_id=engine.repository.id.hex(),
+        chain=tuple(chain[-CHAIN:]),
+        previous=previous,
+        excluded=frozenset(request.exclude_disks),
+        force_full="a full backup was asked for" if request.mode == "full" else "",
+        freeze_timeout=engine.config.limits.freeze,
+    )
+
+
+def _plan(
+    engine: Engine,
+    request: BackupRequest,
+    directory: RunDirectory,
+    capture: Capture,
+    parent: RestorePoint | None,
+) -> Run:
+    reasons: dict[str, str] = {}
+    arrays: dict[str, np.ndarray] = {}
+    handles: list[SegmentHandle] = []
+    warnings = list(capture.result.warnings)
+    for disk in capture.result.disks:
+        extents, reason = _extents(engine, capture, disk, parent, warnings)
+        if reason:
+            reasons[disk.target] = reason
+        parts = planning.segments(extents, engine.config.limits.segment)
+        arrays[disk.target] = plan_rows(parts)
+        handles += [SegmentHandle(disk.target, p.number, p.read_bytes, p.zero_bytes) for p in parts]
+    kind: Kind = "full" if len(reasons) == len(capture.result.disks) else "incremental"
+    record = RunRecord(
+        request=request,
+        capture=capture.result,
+        kind=kind,
+        reason="; ".join(sorted(set(reasons.values()))) if kind == "full" else "",
+        parent=parent.id if parent and kind == "incremental" else None,
+        disk_reasons=reasons,
+        segments=tuple(handles),
+        warnings=tuple(warnings),
+    )
+    artifacts = {name: np.frombuffer(data, np.uint8) for name, data in capture.artifacts.items()}
+    directory.save_arrays(ARTIFACTS, artifacts)
+    directory.save_arrays(PLAN, arrays)
+    directory.save(RUN_FILE, record)
+    return Run(directory, record, capture)
+
+
+def _extents(
+    engine: Engine,
+    capture: Capture,
+    disk: SourceDisk,
+    parent: RestorePoint | None,
+    warnings: list[str],
+) -> tuple[list[Extent], str]:
+    """What is to be recorded of a disk, and why all of it (empty for an incremental)."""
+    allocated = capture.allocated(disk.target)
+    dirty = None if disk.full_reason else capture.dirty(disk.target)
+    if dirty is None or parent is None:
+        return planning.full_extents(allocated), disk.full_reason or "first backup"
+    reason = clean_check.suspicion(engine, capture, disk, parent, dirty)
+    if reason:
+        warnings.append(f"{disk.target}: {reason}; the disk was read in full")
+        return planning.full_extents(allocated), reason
+    return planning.incremental_extents(dirty, allocated), ""

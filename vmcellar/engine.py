@@ -1,0 +1,175 @@
+"""The engine: one configuration, its repository, its source of VMs, its landing zone and its threads, in one process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache, cached_property
+from pathlib import Path
+
+from vmcellar.backup.landing import LandingZone
+from vmcellar.backup.model import PackHandle
+from vmcellar.backup.rundir import RunDirectory
+from vmcellar.backup.runs import Run, load_record
+from vmcellar.config.load import find_config, load_config
+from vmcellar.config.model import Config
+from vmcellar.errors import PermanentError, TransientError
+from vmcellar.memory import keep_freed_memory
+from vmcellar.repository.layout import CHUNK_MAX
+from vmcellar.repository.packs import PackWriter
+from vmcellar.repository.repository import Repository
+from vmcellar.sources.base import Source
+from vmcellar.sources.buffers import BufferPool
+
+CPU_NICENESS = 10
+"""Compression yields to the guests and to the reading, so the VM is let go sooner."""
+
+
+class Engine:
+    """Everything a stage needs. Any number of threads may use it; one process at a time works on a VM (`vm_lock`)."""
+
+    def __init__(self, config: Config, repository: Repository, source: Source) -> None:
+        keep_freed_memory()
+        self.config = config
+        self.repository = repository
+        self.source = source
+        self.state = config.state
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.instance = _instance(self.state)
+        self.landing = LandingZone(config.landing.dir / self.instance, config.landing.budget_bytes())
+        self.read_buffers = BufferPool(CHUNK_MAX)
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.Lock()
+
+    @cached_property
+    def cpu(self) -> ThreadPoolExecutor:
+        """The one pool for compression, encryption and checks: a thread per core, at a lower priority."""
+        workers = self.config.limits.workers or os.cpu_count() or 1
+        return ThreadPoolExecutor(workers, thread_name_prefix="cpu", initializer=_yield_to_others)
+
+    @cached_property
+    def _zero_ids(self) -> dict[int, bytes]:
+        return {}
+
+    def zero_id(self, length: int) -> bytes:
+        """The chunk id of `length` zero bytes: a chunk with this id is a hole."""
+        known = self._zero_ids.get(length)
+        if known is None:
+            known = self._zero_ids[length] = self.repository.keyring.chunk_id(memoryview(bytes(length)))
+        return known
+
+    @contextmanager
+    def vm_lock(self, vm: str) -> Iterator[None]:
+        """Hold the VM for this process; TransientError while another one works on it. The kernel frees it after a kill."""
+        folder = self.state / "locks"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        name = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in vm)
+        lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.pread(lock, 64, 0).decode(errors="replace").strip() or "unknown"
+                raise TransientError(
+                    f"{vm}: another vmcellar process (pid {holder}) is working on it",
+                    hint="wait for it to end, then try again",
+                ) from error
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(lock)
+
+    def run(self, run_id: str) -> Run:
+        """The run, from this process's memory or its directory; PermanentError when there is none."""
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is None:
+                run = self._runs[run_id] = self._open_run(run_id)
+            return run
+
+    def remember(self, run: Run) -> None:
+        """Keep a run that was just begun or found."""
+        with self._lock:
+            self._runs[run.directory.run_id] = run
+
+    def known_run(self, run_id: str) -> Run | None:
+        """The run if this process holds it."""
+        with self._lock:
+            return self._runs.get(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Drop a run from this process's memory."""
+        with self._lock:
+            self._runs.pop(run_id, None)
+
+    def _open_run(self, run_id: str) -> Run:
+        directory = RunDirectory(self.state / "runs" / run_id)
+        record = load_record(directory)
+        if record is None:
+            raise PermanentError(f"there is no run {run_id} under {self.state}", hint="run the backup again")
+        return Run(directory, record, self.source.reattach(record.capture))
+
+    def staging(self, run_id: str) -> Path:
+        """Where a run's packs are built; of this host and state directory alone."""
+        return self.repository.tier.staging_dir() / self.instance / run_id
+
+    def pack_writer(self, run_id: str, compression: str) -> PackWriter:
+        """A writer of data packs in the run's staging folder."""
+        folder = self.staging(run_id)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.repository.pack_writer(folder, compression)
+
+    def staged_runs(self) -> list[str]:
+        """The runs of this instance that have staged packs."""
+        folder = self.repository.tier.staging_dir() / self.instance
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+    def drop_staged(self, run_id: str) -> None:
+        """Remove what a run staged and did not place."""
+        shutil.rmtree(self.staging(run_id), ignore_errors=True)
+
+    def placed(self, pack: PackHandle) -> bool:
+        """Whether the tier has the pack, whole as far as its size tells."""
+        tier = self.repository.tier
+        return tier.exists(pack.key) and tier.size(pack.key) == pack.size
+
+    def staged_or_placed(self, pack: PackHandle) -> bool:
+        """Whether the sealed pack still exists somewhere."""
+        path = Path(pack.path)
+        return (path.exists() and path.stat().st_size == pack.size) or self.placed(pack)
+
+
+def _yield_to_others() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CPU_NICENESS)
+
+
+def _instance(state: Path) -> str:
+    """The name of this state directory, so that two of them never clear each other's landings."""
+    path = state / "instance"
+    try:
+        with path.open("x") as file:
+            file.write(secrets.token_hex(4))
+    except FileExistsError:
+        pass
+    return path.read_text().strip()
+
+
+@cache
+def _open(path: Path) -> Engine:
+    from vmcellar.sources.libvirt_source import LibvirtSource  # noqa: PLC0415  (libvirt is loaded only where VMs are)
+
+    config = load_config(path)
+    repository = Repository.open(config)  # type: ignore[arg-type]
+    return Engine(config, repository, LibvirtSource(config.libvirt.uri, config.scratch))
+
+
+def open_engine(config_path: Path | None = None) -> Engine:
+    """The engine for a configuration file, one per process and file; errors of the file, the key and the repository."""
+    return _open(find_config(config_path).resolve())
