@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from vmcellar.sources.nbd import ExportReader
 
 Consistency = Literal["quiesced", "crash"]
 
@@ -26,9 +29,9 @@ class Extent:
 class SourceDisk:
     """One disk that a capture holds.
 
-    `identity` changes when the image behind `target` becomes another one. `tracked` says whether a dirty bitmap can follow it;
-    if not, `reason` says why and it is read in full each time. `full_reason` is empty when this capture knows what changed
-    since the parent, else it says why everything is read. `image` and `serial` are for people.
+    `identity` changes when the image behind `target` becomes another one. `tracked` says whether a dirty bitmap can
+    follow it; if not, `reason` says why and it is read in full each time. `full_reason` is empty when this capture
+    knows what changed since the parent, else it says why everything is read. `image` and `serial` are for people.
     """
 
     target: str
@@ -46,8 +49,8 @@ class SourceDisk:
 class UncoveredDisk:
     """A disk that the capture does not hold, and why (pitfall 13).
 
-    `expected` is True when this is no loss: policy excludes it by name, or it is a read-only or removable medium. A run with an
-    uncovered disk that is not expected must not be green.
+    `expected` is True when this is no loss: policy excludes it by name, or it is a read-only or removable medium. A
+    run with an uncovered disk that is not expected must not be green.
     """
 
     target: str
@@ -76,9 +79,10 @@ class PreviousDisk:
 class CaptureRequest:
     """One VM, one instant.
 
-    `chain` holds the recorded checkpoints of this VM in this repository, oldest first; the last one is the parent. Empty means that
-    everything is read. Only checkpoints of committed, verified points belong in it (pitfall 2). `previous` is what the parent
-    point recorded of its disks. `force_full`, if not empty, is the reason to read everything although a parent exists.
+    `chain` holds the recorded checkpoints of this VM in this repository, oldest first; the last one is the parent.
+    Empty means that everything is read. Only checkpoints of committed, verified points belong in it (pitfall 2).
+    `previous` is what the parent point recorded of its disks. `force_full`, if not empty, is the reason to read
+    everything although a parent exists.
     """
 
     vm: str
@@ -95,9 +99,9 @@ class CaptureRequest:
 class CaptureResult:
     """What one capture is: plain JSON, and the record from which `Source.reattach` finds it again in a new process.
 
-    `consistency_reason` says why it is not quiesced. `freeze_seconds` is how long the guest's file systems stood still.
-    `parent` is the checkpoint that incremental disks are measured against. `began` is seconds since the epoch. `socket` and `scratch`
-    (a directory) belong to the running job. `warnings` are for the report.
+    `consistency_reason` says why it is not quiesced. `freeze_seconds` is how long the guest's file systems stood
+    still. `parent` is the checkpoint that incremental disks are measured against. `began` is seconds since the epoch.
+    `socket` and `scratch` (a directory) belong to the running job. `warnings` are for the report.
     """
 
     vm: str
@@ -123,8 +127,8 @@ class CaptureResult:
 class ScratchPressure:
     """How full the file system is where old data of a held VM goes while the guest writes.
 
-    When it fills, the guest's own writes fail (pitfall 11): a backup ends itself well before. `used` is what this capture's scratch
-    files occupy, `free` what the file system has left.
+    When it fills, the guest's own writes fail (pitfall 11): a backup ends itself well before. `used` is what this
+    capture's scratch files occupy, `free` what the file system has left.
     """
 
     used: int
@@ -161,6 +165,10 @@ class Capture(Protocol):
 
     def uri(self, target: str) -> str:
         """The NBD URI of a held disk, for `vmcellar.sources.nbd.ExportReader`."""
+        ...
+
+    def open_reader(self, target: str) -> ExportReader:
+        """A new connection to a held disk; one per thread, closed by the caller (it is a context manager)."""
         ...
 
     def dirty(self, target: str) -> list[Extent] | None:
@@ -200,8 +208,8 @@ class Source(Protocol):
     ) -> list[Reconciled]:
         """Clear what dead runs of this repository left on `vm`; nothing else is touched.
 
-        `recorded` are the checkpoints of committed points, oldest first; those in no point go, and of the recorded ones all but the
-        newest three. Runs in `live_runs` keep their job, scratch files and checkpoint.
+        `recorded` are the checkpoints of committed points, oldest first; those in no point go, and of the recorded
+        ones all but the newest three. Runs in `live_runs` keep their job, scratch files and checkpoint.
         """
         ...
 
