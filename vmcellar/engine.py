@@ -1,4 +1,6 @@
-"""The engine: one configuration, its repository, its source of VMs, its landing zone and its threads, in one process."""
+"""The engine: one configuration, its repository, its source of VMs, its landing zone and its threads, in one
+process.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ CPU_NICENESS = 10
 
 
 class Engine:
-    """Everything a stage needs. Any number of threads may use it; one process at a time works on a VM (`vm_lock`)."""
+    """Everything a stage needs. Any number of threads may use it; one process at a time works on a VM
+    (`vm_lock`).
+    """
 
     def __init__(self, config: Config, repository: Repository, source: Source) -> None:
         keep_freed_memory()
@@ -66,7 +70,9 @@ class Engine:
 
     @contextmanager
     def vm_lock(self, vm: str) -> Iterator[None]:
-        """Hold the VM for this process; TransientError while another one works on it. The kernel frees it after a kill."""
+        """Hold the VM for this process; TransientError while another one works on it. The kernel frees it after a
+        kill.
+        """
         folder = self.state / "locks"
         folder.mkdir(mode=0o700, exist_ok=True)
         name = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in vm)
@@ -171,5 +177,7 @@ def _open(path: Path) -> Engine:
 
 
 def open_engine(config_path: Path | None = None) -> Engine:
-    """The engine for a configuration file, one per process and file; errors of the file, the key and the repository."""
+    """The engine for a configuration file, one per process and file; errors of the file, the key and the
+    repository.
+    """
     return _open(find_config(config_path).resolve())

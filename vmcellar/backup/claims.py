@@ -12,8 +12,8 @@ Owner = tuple[str, int]
 class Claims:
     """Chunk ids of one run and the segment that lands each. Any thread.
 
-    A segment that is read again first drops its claims: what it lands then may differ in which of two equal chunks it keeps,
-    never in content, since the instant is held.
+    A segment that is read again first drops its claims: what it lands then may differ in which of two equal chunks
+    it keeps, never in content, since the instant is held.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
 """Do not trust the change tracker blindly: re-read a sample of what it calls clean (pitfall 4).
 
-A stuck bitmap or a swapped image would give a silently wrong backup. The sample is drawn from the parent's map: rows that name a whole
-chunk are compared by digest, so nothing stored has to be decoded, and holes are compared with zero.
+A stuck bitmap or a swapped image would give a silently wrong backup. The sample is drawn from the parent's map:
+rows that name a whole chunk are compared by digest, so nothing stored has to be decoded, and holes are compared
+with zero.
 """
 
 from __future__ import annotations
@@ -27,9 +28,7 @@ Sample = tuple[int, int, bytes | None]
 """(offset, length, chunk id), the id None where the parent says zero."""
 
 
-def suspicion(
-    engine: Engine, capture: Capture, disk: SourceDisk, parent: RestorePoint, dirty: Sequence[Extent]
-) -> str:
+def suspicion(engine: Engine, capture: Capture, disk: SourceDisk, parent: RestorePoint, dirty: Sequence[Extent]) -> str:
     """Empty when every sampled clean block still is what the parent recorded, else what is wrong.
 
     Blocks differ from run to run, so each run finds a wrong tracker with a fresh chance.

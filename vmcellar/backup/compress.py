@@ -1,6 +1,7 @@
 """compress: one segment's landing becomes sealed packs in the tier's staging folder; then the landing goes.
 
-Runs on the engine's one pool of CPU threads, at a lower priority than the reading: the guest and its release come first.
+Runs on the engine's one pool of CPU threads, at a lower priority than the reading: the guest and its release come
+first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from vmcellar.engine import Engine
 
 IN_FLIGHT = 8
-"""Chunks handed to the CPU pool ahead of the one that is waited for; each holds its compressed form, at most 1 MiB."""
+"""Chunks handed to the CPU pool ahead of the one that is waited for; each holds its compressed form, at most 1
+MiB.
+"""
 
 
 def compress(
@@ -31,8 +34,8 @@ def compress(
 ) -> CompressResult:
     """Seal what segment `segment` landed into packs.
 
-    Returns the recorded result when its packs are still staged or placed. PermanentError when the tier is full or the
-    landing is gone; what was half-written is removed and the landing kept, so that the stage can run again.
+    Returns the recorded result when its packs are still staged or placed. PermanentError when the tier is full or
+    the landing is gone; what was half-written is removed and the landing kept, so that the stage can run again.
     """
     run = engine.run(run_id)
     done = _compressed_before(engine, run.directory, target, segment)
@@ -125,5 +128,3 @@ def _append(writer: PackWriter, chunk: bytes, piece: memoryview) -> int:
     with piece:
         writer.append(chunk, piece)
         return len(piece)
-
-

@@ -1,7 +1,8 @@
 """export: read one segment's bytes from the held instant, hash them, and land what the repository lacks.
 
 The hand-over is `<target>.<segment>.export.npz` (what lies where) and `.export.json` (figures), written after the
-landing file is whole. Zeroes are recorded as content; a chunk that the repository or this run already has is not landed.
+landing file is whole. Zeroes are recorded as content; a chunk that the repository or this run already has is not
+landed.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def export(
 ) -> ExportResult:
     """Read segment `segment` of disk `target` of the held instant and land it.
 
-    Returns the recorded result when the segment had landed before. Raises TransientError when the NBD connection is lost,
-    PermanentError when the landing zone is full, CancelledError when stopped; the half-written landing is removed.
+    Returns the recorded result when the segment had landed before. Raises TransientError when the NBD connection is
+    lost, PermanentError when the landing zone is full, CancelledError when stopped; the half-written landing is
+    removed.
     """
     run = engine.run(run_id)
     done = landed_before(engine, run.directory, target, segment)
@@ -83,9 +85,7 @@ def landed_before(engine: Engine, directory: RunDirectory, target: str, segment:
 class _SegmentExport:
     """Two connections take chunks from one iterator; each hashes and lands what it read while the other reads."""
 
-    def __init__(
-        self, engine: Engine, run: Run, target: str, plan: planning.Segment, writer: LandingWriter
-    ) -> None:
+    def __init__(self, engine: Engine, run: Run, target: str, plan: planning.Segment, writer: LandingWriter) -> None:
         self._engine = engine
         self._run = run
         self._target = target
@@ -168,4 +168,3 @@ def _hand_over(
     result = ExportResult(target, plan.number, int(lengths.sum()), zero, known, landed, seconds)
     directory.save(stage_file(target, plan.number, "export"), result)
     return result
-

@@ -1,7 +1,8 @@
 """The landing zone: where disk bytes lie between the source and the packs, so that the VM is let go early.
 
-Files on tmpfs or SSD under a budget in bytes that pushes back on export. They are written with `pwrite` from small pooled buffers
-(first touch of a mapped page costs five times more) and read through a read-only mapping, without a copy.
+Files on tmpfs or SSD under a budget in bytes that pushes back on export. They are written with `pwrite` from small
+pooled buffers (first touch of a mapped page costs five times more) and read through a read-only mapping, without a
+copy.
 
 On tmpfs a landing survives the death of our process but not a reboot; a reboot ends the guest's instant, too.
 """
@@ -26,8 +27,8 @@ POLL_SECONDS = 0.5
 class LandingZone:
     """Landing files under one folder and one budget.
 
-    The budget is counted per process, since a run lives in one; another process's landings show up as a full file system. Any
-    number of threads may use it. `reserve` blocks, so an export waits while compress empties the zone.
+    The budget is counted per process, since a run lives in one; another process's landings show up as a full file
+    system. Any number of threads may use it. `reserve` blocks, so an export waits while compress empties the zone.
     """
 
     def __init__(self, path: Path, budget: int) -> None:

@@ -34,7 +34,9 @@ class BackupRequest:
 
 @dataclass(frozen=True, slots=True)
 class SegmentHandle:
-    """One segment of one disk: `bytes` are to be read from the source, `zero` are known to be zero without reading."""
+    """One segment of one disk: `bytes` are to be read from the source, `zero` are known to be zero without
+    reading.
+    """
 
     target: str
     number: int

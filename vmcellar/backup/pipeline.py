@@ -1,4 +1,6 @@
-"""A whole backup with plain threads: what the Prefect flow composes from tasks, for programs that want no Prefect."""
+"""A whole backup with plain threads: what the Prefect flow composes from tasks, for programs that want no
+Prefect.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def run(
 ) -> PointSummary:
     """Back up one VM and return the committed point.
 
-    Whatever fails, the backup job is released; see `give_up` for what becomes of the run. Raises what the stages raise.
+    Whatever fails, the backup job is released; see `give_up` for what becomes of the run. Raises what the stages
+    raise.
     """
     cancel = cancel or CancelToken()
     with engine.vm_lock(request.vm):

@@ -48,6 +48,7 @@ def compressed(directory: RunDirectory, target: str, segment: int) -> CompressRe
     result = directory.load(stage_file(target, segment, "compress"), CompressResult)
     if result is None:
         raise PermanentError(
-            f"run {directory.run_id}: segment {segment} of {target} has not been compressed", hint="run the backup again"
+            f"run {directory.run_id}: segment {segment} of {target} has not been compressed",
+            hint="run the backup again",
         )
     return result

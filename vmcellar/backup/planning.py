@@ -1,6 +1,7 @@
 """From extents to work: which bytes of a disk are read, in which segments, in which chunks.
 
-Offsets and lengths are bytes. Pure functions: the same capture always gives the same plan, so a resumed run can trust it.
+Offsets and lengths are bytes. Pure functions: the same capture always gives the same plan, so a resumed run can
+trust it.
 """
 
 from __future__ import annotations

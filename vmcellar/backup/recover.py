@@ -1,7 +1,8 @@
 """recover: settle what dead or failed runs left behind, so that nothing is stuck and nothing is lost.
 
-Runs at the start of every backup and as a command. A run can be gone on with when its instant is still held by the hypervisor, or when all
-of it had landed; every other half is removed: its job, scratch files, landing, staged packs, and its checkpoint, which was never a parent.
+Runs at the start of every backup and as a command. A run can be gone on with when its instant is still held by the
+hypervisor, or when all of it had landed; every other half is removed: its job, scratch files, landing, staged
+packs, and its checkpoint, which was never a parent.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ RESUME_SECONDS = 6 * 3600.0
 
 
 def settle(engine: Engine, vm: str, request: BackupRequest) -> Run | None:
-    """Clear the leftovers of one VM; the run that `request` may go on with, if there is one. Needs `engine.vm_lock`."""
+    """Clear the leftovers of one VM; the run that `request` may go on with, if there is one. Needs
+    `engine.vm_lock`.
+    """
     kept, _ = _settle(engine, vm, request)
     return kept
 
@@ -71,7 +74,8 @@ def abandon(engine: Engine, run_id: str, reason: str) -> None:
 def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
     """What becomes of a run that failed while this process lives: the VM is let go in any case.
 
-    When all had landed and the error may pass, the run is kept and the next backup of the VM goes on with it; else it is abandoned.
+    When all had landed and the error may pass, the run is kept and the next backup of the VM goes on with it; else
+    it is abandoned.
     """
     directory = RunDirectory(engine.state / "runs" / run_id)
     record = load_record(directory)

@@ -1,7 +1,7 @@
 """The run directory: every durable hand-over of one run, one small file each, so that a dead run can go on.
 
-A file appears by rename after it is whole and on the device, so what is there is true. One process works on a run at a
-time (`engine.vm_lock`); threads of it work on different segments, hence different files.
+A file appears by rename after it is whole and on the device, so what is there is true. One process works on a run
+at a time (`engine.vm_lock`); threads of it work on different segments, hence different files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """snapshot: settle what earlier runs left, hold one instant of all disks, and plan what is read of it.
 
-The order is what makes a crash harmless: the run directory first, then the backup job, then `run.json`. A run without `run.json` is
-a leftover, its job is aborted by the next `recover`, and its checkpoint is never a parent (pitfall 2).
+The order is what makes a crash harmless: the run directory first, then the backup job, then `run.json`. A run
+without `run.json` is a leftover, its job is aborted by the next `recover`, and its checkpoint is never a parent
+(pitfall 2).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ CHAIN = 3
 def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> RunHandle:
     """Begin a run, or go on with one that died; the caller holds `engine.vm_lock`.
 
-    A run is gone on with if its instant is still held or had landed whole. Raises TransientError while something else works on
-    the VM, PermanentError with what to do.
+    A run is gone on with if its instant is still held or had landed whole. Raises TransientError while something
+    else works on the VM, PermanentError with what to do.
     """
     resumable = recover.settle(engine, request.vm, request)
     if resumable is not None:

@@ -1,9 +1,9 @@
 """The stages of a backup, one function each; a Prefect task calls exactly one.
 
 Each is idempotent: its hand-over lies in the run directory, written by rename after everything that it names is in
-place, and a second call returns that hand-over when what it names is still there and whole. So a stage can be retried alone, and a
-run that died goes on where it stopped. Stages of different segments may run in different threads of one process; one
-process at a time works on a VM (`engine.vm_lock`).
+place, and a second call returns that hand-over when what it names is still there and whole. So a stage can be
+retried alone, and a run that died goes on where it stopped. Stages of different segments may run in different
+threads of one process; one process at a time works on a VM (`engine.vm_lock`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""verify: read one segment's packs back from the tier, decode every chunk, and compare it with what the source gave.
+"""verify: read one segment's packs back from the tier, decode every chunk, and compare it with what the source
+gave.
 
-The chunk ids are keyed digests that were taken from the bytes as they came from the source, so a chunk that decodes to its
-id is the source's. A point with an unverified pack is never committed (DESIGN.md, section 3).
+The chunk ids are keyed digests that were taken from the bytes as they came from the source, so a chunk that decodes
+to its id is the source's. A point with an unverified pack is never committed (DESIGN.md, section 3).
 """
 
 from __future__ import annotations
