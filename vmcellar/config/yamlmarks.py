@@ -46,20 +46,17 @@ class MarkedYaml:
 
 def read_yaml(text: str, source: Path | str) -> MarkedYaml:
     """Parse one document; UsageError with file, line and column when it is no YAML."""
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return MarkedYaml(str(source), {})
-        marked = MarkedYaml(str(source), None)
-        data = _build(loader, node, (), marked)
-        return MarkedYaml(marked.source, data, marked.lines)
+        lines: dict[KeyPath, int] = {}
+        return MarkedYaml(str(source), _build(loader, node, (), MarkedYaml(str(source), None, lines)), lines)
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, source) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{source}: this is not YAML: {error}", hint="save the file as UTF-8 text") from error
-    finally:
-        loader.dispose()
 
 
 def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, marked: MarkedYaml) -> Any:

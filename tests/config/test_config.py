@@ -1,0 +1,251 @@
+"""`vmcellar.yaml`: what is accepted, and what the messages for the rest say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmcellar.config import find_config, load_config, parse_config
+from vmcellar.config.load import json_schema, shown_config
+from vmcellar.config.units import Window, parse_cron, parse_duration, parse_rate, parse_size, parse_window
+from vmcellar.errors import PermanentError, UsageError
+
+EXAMPLE = """\
+backups:
+  - name: production
+    schedule: "0 2 * * *"
+    storage: "ceph::pool/vm-backups"
+    retention: 30d
+    compression: zstd:3
+    exclude:
+      - /var/log transient
+  - name: test
+    schedule: "0 3 * * *"
+    storage: "s3://test-bucket"
+    encryption: AES-256
+"""
+FILE = Path("/somewhere/vmcellar.yaml")
+
+
+def refusal(text: str) -> str:
+    """The message for a file that must be refused."""
+    with pytest.raises(UsageError) as caught:
+        parse_config(text, FILE)
+    assert caught.value.exit_code == 2
+    return caught.value.message
+
+
+def test_the_documented_example_is_accepted_as_it_stands() -> None:
+    production, test = parse_config(EXAMPLE, FILE).backups
+    assert (production.storage.kind, production.storage.place) == ("ceph", "pool/vm-backups")
+    assert production.retention == 30 * 86400
+    assert production.compression == "zstd:3"
+    assert production.excluded_paths() == ("/var/log transient",)
+    assert (test.storage.kind, test.storage.place, test.encryption) == ("s3", "test-bucket", "AES-256")
+
+
+def test_all_documented_growth_keys_are_accepted() -> None:
+    config = parse_config(
+        """
+backups:
+  - name: big
+    domains: [db1, "web-*", "tag:prod"]
+    mode: differential
+    retention: {hourly: 24, daily: 7, weekly: 4, monthly: 12, yearly: 3}
+    window: 22:00-06:00
+    bandwidth: 100MiB/s
+    rpo: 24h
+    rto: 30m
+    tiers: [hot, warm, cold]
+    exclude: ["disk:vdz", "disk:db1/vdb"]
+""",
+        FILE,
+    )
+    job = config.job("big")
+    assert job.window == Window(22 * 60, 6 * 60)
+    assert (job.bandwidth, job.rpo, job.rto) == (100 << 20, 86400, 1800)
+    assert [job.selects("db1"), job.selects("web-7"), job.selects("mail")] == [True, True, False]
+    assert job.selects("mail", frozenset({"prod"}))
+    assert job.excluded_disks("db1") == ("vdz", "vdb")
+    assert job.excluded_disks("web-7") == ("vdz",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tiers:\n  hott: /x\n", ':2: tiers.hott: unknown key "hott"; did you mean "hot"?'),
+        (
+            "backups:\n  - name: a\n    retension: 3d\n",
+            ':3: backups[0].retension: unknown key "retension"; did you mean',
+        ),
+        ("backups:\n- name: a\n  retention: {dayly: 3}\n", ':3: backups[0].retention.dayly: unknown key "dayly"; did'),
+        ("landing: {zzz: 1}\n", ':1: landing.zzz: unknown key "zzz"; valid keys here: budget, dir'),
+        ("limits:\n  vms: 0\n", ":2: limits.vms (0): "),
+        ("backups:\n  - schedule: '0 2 * * *'\n", ":2: backups[0].name is missing: add the key"),
+        (
+            "backups:\n  - name: a\n    schedule: 0 25 * * *\n",
+            ':3: backups[0].schedule (0 25 * * *): "25" is outside 0-23',
+        ),
+        ("backups:\n  - name: a\n    storage: ftp://x\n", ":3: backups[0].storage (ftp://x): storage is a tier's name"),
+        ("backups:\n  - name: a\n    exclude: [vdb]\n", ':3: backups[0].exclude: "vdb" is neither a disk'),
+        ("backups:\n  - name: a\n  - name: a\n", "two entries of backups: are named a"),
+        ("state: /a\nstate: /b\n", ':2: the key "state" stands twice (first in line 1)'),
+        ("state: [\n", ":2:1: "),
+        ("a: &a [*a]\n", "not YAML"),
+        ("- a\n", ":1: the file must be a section of keys"),
+        ("key: {file: /a, environment: B}\n", ":1: key: give exactly one of file, environment and credential"),
+    ],
+)
+def test_mistakes_are_named_with_file_line_path_and_fix(text: str, message: str) -> None:
+    assert message in refusal(text)
+    assert refusal(text).startswith(str(FILE))
+
+
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
+    lines = refusal("sate: /x\nlimits:\n  vms: many\n").splitlines()
+    assert [line.split(":")[1] for line in lines] == ["1", "3"]
+
+
+def test_a_passphrase_written_into_the_file_is_not_repeated_in_the_message() -> None:
+    assert "hunter2" not in refusal("key: hunter2\n")
+    assert "hunter2" not in refusal("key: {file: [hunter2]}\n")
+
+
+def test_an_empty_file_means_all_defaults_and_names_what_is_missing_when_asked() -> None:
+    config = parse_config("# nothing\n", FILE)
+    with pytest.raises(UsageError, match=r"tiers\.hot is missing"):
+        config.hot_directory()
+    with pytest.raises(UsageError, match="no backup job named nightly"):
+        config.job("nightly")
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_file() -> None:
+    config = parse_config("tiers: {hot: repo}\nstate: state\nkey: {file: pass}\n", FILE)
+    assert config.hot_directory() == Path("/somewhere/repo")
+    assert config.state == Path("/somewhere/state")
+    assert config.key is not None
+    assert config.key.file == Path("/somewhere/pass")
+
+
+def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VMCELLAR_CONFIG", raising=False)
+    monkeypatch.setattr("vmcellar.config.load.SYSTEM_FILE", tmp_path / "etc.yaml")
+    with pytest.raises(UsageError, match="no configuration"):
+        find_config()
+    for name in ("etc.yaml", "vmcellar.yaml", "environment.yaml", "chosen.yaml"):
+        (tmp_path / name).touch()
+    assert find_config(tmp_path / "chosen.yaml").name == "chosen.yaml"
+    assert find_config().name == "vmcellar.yaml"
+    monkeypatch.setenv("VMCELLAR_CONFIG", str(tmp_path / "environment.yaml"))
+    assert find_config().name == "environment.yaml"
+    monkeypatch.setenv("VMCELLAR_CONFIG", str(tmp_path / "gone.yaml"))
+    with pytest.raises(UsageError, match="no such file"):
+        find_config()
+    monkeypatch.delenv("VMCELLAR_CONFIG")
+    (tmp_path / "vmcellar.yaml").unlink()
+    assert find_config().name == "etc.yaml"
+
+
+def test_secrets_come_from_file_environment_or_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pass").write_text("from file\n")
+    monkeypatch.setenv("VMC_PASS", "from environment")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+    def secret(reference: str) -> bytes:
+        key = parse_config(f"key: {reference}\n", tmp_path / "vmcellar.yaml").key
+        assert key is not None
+        return key.read()
+
+    assert secret("{file: pass}") == b"from file"
+    assert secret("{environment: VMC_PASS}") == b"from environment"
+    assert secret("{credential: pass}") == b"from file"
+    for reference in ("{file: gone}", "{environment: VMC_GONE}", "{credential: gone}"):
+        with pytest.raises(PermanentError):
+            secret(reference)
+
+
+def test_a_file_that_is_no_text_or_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        load_config(tmp_path / "binary")
+    with pytest.raises(UsageError):
+        load_config(tmp_path)
+
+
+def test_the_schema_knows_the_keys_and_the_shown_values_fill_in_defaults() -> None:
+    schema = json_schema()
+    assert set(schema["properties"]) == {
+        "tiers", "key", "state", "scratch", "landing", "libvirt", "limits", "backups",
+    }  # fmt: skip
+    assert schema["additionalProperties"] is False
+    shown = shown_config(parse_config(EXAMPLE, FILE))
+    assert shown["libvirt"] == {"uri": "qemu:///system"}
+    assert shown["landing"]["budget"] > 0
+
+
+def test_units() -> None:
+    assert [parse_size(text) for text in ("1", "1KiB", "1.5 MiB", "2GB", 7)] == [1, 1024, 3 << 19, 2 * 10**9, 7]
+    assert [parse_duration(text) for text in ("90s", "15m", "6h", "30d", "2w", "1y")] == [
+        90, 900, 21600, 2592000, 1209600, 31536000,
+    ]  # fmt: skip
+    assert parse_rate("1MiB/s") == 1 << 20
+    assert parse_cron("*/15 1-5 1,15 jan mon-fri") == "*/15 1-5 1,15 jan mon-fri"
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1XB", "MiB", "true", "1e3", None, True])
+def test_bad_sizes(text: object) -> None:
+    with pytest.raises(ValueError, match="a size is"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["0 2 * *", "60 * * * *", "a * * * *", "*/0 * * * *", "* * 0 * *", "* * * mon *"])
+def test_bad_schedules(text: str) -> None:
+    with pytest.raises(ValueError, match=r"schedule|outside|cron"):
+        parse_cron(text)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_with_a_usage_error(text: str) -> None:
+    """No input makes a traceback: the parser's own errors never escape."""
+    try:
+        parse_config(text, FILE)
+    except UsageError as error:
+        assert str(FILE) in error.message
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**12) | st.sampled_from(["30d", "hot", "", "disk:vda"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["tiers", "hot", "key", "file", "backups", "name", "retention", "daily", "limits", "vms", "x"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.dictionaries(st.sampled_from(["tiers", "key", "backups", "limits", "landing", "state", "x"]), VALUES))
+def test_any_structure_is_read_or_refused_with_a_usage_error(data: dict[str, object]) -> None:
+    try:
+        parse_config(yaml.safe_dump(data), FILE)
+    except UsageError as error:
+        assert error.message.startswith(str(FILE))
+
+
+def test_windows() -> None:
+    assert parse_window("1:05-02:30") == Window(65, 150)
+    for text in ("24:00-01:00", "1-2", "22:00"):
+        with pytest.raises(ValueError, match="a window is"):
+            parse_window(text)
