@@ -1,0 +1,1 @@
+"""Tiers: places that hold immutable objects under keys."""

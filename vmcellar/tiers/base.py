@@ -1,0 +1,125 @@
+"""What every tier offers, and the contract that one conformance suite (tests/tiers) holds all of them to.
+
+Keys are names made of one to four parts of letters, digits, `.`, `_` and `-`, joined by `/`; no part begins with a dot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from vmcellar.errors import PermanentError
+
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,3}")
+
+
+class NotFoundError(PermanentError):
+    """There is no object under this key. The place itself was there and answered."""
+
+
+class TierReader(Protocol):
+    """One open object. `read_into` may be called from several threads at once."""
+
+    @property
+    def size(self) -> int:
+        """The object's length in bytes."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`; IntegrityError when the object ends before that.
+
+        Read from the medium, not from this host's memory, where `offset`, length and address are multiples of 4096.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the object; harmless twice."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Tier(Protocol):
+    """A place for immutable objects. All methods may be called from any thread and from several processes.
+
+    - What `put` or `adopt` returned from is durable: it survives a power cut.
+    - An object is never changed and never overwritten: a key that exists raises PermanentError.
+    - A crash leaves either the whole object or none under its key; what was half-written lies in `staging_dir`.
+    - Errors: NotFoundError, PermanentError (full, read-only, vanished, no permission; with what to do),
+      TransientError (an I/O error that may pass), IntegrityError (an object shorter than what was asked for).
+    """
+
+    @property
+    def name(self) -> str:
+        """What the configuration calls it: `hot`."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Which implementation it is: `local`."""
+        ...
+
+    def staging_dir(self) -> Path:
+        """A folder of this host from where `adopt` is cheapest. What lies there is not part of the repository."""
+        ...
+
+    def adopt(self, path: Path, key: str) -> None:
+        """Make the file durable under `key`; the file is gone afterwards.
+
+        Repeating it after a crash in the middle finishes it. On an error the file stays where it was.
+        """
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Make `data` durable under `key`."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+        ...
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`; IntegrityError when the object ends before that."""
+        ...
+
+    def open(self, key: str) -> TierReader:
+        """The object for many reads."""
+        ...
+
+    def size(self, key: str) -> int:
+        """The object's length in bytes."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there; raises when the place itself does not answer."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """(key, size) of every object whose key begins with `prefix`, in the order of keys.
+
+        Complete or an error, never a part: whoever deletes what is not listed relies on it (pitfall 20). The error
+        may come at any step of the iteration.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object, durably. NotFoundError when there is none."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """How much more can be written; None when the place has no bound that it knows."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """`key` if it is well formed, else ValueError: no key may ever leave the tier's own folder."""
+    if _KEY.fullmatch(key) is None:
+        raise ValueError(f"not a key: {key!r}")
+    return key

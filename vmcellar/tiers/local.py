@@ -1,0 +1,322 @@
+"""A directory on this host (SSD, HDD, a mounted network share) as a tier.
+
+An object becomes visible by `link(2)`, which never replaces, after its bytes are on the device; then the folder is made
+durable. Reads of packs go around the page cache (O_DIRECT), so that a check reads what the device holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
+from vmcellar.memory import PAGE
+from vmcellar.tiers.base import NotFoundError, Tier, TierReader, check_key
+
+_NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
+_STAGING = "staging"
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+_ADVICE = {
+    errno.ENOSPC: "free space there or make it larger, then run the backup again",
+    errno.EDQUOT: "raise the quota of this user there, then run the backup again",
+    errno.EROFS: "mount it writable; a file system that turned read-only by itself may be damaged: see `dmesg`",
+    errno.EACCES: "let this user read and write there (chown, chmod), or run vmcellar as its owner",
+    errno.EPERM: "let this user read and write there; the file system must also allow hard links",
+    errno.EMLINK: "the file system must allow hard links",
+}
+
+
+def translate(error: OSError, what: str) -> VmcellarError:
+    """The error of our tree for one of the operating system's; `what` names the object or folder."""
+    text = f"{what}: {os.strerror(error.errno) if error.errno else error}"
+    if error.errno in _GONE:
+        return NotFoundError(text, hint="check that the tier's file system is mounted")
+    if error.errno in _ADVICE:
+        return PermanentError(text, hint=_ADVICE[error.errno])
+    return TransientError(text, hint="see `dmesg` for errors of the device")
+
+
+class LocalTier:
+    """A tier in the directory `path`, which must exist."""
+
+    kind = "local"
+
+    def __init__(self, path: Path, *, name: str = "hot") -> None:
+        """Open the directory; PermanentError when it is missing, no directory or not accessible."""
+        self.path = path
+        self.name = name
+        self._root = self._identity()
+
+    def __repr__(self) -> str:
+        return f"tier {self.name} ({self.path})"
+
+    def _identity(self) -> tuple[int, int]:
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise PermanentError(
+                f"{self!r}: {os.strerror(error.errno or 0)}",
+                hint="mount its file system, or make the directory with `vmcellar init`",
+            ) from error
+        if not stat.S_ISDIR(found.st_mode):
+            raise PermanentError(f"{self!r} is not a directory", hint="name a directory in vmcellar.yaml")
+        return found.st_dev, found.st_ino
+
+    def _still_there(self) -> None:
+        """An unmounted directory looks empty: never mistake that for an empty tier (pitfall 20)."""
+        if self._identity() != self._root:
+            raise PermanentError(
+                f"{self!r} is no longer the directory that was opened: was it unmounted?",
+                hint="mount its file system again, then repeat the command",
+            )
+
+    def _file(self, key: str) -> Path:
+        return self.path / check_key(key)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Turn the system's errors into ours, and tell a missing object from a missing directory."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _GONE:
+                self._still_there()
+            raise translate(error, f"{self!r}: {key}") from error
+
+    def staging_dir(self) -> Path:
+        """A folder of the same file system, so that `adopt` copies nothing."""
+        folder = self.path / _STAGING
+        with self._errors(_STAGING):
+            self._still_there()
+            folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def adopt(self, path: Path, key: str) -> None:
+        """See Tier.adopt. From another file system the bytes are copied into the staging folder first."""
+        target = self._file(key)
+        with self._errors(key):
+            self._still_there()
+            if path.stat().st_dev == self._root[0]:
+                self._publish(path, target)
+            else:
+                self._publish(self._copy_in(path), target)
+                path.unlink()
+
+    def put(self, key: str, data: bytes) -> None:
+        """See Tier.put."""
+        target = self._file(key)
+        temporary = self.staging_dir() / f"put-{uuid4().hex}"
+        with self._errors(key):
+            if target.exists():
+                raise _exists(self, key)
+            try:
+                _write_new(temporary, data)
+                self._publish(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _copy_in(self, path: Path) -> Path:
+        copy = self.staging_dir() / f"adopt-{uuid4().hex}"
+        try:
+            shutil.copyfile(path, copy)
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+        return copy
+
+    def _publish(self, source: Path, target: Path) -> None:
+        _make_durable(source)
+        self._make_folder(target.parent)
+        try:
+            os.link(source, target)
+        except FileExistsError as error:
+            if not source.samefile(target):  # the same file: an earlier adopt died before its last step
+                raise _exists(self, str(target.relative_to(self.path))) from error
+        _sync_folder(target.parent)
+        source.unlink()
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder == self.path or folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(folder.parent)
+
+    def get(self, key: str) -> bytes:
+        """See Tier.get."""
+        with self._errors(key):
+            return self._file(key).read_bytes()
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """See Tier.read."""
+        with self._errors(key), self._file(key).open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length, offset)
+        if len(data) != length:
+            raise _too_short(self, key, offset, length)
+        return data
+
+    def open(self, key: str) -> TierReader:
+        """See Tier.open."""
+        with self._errors(key):
+            return LocalReader(self, key, self._file(key))
+
+    def size(self, key: str) -> int:
+        """See Tier.size."""
+        with self._errors(key):
+            return self._file(key).stat().st_size
+
+    def exists(self, key: str) -> bool:
+        """See Tier.exists."""
+        try:
+            self.size(key)
+        except NotFoundError:
+            return False
+        return True
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """See Tier.list."""
+        folder, _, start = prefix.rpartition("/")
+        if not folder:
+            raise ValueError("a prefix names its folder, such as `points/`")
+        check_key(folder)
+        self._still_there()
+        yield from self._walk(self.path / folder, start)
+        self._still_there()
+
+    def _walk(self, folder: Path, start: str) -> Iterator[tuple[str, int]]:
+        for entry in self._entries(folder):
+            if not entry.name.startswith(start):
+                continue
+            key = str(Path(entry.path).relative_to(self.path))
+            with self._errors(key):
+                found = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                yield from self._walk(Path(entry.path), "")
+            elif stat.S_ISREG(found.st_mode):
+                yield key, found.st_size
+            else:
+                raise PermanentError(f"{self!r}: {key} is neither file nor folder", hint="find out what put it there")
+
+    def _entries(self, folder: Path) -> Sequence[os.DirEntry[str]]:
+        with self._errors(str(folder)):
+            try:
+                with os.scandir(folder) as entries:
+                    return sorted(entries, key=lambda entry: entry.name)
+            except FileNotFoundError:
+                self._still_there()
+                return []
+
+    def delete(self, key: str) -> None:
+        """See Tier.delete."""
+        path = self._file(key)
+        with self._errors(key):
+            path.unlink()
+            _sync_folder(path.parent)
+
+    def free_bytes(self) -> int | None:
+        """What the file system has left for this user."""
+        with self._errors("free space"):
+            found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
+
+
+class LocalReader:
+    """One open file: O_DIRECT where the caller's alignment and the file system allow it."""
+
+    def __init__(self, tier: Tier, key: str, path: Path) -> None:
+        self._tier, self._key, self._path = tier, key, path
+        self._closed = False
+        self._lock = threading.Lock()
+        self._plain = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._direct = _open_direct(path)
+        self.size = os.fstat(self._plain).st_size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """See TierReader.read_into."""
+        done = 0
+        try:
+            while done < len(buffer):
+                count = self._read_some(offset + done, buffer[done:])
+                if count == 0:
+                    raise _too_short(self._tier, self._key, offset, len(buffer))
+                done += count
+        except OSError as error:
+            raise translate(error, f"{self._tier!r}: {self._key}") from error
+
+    def _read_some(self, offset: int, buffer: memoryview) -> int:
+        if self._direct >= 0 and not (offset % PAGE or len(buffer) % PAGE):
+            try:
+                return os.preadv(self._direct, [buffer], offset)
+            except OSError as error:
+                if error.errno not in _NO_DIRECT:
+                    raise
+        return os.preadv(self._plain, [buffer], offset)
+
+    def close(self) -> None:
+        """See TierReader.close."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        os.close(self._plain)
+        if self._direct >= 0:
+            os.close(self._direct)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open_direct(path: Path) -> int:
+    with suppress(OSError):
+        return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    return -1
+
+
+def _exists(tier: LocalTier, key: str) -> PermanentError:
+    return PermanentError(f"{tier!r}: {key} exists already", hint="objects are never overwritten; choose a new name")
+
+
+def _too_short(tier: Tier, key: str, offset: int, length: int) -> IntegrityError:
+    return IntegrityError(
+        f"{tier!r}: {key} ends before byte {offset + length}: it is cut short",
+        hint="type `vmcellar verify --all` to see which points it touches",
+    )
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    with path.open("xb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+
+
+def _make_durable(path: Path) -> None:
+    """fsync and take the write permission. A failed fsync is final: a second one may pass with the bytes lost."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fchmod(file, 0o400)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
