@@ -1,0 +1,119 @@
+"""The new VM shares nothing with the old one that two VMs cannot both have."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from vmcellar.errors import IntegrityError
+from vmcellar.restore.domain_xml import RestoredFiles, rewrite_domain
+
+OLD_UUID = "11111111-2222-3333-4444-555555555555"
+NEW_UUID = "99999999-2222-3333-4444-555555555555"
+OLD = f"""
+<domain type='kvm' id='7' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>web</name><uuid>{OLD_UUID}</uuid><genid>{OLD_UUID}</genid>
+  <sysinfo type='smbios'><system><entry name='uuid'>{OLD_UUID}</entry></system></sysinfo>
+  <os><type>hvm</type><loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader>
+    <nvram template='/usr/share/OVMF/OVMF_VARS.fd'>/var/lib/libvirt/qemu/nvram/web_VARS.fd</nvram>
+    <kernel>/boot/web-vmlinuz</kernel><initrd>/boot/web-initrd</initrd></os>
+  <devices>
+    <disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/><auth username='x'/>
+      <source protocol='rbd' name='pool/web'/><backingStore/><target dev='vda' bus='virtio'/><serial>S1</serial>
+      <alias name='virtio-disk0'/></disk>
+    <disk type='block' device='lun' sgio='unfiltered'><driver name='qemu' type='raw'/><source dev='/dev/sdz'/>
+      <target dev='sda' bus='scsi'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/old/b.qcow2'/>
+      <target dev='vdb' bus='virtio'/><blockio logical_block_size='4096' physical_block_size='4096'/></disk>
+    <disk type='file' device='cdrom'><source file='/nowhere/install.iso'/><target dev='hda' bus='ide'/><readonly/></disk>
+    <interface type='network'><mac address='52:54:00:aa:bb:cc'/><source network='default' portid='1'/>
+      <target dev='vnet3'/><model type='virtio'/></interface>
+    <channel type='unix'><source mode='bind' path='/run/web/agent'/><target type='virtio' name='org.qemu.guest_agent.0'/>
+    </channel>
+    <serial type='file'><source path='/var/log/web-serial.log'/><target port='0'/></serial>
+    <graphics type='vnc' port='5901' autoport='no' websocket='5701'/>
+    <hostdev mode='subsystem' type='pci'/>
+    <tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>
+    <vsock model='virtio'><cid auto='no' address='3'/></vsock>
+  </devices>
+  <seclabel type='dynamic' model='dac'><label>+1:+1</label></seclabel>
+  <qemu:commandline><qemu:arg value='-foo'/></qemu:commandline>
+</domain>"""
+
+FILES = RestoredFiles(
+    folder=Path("/r"),
+    image_format="qcow2",
+    images={"vda": Path("/r/vda.qcow2"), "vdb": Path("/r/vdb.qcow2")},
+    nvram=Path("/r/nvram"),
+    kernel=Path("/r/kernel"),
+    initrd=Path("/r/initrd"),
+)
+
+
+def rewritten(files: RestoredFiles = FILES) -> tuple[ET.Element, tuple[str, ...]]:
+    result = rewrite_domain(OLD, "web2", NEW_UUID, files)
+    return ET.fromstring(result.xml), result.dropped
+
+
+def test_nothing_of_the_old_identity_is_left() -> None:
+    domain, _ = rewritten()
+    text = ET.tostring(domain, encoding="unicode")
+    for old in (OLD_UUID, "52:54:00:aa:bb:cc", "vnet3", "/srv/old", "rbd", "/run/web", "5901", "web_VARS", "/boot/web"):
+        assert old not in text, old
+    assert domain.get("id") is None
+    assert domain.findtext("name") == "web2"
+    assert domain.findtext("uuid") == NEW_UUID == domain.findtext("sysinfo/system/entry[@name='uuid']")
+    assert domain.find("genid") is not None
+
+
+def test_disks_are_the_restored_images_with_their_settings() -> None:
+    domain, dropped = rewritten()
+    disks = {disk.find("target").get("dev"): disk for disk in domain.iterfind("devices/disk")}  # type: ignore[union-attr]
+    assert set(disks) == {"vda", "vdb", "hda"}
+    vda = disks["vda"]
+    assert vda.get("type") == "file"
+    assert vda.find("source").attrib == {"file": "/r/vda.qcow2"}  # type: ignore[union-attr]
+    assert vda.find("driver").attrib == {"name": "qemu", "type": "qcow2", "cache": "none"}  # type: ignore[union-attr]
+    assert vda.findtext("serial") == "S1"
+    assert disks["vdb"].find("blockio") is not None
+    assert disks["hda"].find("source") is None
+    assert "disk sda was not restored" in dropped
+    assert any("hostdev" in words for words in dropped)
+
+
+def test_boot_files_are_the_restored_ones() -> None:
+    domain, _ = rewritten()
+    assert domain.findtext("os/kernel") == "/r/kernel"
+    assert domain.findtext("os/initrd") == "/r/initrd"
+    nvram = domain.find("os/nvram")
+    assert nvram is not None
+    assert nvram.text == "/r/nvram"
+    assert nvram.attrib == {}, "a template would overwrite the restored variables"
+    assert domain.findtext("os/loader") == "/usr/share/OVMF/OVMF_CODE.fd"
+
+
+def test_boot_files_that_the_point_lacks_are_dropped_and_named() -> None:
+    domain, dropped = rewritten(RestoredFiles(Path("/r"), "raw", {"vda": Path("/r/vda.raw")}))
+    assert domain.find("os/nvram") is None
+    assert domain.find("os/kernel") is None
+    assert any("NVRAM" in words for words in dropped)
+    assert any("kernel" in words for words in dropped)
+    assert domain.find("devices/disk/driver").get("type") == "raw"  # type: ignore[union-attr]
+
+
+def test_ports_and_sockets_are_new() -> None:
+    domain, _ = rewritten()
+    assert domain.find("devices/channel/source") is None
+    assert domain.find("devices/serial/source").get("path") == "/r/web-serial.log"  # type: ignore[union-attr]
+    assert domain.find("devices/graphics").attrib == {"type": "vnc", "port": "-1", "autoport": "yes"}  # type: ignore[union-attr]
+    assert domain.find("devices/vsock/cid").attrib == {"auto": "yes"}  # type: ignore[union-attr]
+    assert domain.find("seclabel") is None
+    assert domain.find("{http://libvirt.org/schemas/domain/qemu/1.0}commandline") is not None
+
+
+@pytest.mark.parametrize("xml", ["", "<domain", "<domain/>"])
+def test_damaged_xml_is_an_integrity_error(xml: str) -> None:
+    with pytest.raises(IntegrityError):
+        rewrite_domain(xml, "x", NEW_UUID, FILES)

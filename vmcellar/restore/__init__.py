@@ -1,0 +1,1 @@
+"""restore: from a point back to disk images and a domain."""

@@ -1,0 +1,201 @@
+"""The domain XML of a restored VM: a new VM beside the old one, which shares no disk, address or socket with it.
+
+Pure text work, no libvirt. What the old VM must keep for itself (MAC addresses, UUID, sockets, host devices, disks
+that were not restored) is replaced or dropped, and all that is dropped is named. Source: libvirt's "Domain XML
+format".
+"""
+
+from __future__ import annotations
+
+import secrets
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmcellar.errors import IntegrityError
+
+ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredFiles:
+    """Where a point's parts were restored to: images by disk target, and boot files by artifact name.
+
+    `folder` is where the files lie; logs of the new VM's serial ports go there, too. `image_format` is that of all
+    images.
+    """
+
+    folder: Path
+    image_format: str
+    images: Mapping[str, Path]
+    nvram: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewrittenDomain:
+    """The XML of the new VM, and what of the old one is not in it, in words for people."""
+
+    xml: str
+    dropped: tuple[str, ...]
+
+
+def rewrite_domain(xml: str, name: str, uuid: str, files: RestoredFiles) -> RewrittenDomain:
+    """The XML of a new VM `name` that uses only the restored files. IntegrityError when `xml` is no domain XML."""
+    try:
+        domain = ET.fromstring(xml)  # noqa: S314  (libvirt's own output, from a point whose signature was checked)
+    except ET.ParseError as error:
+        raise IntegrityError(f"the domain XML in the restore point cannot be parsed: {error}") from error
+    dropped: list[str] = []
+    _set_identity(domain, name, uuid)
+    _set_boot_files(domain, files, dropped)
+    devices = domain.find("devices")
+    if devices is None:
+        raise IntegrityError("the domain XML in the restore point has no devices")
+    _set_disks(devices, files, dropped)
+    _drop_host_resources(devices, dropped)
+    _set_networks(devices)
+    _set_sockets(devices, files.folder)
+    _drop_live_state(domain)
+    return RewrittenDomain(ET.tostring(domain, encoding="unicode"), tuple(dropped))
+
+
+def _set_identity(domain: ET.Element, name: str, uuid: str) -> None:
+    domain.attrib.pop("id", None)
+    _child(domain, "name").text = name
+    _child(domain, "uuid").text = uuid
+    for entry in domain.iterfind("sysinfo/system/entry[@name='uuid']"):
+        entry.text = uuid
+    for genid in domain.findall("genid"):
+        genid.text = None  # empty: libvirt makes a new one, which tells the guest that it was restored
+    for title in domain.findall("title"):
+        domain.remove(title)
+
+
+def _set_boot_files(domain: ET.Element, files: RestoredFiles, dropped: list[str]) -> None:
+    os_element = _child(domain, "os")
+    for tag, path in (("kernel", files.kernel), ("initrd", files.initrd)):
+        for element in os_element.findall(tag):
+            if path is None:
+                dropped.append(f"{tag} {element.text} is not in the restore point")
+                os_element.remove(element)
+            else:
+                element.text = str(path)
+    for element in os_element.findall("nvram"):
+        if files.nvram is None:
+            dropped.append("NVRAM is not in the restore point: the firmware starts with fresh variables")
+            os_element.remove(element)
+        else:
+            element.clear()
+            element.text = str(files.nvram)
+
+
+def _set_disks(devices: ET.Element, files: RestoredFiles, dropped: list[str]) -> None:
+    for disk in devices.findall("disk"):
+        target = disk.find("target")
+        name = target.get("dev", "") if target is not None else ""
+        if disk.get("device", "disk") in ("cdrom", "floppy"):
+            _eject_missing_medium(disk, name, dropped)
+        elif name in files.images:
+            _point_disk_at(disk, files.images[name], files.image_format)
+        else:
+            dropped.append(f"disk {name} was not restored")
+            devices.remove(disk)
+
+
+def _eject_missing_medium(disk: ET.Element, name: str, dropped: list[str]) -> None:
+    source = disk.find("source")
+    if source is not None and not Path(source.get("file", "")).is_file():
+        dropped.append(f"the medium in {name}")
+        disk.remove(source)
+
+
+def _point_disk_at(disk: ET.Element, image: Path, image_format: str) -> None:
+    for tag in ("source", "backingStore", "mirror", "auth", "encryption"):
+        for element in disk.findall(tag):
+            disk.remove(element)
+    disk.set("type", "file")
+    disk.set("device", "disk")
+    for attribute in ("sgio", "rawio", "model"):
+        disk.attrib.pop(attribute, None)
+    driver = disk.find("driver")
+    if driver is None:
+        driver = ET.Element("driver", {"name": "qemu"})
+        disk.insert(0, driver)
+    driver.set("type", image_format)
+    disk.insert(1, ET.Element("source", {"file": str(image)}))
+
+
+def _drop_host_resources(devices: ET.Element, dropped: list[str]) -> None:
+    """Things of the host that two VMs cannot use at once; a shared NVDIMM file would even be written by both."""
+    for tag in ("hostdev", "lease"):
+        for element in devices.findall(tag):
+            dropped.append(f"{tag} {element.get('type', '')}".strip())
+            devices.remove(element)
+    for memory in devices.findall("memory"):
+        path = memory.findtext("source/path")
+        if path:
+            dropped.append(f"memory device on {path}")
+            devices.remove(memory)
+    for tpm in devices.findall("tpm"):
+        backend = tpm.find("backend")
+        if backend is not None and backend.get("type") != "emulator":
+            dropped.append(f"TPM of type {backend.get('type')}")
+            devices.remove(tpm)
+
+
+def _set_networks(devices: ET.Element) -> None:
+    for interface in devices.findall("interface"):
+        mac = interface.find("mac")
+        if mac is None:
+            mac = ET.SubElement(interface, "mac")
+        mac.attrib.clear()
+        mac.set("address", _new_mac())
+        source = interface.find("source")
+        if source is not None:
+            source.attrib.pop("portid", None)
+        for target in interface.findall("target"):
+            interface.remove(target)
+    for cid in devices.iterfind("vsock/cid"):
+        cid.attrib.clear()
+        cid.set("auto", "yes")
+    for graphics in devices.findall("graphics"):
+        if graphics.get("port") is not None:
+            graphics.set("port", "-1")
+            graphics.set("autoport", "yes")
+        graphics.attrib.pop("websocket", None)
+
+
+def _set_sockets(devices: ET.Element, folder: Path) -> None:
+    """Ports on sockets and files: libvirt chooses the path of channels; serial ports go beside the images."""
+    for channel in devices.findall("channel[@type='unix']"):
+        for source in channel.findall("source"):
+            channel.remove(source)
+    for tag in ("serial", "console", "parallel"):
+        for port in devices.findall(tag):
+            source = port.find("source")
+            if port.get("type") in ("file", "unix") and source is not None and source.get("path"):
+                source.set("path", str(folder / Path(source.get("path", "")).name))
+            port.attrib.pop("tty", None)
+
+
+def _drop_live_state(domain: ET.Element) -> None:
+    for label in domain.findall("seclabel"):
+        if label.get("type") == "dynamic":
+            domain.remove(label)
+    for parent in list(domain.iter()):
+        for alias in parent.findall("alias"):
+            if not alias.get("name", "").startswith("ua-"):
+                parent.remove(alias)
+
+
+def _child(parent: ET.Element, tag: str) -> ET.Element:
+    element = parent.find(tag)
+    return ET.SubElement(parent, tag) if element is None else element
+
+
+def _new_mac() -> str:
+    """A random address in the range that is QEMU's own, 52:54:00."""
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))

@@ -1,0 +1,200 @@
+"""Where restored disks are written: raw files and qcow2 images, each under a temporary name until it is whole.
+
+A target is a new, empty image, so what nobody writes reads as zero. `write` may be called by any number of threads at
+once, in any order, for ranges that do not overlap. `finish` makes the image durable; giving it its final name is the
+caller's part, once all disks are whole. A crash leaves only a file under the temporary name, which the next restore
+into the folder replaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Literal, Protocol
+
+from vmcellar.errors import PermanentError, TransientError
+from vmcellar.memory import BufferPool
+from vmcellar.restore.qemu_nbd import QemuNbd, create_image
+
+ImageFormat = Literal["raw", "qcow2"]
+
+DIRECT_ALIGNMENT = 4096
+"""O_DIRECT wants offset, length and address in multiples of the logical block size;
+
+4 KiB satisfies every device in use.
+"""
+
+BOUNCE_BYTES = 1 << 20
+"""One chunk at most; decoded chunks are not aligned, so they pass through such a buffer on the way to O_DIRECT."""
+
+CONNECTIONS = 4
+"""To our qemu-nbd.
+
+Blocking writes on four connections measured as fast as pipelined ones on two, and are far simpler.
+"""
+
+
+class DiskTarget(Protocol):
+    """One new disk image that is being written; see the module text for threads and crashes."""
+
+    partial: Path
+    """The temporary name under which the image grows."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put `data` at byte `offset`.
+
+        PermanentError when the file system is full, TransientError on other failures.
+        """
+
+    def finish(self) -> None:
+        """Make everything written durable and let the image go; PermanentError or TransientError when that failed."""
+
+    def abort(self) -> None:
+        """Let everything go and remove the temporary file; harmless after `finish` and when called twice."""
+
+
+class RawTarget:
+    """A sparse raw file, written with O_DIRECT from aligned buffers.
+
+    Buffered writes cost 0.65 CPU seconds per GB for first-touch page cache, direct ones 0.03 (and one copy). The
+    unaligned tail of an odd-sized disk, and everything where the file system refuses O_DIRECT, goes through the page
+    cache; no page gets both.
+    """
+
+    def __init__(self, partial: Path, size: int) -> None:
+        self.partial = partial
+        partial.unlink(missing_ok=True)
+        self._direct = -1
+        self._fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(self._fd, size)
+            self._direct = _open_direct(partial)
+        except OSError as error:
+            self.abort()
+            raise write_error(partial, error) from error
+        self._buffers = BufferPool(BOUNCE_BYTES)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """See DiskTarget."""
+        aligned = len(data) - len(data) % DIRECT_ALIGNMENT
+        if self._direct < 0 or offset % DIRECT_ALIGNMENT:
+            aligned = 0
+        try:
+            if aligned:
+                self._write_direct(offset, data[:aligned])
+            _write_all(self._fd, data[aligned:], offset + aligned)
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+
+    def _write_direct(self, offset: int, data: memoryview) -> None:
+        with self._buffers.buffer() as buffer:
+            for start in range(0, len(data), BOUNCE_BYTES):
+                piece = data[start : start + BOUNCE_BYTES]
+                buffer[: len(piece)] = piece
+                _write_all(self._direct, buffer[: len(piece)], offset + start)
+
+    def finish(self) -> None:
+        """See DiskTarget."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+        self._close()
+
+    def abort(self) -> None:
+        """See DiskTarget."""
+        if self._fd >= 0:
+            self._close()
+            self.partial.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        for fd in (self._fd, self._direct):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._direct = -1
+
+
+class Qcow2Target:
+    """A qcow2 image, written through a private qemu-nbd: QEMU's own code decides what a valid image is.
+
+    The qemu-nbd ends on every path: by `finish`, by `abort`, and by itself when this process dies (its clients are
+    then gone).
+    """
+
+    def __init__(self, partial: Path, size: int) -> None:
+        self.partial = partial
+        partial.unlink(missing_ok=True)
+        self._done = False
+        try:
+            create_image(partial, size)
+            direct = _open_direct(partial)
+            if direct >= 0:
+                os.close(direct)
+            self._server = QemuNbd(partial, "qcow2", connections=CONNECTIONS, direct=direct >= 0)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """See DiskTarget."""
+        try:
+            self._server.write(offset, data)
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+
+    def finish(self) -> None:
+        """See DiskTarget."""
+        try:
+            self._server.flush_and_stop()
+            _fsync_file(self.partial)
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+        self._done = True
+
+    def abort(self) -> None:
+        """See DiskTarget."""
+        self._server.kill()
+        if not self._done:
+            self.partial.unlink(missing_ok=True)
+
+
+def open_target(image_format: ImageFormat, partial: Path, size: int) -> DiskTarget:
+    """A new, empty image of `size` bytes under the temporary name `partial`; a leftover of that name is replaced."""
+    return RawTarget(partial, size) if image_format == "raw" else Qcow2Target(partial, size)
+
+
+def write_error(path: Path, error: OSError) -> PermanentError | TransientError:
+    """What a failed write to `path` means to the caller."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return PermanentError(
+            f"no space to restore into {path.parent}: {error.strerror}",
+            hint="free space there or restore to another folder; partial files were removed",
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return PermanentError(f"cannot write {path}: {error.strerror}", hint="restore to a folder that you may write")
+    return TransientError(f"cannot write {path}: {error}", hint="check the file system it lies on, then restore again")
+
+
+def _open_direct(path: Path) -> int:
+    """A descriptor for O_DIRECT writes, -1 where the file system refuses them."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return -1
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
+def _fsync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
