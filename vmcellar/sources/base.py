@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from vmcellar.sources.nbd import ExportReader
 
+ClearAction = Literal["job-aborted", "checkpoint-removed", "scratch-removed", "thawed"]
 Consistency = Literal["quiesced", "crash"]
 
 
@@ -145,7 +146,7 @@ class ScratchPressure:
 class Reconciled:
     """One leftover that reconciliation found and cleared."""
 
-    action: Literal["job-aborted", "checkpoint-removed", "scratch-removed", "thawed"]
+    action: ClearAction
     run_id: str
     detail: str
 

@@ -1,0 +1,195 @@
+"""The beginning of a capture: plan, freeze, begin the job, thaw, describe. One use per capture."""
+
+from __future__ import annotations
+
+import os
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+import libvirt
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from vmcellar.errors import PermanentError
+from vmcellar.sources import libvirt_artifacts, libvirt_checkpoints, libvirt_job, libvirt_scratch
+from vmcellar.sources.base import CaptureRequest, CaptureResult, SourceDisk
+from vmcellar.sources.libvirt_agent import Quiesce
+from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
+from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
+from vmcellar.sources.libvirt_disks import Layout, decide, read_layout
+from vmcellar.sources.libvirt_job import JobFiles
+
+BUSY_ATTEMPTS = 4
+"""Each waits 30 s in libvirt for the domain's lock, plus the pauses between."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the job will hold: decided disks, and the names of what it leaves out."""
+
+    layout: Layout
+    disks: tuple[SourceDisk, ...]
+    parent: str | None
+
+    @property
+    def others(self) -> list[str]:
+        return [disk.target for disk in self.layout.uncovered]
+
+    @property
+    def tracked(self) -> list[str]:
+        return [disk.target for disk in self.disks if disk.tracked]
+
+    @property
+    def untracked(self) -> list[str]:
+        return [disk.target for disk in self.disks if not disk.tracked]
+
+
+class Beginning:
+    """Begins one capture of a running domain for `request`."""
+
+    def __init__(self, connection: Connection, request: CaptureRequest, scratch: Path, reserve: int) -> None:
+        """`scratch` is the folder for socket and scratch files, in which `reserve` bytes must be free."""
+        self._connection = connection
+        self._request = request
+        self._base = scratch
+        self._reserve = reserve
+        self._domain = connection.running(request.vm)
+        self._name = libvirt_checkpoints.new_name(request.repository_id)
+
+    def run(self) -> LibvirtCapture:
+        """Begin; everything temporary is gone again when it fails."""
+        libvirt_job.refuse_if_busy(self._domain)
+        plan = self._plan(self._request.force_full)
+        owner = libvirt_scratch.Owner(
+            self._request.vm,
+            self._domain.UUIDString(),
+            self._request.run_id,
+            self._request.repository_id,
+            self._name,
+        )
+        files = JobFiles(libvirt_scratch.create(self._base, owner, qemu_user(self._domain.XMLDesc(0))))
+        try:
+            libvirt_scratch.check_space(files.folder, self._request.vm, [d.size for d in plan.disks], self._reserve)
+            return self._begin(plan, files)
+        except BaseException:
+            clear_job(self._domain, files)
+            raise
+
+    def _begin(self, plan: _Plan, files: JobFiles) -> LibvirtCapture:
+        began = time.time()
+        try:
+            quiesce = self._begin_patiently(plan, files)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT:
+                raise explain(error, self._request.vm, "beginning the backup job") from error
+            plan = self._plan(libvirt_checkpoints.BROKEN)
+            quiesce = self._begin_patiently(plan, files)
+        artifacts, warnings = libvirt_artifacts.collect(self._domain)
+        result = self._result(plan, files, quiesce, began, warnings)
+        return LibvirtCapture(self._connection, result, artifacts)
+
+    def _plan(self, everything: str) -> _Plan:
+        xml = self._domain.XMLDesc(0)
+        layout = read_layout(xml, self._request.excluded, boot_identity(self._domain.name()))
+        if not layout.disks:
+            reasons = "; ".join(f"{disk.target}: {disk.reason}" for disk in layout.uncovered) or "it has no disk"
+            raise PermanentError(
+                f"{self._request.vm}: nothing to back up: {reasons}",
+                hint=f"see `virsh domblklist {self._request.vm} --details`",
+            )
+        chain = self._request.chain
+        parent = None if everything or not chain else chain[-1].name
+        problems: dict[str, str] = {}
+        if parent is not None:
+            libvirt_checkpoints.restore_metadata(self._domain, chain)
+            targets = [disk.target for disk in layout.disks]
+            problems = libvirt_checkpoints.parent_problems(self._domain, parent, targets)
+        everything = everything or ("" if chain else "first backup")
+        previous = {disk.target: disk for disk in self._request.previous}
+        disks = tuple(
+            decide(disk, self._size(disk), previous.get(disk.target), problems.get(disk.target), everything)
+            for disk in layout.disks
+        )
+        used = parent if any(not disk.full_reason for disk in disks) else None
+        return _Plan(layout, disks, used)
+
+    def _size(self, disk: SourceDisk) -> int:
+        size: int = self._domain.blockInfo(disk.target)[0]
+        return size
+
+    def _begin_patiently(self, plan: _Plan, files: JobFiles) -> Quiesce:
+        """Freeze, begin, thaw; again with back-off while another operation holds the domain (pitfall 15)."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(BusyError),
+            stop=stop_after_attempt(BUSY_ATTEMPTS),
+            wait=wait_exponential_jitter(1, max=15),
+            reraise=True,
+        )
+        return retrying(self._begin_once, plan, files)
+
+    def _begin_once(self, plan: _Plan, files: JobFiles) -> Quiesce:
+        job = libvirt_job.backup_xml(files, plan.disks, plan.others, plan.parent)
+        checkpoint = None
+        if plan.tracked:
+            others = [*plan.untracked, *plan.others]
+            checkpoint = libvirt_checkpoints.checkpoint_xml(self._name, self._request.run_id, plan.tracked, others)
+        marker = files.folder / libvirt_scratch.FROZEN_MARKER
+        quiesce = Quiesce(self._domain, marker, self._request.freeze_timeout)
+        try:
+            quiesce.freeze()
+            self._domain.backupBegin(job, checkpoint, 0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+                raise explain(error, self._request.vm, "beginning the backup job") from error
+            raise
+        finally:
+            quiesce.thaw()
+        return quiesce
+
+    def _result(
+        self, plan: _Plan, files: JobFiles, quiesce: Quiesce, began: float, warnings: tuple[str, ...]
+    ) -> CaptureResult:
+        xml = libvirt_checkpoints.current_xml(self._domain, self._name) if plan.tracked else ""
+        return CaptureResult(
+            vm=self._request.vm,
+            vm_uuid=self._domain.UUIDString(),
+            run_id=self._request.run_id,
+            repository_id=self._request.repository_id,
+            checkpoint=self._name if plan.tracked else "",
+            checkpoint_xml=xml,
+            parent=plan.parent,
+            consistency="quiesced" if quiesce.quiesced else "crash",
+            consistency_reason=quiesce.reason,
+            freeze_seconds=quiesce.seconds,
+            began=began,
+            socket=str(files.socket),
+            scratch=str(files.folder),
+            disks=plan.disks,
+            uncovered=plan.layout.uncovered,
+            previous=self._request.previous,
+            warnings=(*plan.layout.warnings, *warnings),
+        )
+
+
+def qemu_user(xml: str) -> tuple[int, int]:
+    """The uid and gid that QEMU runs under, from the live domain XML; ours when libvirt does not change them."""
+    for label in ET.fromstring(xml).iterfind("seclabel[@model='dac']/label"):  # noqa: S314
+        uid, _, gid = (label.text or "").replace("+", "").partition(":")
+        if uid.isdigit() and gid.isdigit():
+            return int(uid), int(gid)
+    return os.getuid(), os.getgid()
+
+
+def boot_identity(vm: str) -> str:
+    """Text that changes whenever QEMU is started anew: the host's boot and the process's start in it.
+
+    Where it cannot be told, it is different each time: that costs a full read, never a change.
+    """
+    try:
+        host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        pid = Path(f"/run/libvirt/qemu/{vm}.pid").read_text().strip()
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return os.urandom(8).hex()
+    return f"{host}.{started}"

@@ -1,0 +1,110 @@
+"""A running pull-mode backup job of one domain, as a `Capture`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import libvirt
+
+from vmcellar.sources import libvirt_job, libvirt_scratch
+from vmcellar.sources.base import CaptureResult, ClearAction, Extent, PreviousDisk, ScratchPressure, SourceDisk
+from vmcellar.sources.libvirt_agent import thaw
+from vmcellar.sources.libvirt_connection import Connection, explain
+from vmcellar.sources.libvirt_job import JobFiles
+from vmcellar.sources.nbd import DIRTY_BITMAP, ExportReader
+
+GRANULARITY = 64 << 10
+"""What a dirty bitmap's bit covers; a grown disk's old last bit may reach into the grown part."""
+
+
+class LibvirtCapture:
+    """One held instant. Any thread may call it; NBD needs no libvirt, so a restart of its daemon does no harm."""
+
+    def __init__(self, connection: Connection, result: CaptureResult, artifacts: Mapping[str, bytes]) -> None:
+        """For a job that runs: see `LibvirtSource.begin` and `reattach`."""
+        self._connection = connection
+        self._files = JobFiles(Path(result.scratch))
+        self._disks = {disk.target: disk for disk in result.disks}
+        self._previous = {disk.target: disk for disk in result.previous}
+        self._ending = threading.Lock()
+        self.result = result
+        self.artifacts = artifacts
+
+    def uri(self, target: str) -> str:
+        """The NBD URI of a held disk."""
+        return self._files.uri(self._disks[target].target)
+
+    def open_reader(self, target: str) -> ExportReader:
+        """A new connection to a held disk; the caller closes it."""
+        return ExportReader(self.uri(target), disk=self._name(target))
+
+    def dirty(self, target: str) -> list[Extent] | None:
+        """What changed since the parent, and the grown part, which the bitmap calls clean (pitfall 12)."""
+        disk = self._disks[target]
+        if disk.full_reason:
+            return None
+        context = DIRTY_BITMAP + libvirt_job.bitmap_name(target)
+        with ExportReader(self.uri(target), contexts=(context,), disk=self._name(target)) as reader:
+            return with_grown_part(list(reader.extents(context)), disk, self._previous[target])
+
+    def allocated(self, target: str) -> list[Extent]:
+        """The whole disk as extents, `zero` where it reads as zero."""
+        with self.open_reader(target) as reader:
+            return list(reader.extents())
+
+    def scratch_pressure(self) -> ScratchPressure:
+        """What the job's scratch files take and what is free beside them; two system calls and one per disk."""
+        return libvirt_scratch.pressure(self._files.folder)
+
+    def alive(self) -> bool:
+        """Whether QEMU still holds this instant."""
+        domain = self._connection.find(self.result.vm)
+        try:
+            return domain is not None and libvirt_job.holds(domain, self._files)
+        except libvirt.libvirtError as error:
+            raise explain(error, self.result.vm, "looking for the backup job") from error
+
+    def end(self) -> None:
+        """End the job, wait for it, remove socket and scratch files. Idempotent; the checkpoint stays.
+
+        Raises TransientError while libvirt does not answer or QEMU does not let go; call it again, or let `reconcile`.
+        """
+        with self._ending:
+            domain = self._connection.find(self.result.vm)
+            try:
+                clear_job(domain, self._files)
+            except libvirt.libvirtError as error:
+                raise explain(error, self.result.vm, "ending the backup job") from error
+
+    def _name(self, target: str) -> str:
+        return f"{self.result.vm}: {target}"
+
+
+def clear_job(domain: libvirt.virDomain | None, files: JobFiles) -> list[ClearAction]:
+    """End the job with these files, thaw a guest that it left frozen, remove the files; what of it was needed.
+
+    While the guest does not confirm its thaw, the folder stays with its marker, for a later reconciliation.
+    """
+    actions: list[ClearAction] = []
+    if domain is not None and libvirt_job.end(domain, files):
+        actions.append("job-aborted")
+    if domain is not None and (files.folder / libvirt_scratch.FROZEN_MARKER).exists():
+        if thaw(domain):
+            libvirt_scratch.remove_files(files.folder)
+            return actions
+        actions.append("thawed")
+    if files.folder.exists():
+        libvirt_scratch.remove(files.folder)
+        actions.append("scratch-removed")
+    return actions
+
+
+def with_grown_part(dirty: list[Extent], disk: SourceDisk, previous: PreviousDisk) -> list[Extent]:
+    """`dirty` with everything from the last whole bit of the smaller disk on, once the disk grew."""
+    if disk.size <= previous.size:
+        return dirty
+    start = previous.size // GRANULARITY * GRANULARITY
+    kept = [Extent(e.offset, min(e.length, start - e.offset)) for e in dirty if e.offset < start]
+    return [*kept, Extent(start, disk.size - start)]

@@ -1,0 +1,154 @@
+"""Which disks a domain has, and how each can be backed up: tracked, full each time, or not at all (pitfall 13)."""
+
+from __future__ import annotations
+
+import struct
+import xml.etree.ElementTree as ET
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vmcellar.sources.base import PreviousDisk, SourceDisk, UncoveredDisk
+
+_QCOW2_MAGIC = b"QFI\xfb"
+_QCOW2_VERSION_OFFSET = 4
+_QCOW2_SNAPSHOTS_OFFSET = 60
+_COVERED_TYPES = frozenset({"file", "block", "network", "volume"})
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A domain's disks by what can be done with them. Sizes are 0 until `with_sizes`."""
+
+    disks: tuple[SourceDisk, ...]
+    uncovered: tuple[UncoveredDisk, ...]
+    warnings: tuple[str, ...]
+
+
+def read_layout(xml: str, excluded: Collection[str], boot: str) -> Layout:
+    """Classify every disk of a live domain XML. `boot` is text that changes when QEMU was started anew."""
+    disks: list[SourceDisk] = []
+    uncovered: list[UncoveredDisk] = []
+    for element in ET.fromstring(xml).iterfind("devices/disk"):  # noqa: S314
+        target = _attribute(element, "target", "dev")
+        refusal = _refusal(element, target in excluded)
+        if refusal is not None:
+            uncovered.append(UncoveredDisk(target, refusal[0], refusal[1]))
+        else:
+            disks.append(_source_disk(element, target, boot))
+    present = {d.target for d in disks} | {u.target for u in uncovered}
+    warnings = tuple(f"{name}: excluded, but the VM has no such disk" for name in sorted(set(excluded) - present))
+    return Layout(tuple(disks), tuple(uncovered), warnings)
+
+
+def decide(
+    disk: SourceDisk, size: int, previous: PreviousDisk | None, broken: str | None, everything: str
+) -> SourceDisk:
+    """`disk` with its size and, if it must be read in full, why.
+
+    `broken` says why the parent's bitmap of this disk cannot be used; `everything` why no bitmap at all is to be used.
+    """
+    return replace(disk, size=size, full_reason=_full_reason(disk, size, previous, broken, everything))
+
+
+def _full_reason(
+    disk: SourceDisk, size: int, previous: PreviousDisk | None, broken: str | None, everything: str
+) -> str:
+    if everything:
+        return everything
+    if not disk.tracked:
+        return disk.reason
+    if previous is None:
+        return "new disk: the parent does not hold it"
+    if previous.identity != disk.identity:
+        return "image replaced since the parent"
+    if size < previous.size:
+        return "disk shrank"
+    return broken or ""
+
+
+def _refusal(element: ET.Element, excluded: bool) -> tuple[str, bool] | None:
+    """Why a disk cannot be held, and whether that is no loss; None when it can."""
+    device, kind = element.get("device", "disk"), element.get("type", "file")
+
+    def has(tag: str) -> bool:
+        return element.find(tag) is not None
+
+    checks = (
+        (excluded, "excluded by the policy", True),
+        (device in ("cdrom", "floppy"), f"{device}: a removable medium", True),
+        (not has("source"), "no medium", True),
+        (has("readonly"), "read-only", True),
+        (has("shareable"), "shareable: other VMs write to it, so this VM's instant does not hold it", False),
+        (has("transient"), "transient: what is written to it goes when the VM stops", False),
+        (device != "disk", f"passthrough ({device}): QEMU does not see what the guest writes", False),
+        (kind not in _COVERED_TYPES, f"{kind} disk: QEMU's block layer does not serve it", False),
+    )
+    return next(((reason, expected) for applies, reason, expected in checks if applies), None)
+
+
+def _source_disk(element: ET.Element, target: str, boot: str) -> SourceDisk:
+    form = _attribute(element, "driver", "type") or "raw"
+    image = _image(element)
+    serial = (element.findtext("serial") or "").strip()
+    local = Path(image) if element.get("type") in ("file", "block") else None
+    header = _header(local) if local else b""
+    reason = _untracked_reason(form, header, local is not None)
+    identity = ";".join(filter(None, (f"serial={serial}", f"image={image}", _file_identity(local, header, boot))))
+    return SourceDisk(target, 0, identity, form, not reason, reason, "", image, serial)
+
+
+def _untracked_reason(form: str, header: bytes, local: bool) -> str:
+    if form != "qcow2":
+        return f"{form} disk: no bitmap"
+    if not local:
+        return "network disk: its image format cannot be checked, so no bitmap"
+    if not header.startswith(_QCOW2_MAGIC):
+        return "the image cannot be read here, so no bitmap"
+    if _u32(header, _QCOW2_VERSION_OFFSET) < 3:
+        return "qcow2 version 2: no bitmap (`qemu-img amend -o compat=1.1 IMAGE` while the VM is off)"
+    return ""
+
+
+def _file_identity(path: Path | None, header: bytes, boot: str) -> str:
+    """The inode, and with internal snapshots the boot, too.
+
+    A revert to a snapshot brings back old blocks that no bitmap shows as changed (pitfall 16). It restarts QEMU, and
+    it matters only for a snapshot older than the parent; so a disk with snapshots is another disk after each restart.
+    """
+    if path is None or not header:
+        return ""
+    inode = f"inode={path.stat().st_ino}"
+    snapshots = header.startswith(_QCOW2_MAGIC) and _u32(header, _QCOW2_SNAPSHOTS_OFFSET) > 0
+    return f"{inode};boot={boot}" if snapshots else inode
+
+
+def _header(path: Path) -> bytes:
+    """The fixed start of an image: written once, so reading it beside a running QEMU is safe (unlike all the rest)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError:
+        return b""
+
+
+def _u32(data: bytes, offset: int) -> int:
+    value: int = struct.unpack_from(">I", data.ljust(64, b"\0"), offset)[0]
+    return value
+
+
+def _image(element: ET.Element) -> str:
+    source = element.find("source")
+    if source is None:
+        return ""
+    if element.get("type") == "network":
+        hosts = [h.get("socket") or f"{h.get('name', '')}:{h.get('port', '')}" for h in source.iterfind("host")]
+        return f"{source.get('protocol', '')}://{','.join(hosts)}/{source.get('name', '')}"
+    if element.get("type") == "volume":
+        return f"{source.get('pool', '')}/{source.get('volume', '')}"
+    return source.get("file") or source.get("dev") or ""
+
+
+def _attribute(element: ET.Element, child: str, name: str) -> str:
+    found = element.find(child)
+    return "" if found is None else found.get(name, "")

@@ -1,0 +1,134 @@
+"""The folder of one run's socket and scratch files, which says whose it is also after its process died."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from vmcellar.errors import PermanentError
+from vmcellar.sources.base import ScratchPressure
+
+SOCKET_PATH_MAX = 107
+"""Bytes of a UNIX socket's path, without the closing zero (unix(7))."""
+
+OWNER_FILE = "owner.json"
+FROZEN_MARKER = "frozen"
+_PREFIX = "vmc-"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Which run, of which VM and repository, a folder belongs to."""
+
+    vm: str
+    vm_uuid: str
+    run_id: str
+    repository_id: str
+    checkpoint: str
+
+
+_OWNER = TypeAdapter(Owner)
+
+
+def create(base: Path, owner: Owner, user: tuple[int, int]) -> Path:
+    """A new folder below `base` that QEMU, running as `user` (uid, gid), may write to.
+
+    It appears by rename with its owner file inside, so a crash leaves no folder without an owner but hidden ones.
+    PermanentError with the fix where QEMU cannot get there.
+    """
+    name = _PREFIX + secrets.token_hex(6)
+    _check_path(base / name / "nbd")
+    try:
+        base.mkdir(mode=0o711, parents=True, exist_ok=True)
+        building = base / f".{name}"
+        building.mkdir(mode=0o770)
+        (building / OWNER_FILE).write_bytes(_OWNER.dump_json(owner))
+        _give(building, user)
+        building.rename(base / name)
+    except OSError as error:
+        raise PermanentError(
+            f"{owner.vm}: no scratch folder in {base}: {error}",
+            hint="run as root, or set `scratch` in vmcellar.yaml to a folder that you and QEMU may write to",
+        ) from error
+    _check_reachable(base / name, user)
+    return base / name
+
+
+def owned(base: Path, vm: str, repository_id: str) -> Iterator[tuple[Path, Owner]]:
+    """The folders below `base` of this VM's runs in this repository."""
+    for folder in sorted(base.glob(f"{_PREFIX}*")):
+        try:
+            owner = _OWNER.validate_json((folder / OWNER_FILE).read_bytes())
+        except (OSError, ValidationError):
+            continue
+        if owner.vm == vm and owner.repository_id == repository_id:
+            yield folder, owner
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that `create` made, with all in it. Idempotent."""
+    if folder.name.startswith(_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_files(folder: Path) -> None:
+    """Remove the scratch files alone, which may be large, and leave what says whose the folder is."""
+    for path in folder.glob("*.scratch"):
+        path.unlink(missing_ok=True)
+
+
+def pressure(folder: Path) -> ScratchPressure:
+    """What the scratch files in `folder` occupy, and what is free beside them."""
+    used = sum(path.stat().st_blocks * 512 for path in folder.glob("*.scratch"))
+    disk = os.statvfs(folder)
+    return ScratchPressure(used, disk.f_bavail * disk.f_frsize)
+
+
+def check_space(base: Path, vm: str, disk_sizes: Sequence[int], reserve: int) -> None:
+    """PermanentError unless `reserve` bytes, or as much as all disks hold, are free for what the guest overwrites."""
+    disk = os.statvfs(base)
+    free, need = disk.f_bavail * disk.f_frsize, min(reserve, sum(disk_sizes))
+    if free < need:
+        raise PermanentError(
+            f"{vm}: {free >> 20} MiB are free in the scratch folder {base}, {need >> 20} MiB are wanted: "
+            "if it filled, the guest's own writes would fail",
+            hint="free space there, or set `scratch` in vmcellar.yaml to a larger file system",
+        )
+
+
+def _check_path(socket: Path) -> None:
+    length = len(os.fsencode(socket))
+    if length > SOCKET_PATH_MAX:
+        raise PermanentError(
+            f"the scratch folder's path is too long for a socket: {socket} has {length} bytes of {SOCKET_PATH_MAX}",
+            hint="set `scratch` in vmcellar.yaml to a shorter path",
+        )
+
+
+def _give(folder: Path, user: tuple[int, int]) -> None:
+    if os.geteuid() == 0:
+        os.chown(folder, *user)
+    elif os.geteuid() != user[0]:
+        folder.chmod(0o777)  # inside it only libvirt's and our files; both accounts must write and remove
+
+
+def _check_reachable(folder: Path, user: tuple[int, int]) -> None:
+    uid, gid = user
+    if uid == 0:
+        return
+    for parent in folder.resolve().parents:
+        info = parent.stat()
+        who = stat.S_IXUSR if info.st_uid == uid else stat.S_IXGRP if info.st_gid == gid else stat.S_IXOTH
+        if not info.st_mode & who:
+            remove(folder)
+            raise PermanentError(
+                f"QEMU (uid {uid}) may not enter {parent}, so it cannot write scratch files in {folder.parent}",
+                hint=f"`chmod o+x {parent}`, or set `scratch` in vmcellar.yaml to a folder that QEMU can reach",
+            )

@@ -1,0 +1,115 @@
+"""VMs of a libvirt daemon on this host as a `Source`: begin, reattach, reconcile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import libvirt
+
+from vmcellar.sources import libvirt_checkpoints, libvirt_job, libvirt_scratch
+from vmcellar.sources.base import CaptureRequest, CaptureResult, Reconciled
+from vmcellar.sources.libvirt_begin import Beginning
+from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
+from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
+from vmcellar.sources.libvirt_job import JobFiles
+
+log = logging.getLogger(__name__)
+
+KEPT_CHECKPOINTS = 3
+"""Recorded checkpoints that stay, newest first: an incremental from any of them is right (pitfall 2)."""
+
+DEFAULT_RESERVE = 1 << 30
+
+
+class LibvirtSource:
+    """Backs up running domains of one libvirt daemon, whose QEMU processes run on this host.
+
+    Any thread may use it; one process at a time works on one VM (`engine.vm_lock`).
+    """
+
+    def __init__(self, uri: str, scratch: Path, reserve: int = DEFAULT_RESERVE) -> None:
+        """`scratch` is a folder that QEMU's user can reach; `reserve` bytes must be free in it to begin a backup."""
+        self._connection = Connection(uri)
+        self._scratch = scratch
+        self._reserve = reserve
+
+    def domains(self) -> list[str]:
+        """The names of all VMs, running or not, sorted."""
+        return self._connection.names()
+
+    def begin(self, request: CaptureRequest) -> LibvirtCapture:
+        """Hold one instant of all covered disks of a running VM, quiesced if its agent answers.
+
+        A job that an earlier attempt of the same run left is ended first: a retry never makes two (pitfall 19). Raises
+        TransientError when the VM is busy or libvirt is away, PermanentError with what to do otherwise; then nothing
+        temporary is left, but perhaps an orphan checkpoint that the next `reconcile` removes.
+        """
+        domain = self._connection.running(request.vm)
+        try:
+            for folder, owner in libvirt_scratch.owned(self._scratch, request.vm, request.repository_id):
+                if owner.run_id == request.run_id:
+                    clear_job(domain, JobFiles(folder))
+            return Beginning(self._connection, request, self._scratch, self._reserve).run()
+        except libvirt.libvirtError as error:
+            raise explain(error, request.vm, "beginning a backup") from error
+
+    def reattach(self, result: CaptureResult) -> LibvirtCapture | None:
+        """The capture again if its job still runs on that very VM, else None. Its artifacts are not read again."""
+        capture = LibvirtCapture(self._connection, result, {})
+        domain = self._connection.find(result.vm)
+        if domain is None or domain.UUIDString() != result.vm_uuid or not capture.alive():
+            return None
+        return capture
+
+    def reconcile(
+        self, vm: str, repository_id: str, recorded: Sequence[str], live_runs: Collection[str]
+    ) -> list[Reconciled]:
+        """Clear what dead runs of this repository left on `vm`: jobs, frozen guests, scratch files, checkpoints.
+
+        Jobs and checkpoints of others are never touched; while any job runs, checkpoints wait for the next time. See
+        `Source.reconcile`.
+        """
+        domain = self._connection.find(vm)
+        try:
+            cleared = self._clear_folders(domain, vm, repository_id, live_runs)
+            if domain is not None and _can_change_checkpoints(domain):
+                cleared += _trim_checkpoints(domain, repository_id, recorded, live_runs)
+        except libvirt.libvirtError as error:
+            raise explain(error, vm, "clearing what an earlier run left") from error
+        return cleared
+
+    def _clear_folders(
+        self, domain: libvirt.virDomain | None, vm: str, repository_id: str, live_runs: Collection[str]
+    ) -> list[Reconciled]:
+        cleared: list[Reconciled] = []
+        for folder, owner in libvirt_scratch.owned(self._scratch, vm, repository_id):
+            if owner.run_id in live_runs:
+                continue
+            actions = clear_job(domain, JobFiles(folder))
+            detail = f"{folder}, checkpoint {owner.checkpoint}"
+            cleared += [Reconciled(action, owner.run_id, detail) for action in actions]
+        return cleared
+
+
+def _can_change_checkpoints(domain: libvirt.virDomain) -> bool:
+    return bool(domain.isActive()) and libvirt_job.running_socket(domain) is None
+
+
+def _trim_checkpoints(
+    domain: libvirt.virDomain, repository_id: str, recorded: Sequence[str], live_runs: Collection[str]
+) -> list[Reconciled]:
+    keep = set(recorded[-KEPT_CHECKPOINTS:])
+    cleared: list[Reconciled] = []
+    for name, run_id in libvirt_checkpoints.own(domain, repository_id).items():
+        if name in keep or run_id in live_runs:
+            continue
+        try:
+            libvirt_checkpoints.delete(domain, name)
+        except BusyError as error:
+            log.info("%s: checkpoint %s stays for now: %s", domain.name(), name, error)
+            continue
+        why = "older than the kept ones" if name in recorded else "of no restore point"
+        cleared.append(Reconciled("checkpoint-removed", run_id, f"{name}: {why}"))
+    return cleared
