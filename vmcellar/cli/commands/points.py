@@ -1,0 +1,51 @@
+"""`vmcellar list [VM]` and `vmcellar show POINT`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vmcellar.cli.output import console, note, print_json
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, open_repository
+
+PointArgument = Annotated[
+    str, typer.Argument(metavar="POINT", help="A point's id, a unique prefix of it, or VM@latest.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command("list", rich_help_panel=PANEL_LOOK)(list_points)
+    app.command(rich_help_panel=PANEL_LOOK)(show)
+
+
+def list_points(
+    ctx: typer.Context,
+    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help="Only the points of this VM.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List restore points, oldest first."""
+    from vmcellar.cli.render.points import point_json, points_table
+
+    repository = open_repository(ctx, config)
+    points = repository.points_of(vm) if vm else repository.points()
+    points = sorted(points, key=lambda point: (point.time, point.id))
+    if as_json:
+        print_json([point_json(point) for point in points])
+    elif points:
+        console().print(points_table(points))
+    else:
+        note(f"no restore points{f' of {vm}' if vm else ''} yet; `vmcellar backup VM` makes one")
+
+
+def show(ctx: typer.Context, point: PointArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show one restore point in full: its disks, what was captured with them, and its figures."""
+    from vmcellar.cli.render.points import point_details, point_details_json
+
+    found = open_repository(ctx, config).point(point)
+    if as_json:
+        print_json(point_details_json(found))
+    else:
+        console().print(point_details(found))

@@ -1,0 +1,38 @@
+"""`vmcellar recover`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from vmcellar.cli.output import console, print_json
+from vmcellar.cli.session import PANEL_UPKEEP, ConfigOption, JsonOption, open_engine
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(rich_help_panel=PANEL_UPKEEP)(recover)
+
+
+def recover(
+    ctx: typer.Context,
+    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Clear what a killed backup left behind: jobs, orphan checkpoints, scratch and landing files.
+
+    Every backup does this for its VM first; a run that can still go on is kept, and said so.
+    """
+    from vmcellar.backup.stages import recover as recover_runs
+    from vmcellar.cli.render.runs import actions_table
+
+    actions = recover_runs(open_engine(ctx, config), vm)
+    if as_json:
+        print_json([asdict(action) for action in actions])
+    elif actions:
+        console().print(actions_table(actions))
+    else:
+        console().print("nothing to recover")

@@ -1,0 +1,71 @@
+"""The entry point: the app, its global options, and the one place where errors become words and exit codes.
+
+Exit codes: 0 done, 1 failed, 2 bad use (command line or configuration), 130 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import vmcellar
+from vmcellar.cli.commands import backup, config, doctor, locks, points, recover
+from vmcellar.cli.output import print_error
+from vmcellar.cli.session import GlobalOptions, set_up_logging
+from vmcellar.errors import PermanentError, VmcellarError
+
+app = typer.Typer(
+    name="vmcellar",
+    help="Live, incremental, verified backups of KVM virtual machines.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad use, 130 stopped. `vmcellar COMMAND --help` says more.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"vmcellar {vmcellar.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    ctx: typer.Context,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration file; commands take it too.")
+    ] = None,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say what is done; twice: everything.")
+    ] = 0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+    set_up_logging(verbose)
+    ctx.obj = GlobalOptions(config_file, verbose)
+
+
+for module in (doctor, config, backup, points, recover, locks):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    try:
+        app()
+    except VmcellarError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print_error(PermanentError(str(error)))
+        sys.exit(PermanentError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

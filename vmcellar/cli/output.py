@@ -1,0 +1,48 @@
+"""Where a command's words go: results to stdout, everything else to stderr; JSON when asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from vmcellar.errors import VmcellarError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 200
+
+
+@cache
+def console() -> Console:
+    """The console for results; wide where stdout is no terminal, so that lines can be searched."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH, soft_wrap=False)
+
+
+@cache
+def error_console() -> Console:
+    """The console for progress, notes and errors."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED_WIDTH)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, ending in a newline."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_error(error: VmcellarError) -> None:
+    """`error: …` and the hint below it, on stderr, as plain text."""
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"  {error.hint}\n")
+
+
+def note(text: str) -> None:
+    """One line about the work, on stderr."""
+    sys.stderr.write(f"{text}\n")

@@ -1,0 +1,75 @@
+"""What every command shares: the options that all take, and the way from a configuration file to an open repository."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vmcellar.config import Config
+    from vmcellar.engine import Engine
+    from vmcellar.repository.repository import Repository
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Configuration; else $VMCELLAR_CONFIG, ./vmcellar.yaml, /etc/vmcellar/vmcellar.yaml.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
+PANEL_START = "Set up"
+PANEL_WORK = "Back up and restore"
+PANEL_LOOK = "Look and check"
+PANEL_UPKEEP = "Upkeep"
+
+
+@dataclass(slots=True)
+class GlobalOptions:
+    """The options that stand before the command's name."""
+
+    config: Path | None = None
+    verbose: int = 0
+
+
+def config_path(ctx: typer.Context, chosen: Path | None) -> Path:
+    """The configuration file that this call uses; UsageError when there is none."""
+    from vmcellar.config import find_config
+
+    options = ctx.find_root().obj
+    return find_config(chosen or options.config)
+
+
+def read_config(ctx: typer.Context, chosen: Path | None) -> Config:
+    """The configuration that this call uses."""
+    from vmcellar.config import load_config
+
+    return load_config(config_path(ctx, chosen))
+
+
+def open_repository(ctx: typer.Context, chosen: Path | None) -> Repository:
+    """The repository, unlocked; needs neither libvirt nor Prefect."""
+    from vmcellar.repository.repository import Repository
+
+    return Repository.open(read_config(ctx, chosen))
+
+
+def open_engine(ctx: typer.Context, chosen: Path | None) -> Engine:
+    """The engine with its source of VMs."""
+    from vmcellar.engine import open_engine as open_one
+
+    return open_one(config_path(ctx, chosen))
+
+
+def set_up_logging(verbose: int) -> None:
+    """Warnings on stderr; with --verbose the engine's own steps, given twice everything."""
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("vmcellar").setLevel(level)
