@@ -1,0 +1,149 @@
+"""Start libvirt's daemons where none run, and stop those that were started here; no systemd needed.
+
+`ensure()` is idempotent and safe from any number of processes. Each process that uses the daemons holds a shared file lock
+until it ends, so `stop()` by one of them leaves the daemons to the others; the kernel drops the locks of killed users.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TextIO
+
+import libvirt
+
+from lab.paths import lab_dir, lab_lock
+from lab.shellcommand import LabError
+from lab.waiting import wait_for
+
+URI = "qemu:///system"
+DAEMONS = ("virtlogd", "virtlockd", "libvirtd")
+
+
+def answers() -> bool:
+    """Whether qemu:///system answers now."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    try:
+        libvirt.open(URI).close()
+    except libvirt.libvirtError:
+        return False
+    return True
+
+
+def ensure() -> bool:
+    """Make qemu:///system answer; True when the daemons were started by this call. LabError when that fails."""
+    _hold_users_lock()
+    with lab_lock("daemons"):
+        if answers():
+            return False
+        if os.geteuid() != 0:
+            raise LabError(f"{URI} does not answer and only root can start libvirtd; start it, or run as root")
+        for name in DAEMONS:
+            _start(name)
+        wait_for(answers, f"{URI} to answer; see {_log()}", seconds=60)
+        return True
+
+
+def stop() -> bool:
+    """Stop the daemons that a laboratory started, unless another process uses them or a domain runs; True when stopped."""
+    with lab_lock("daemons"):
+        started = [name for name in DAEMONS if _ours(name)]
+        if not started or _others_use_them() or _domains_run():
+            return False
+        for name in reversed(started):
+            _end(name)
+        return True
+
+
+@cache
+def _hold_users_lock() -> TextIO:
+    file = (lab_dir() / "daemon-users.lock").open("w")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def _others_use_them() -> bool:
+    file = _hold_users_lock()
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return False
+
+
+def _domains_run() -> bool:
+    try:
+        connection = libvirt.open(URI)
+    except libvirt.libvirtError:
+        return False
+    try:
+        return bool(connection.numOfDomains())
+    finally:
+        connection.close()
+
+
+def _start(name: str) -> None:
+    if _running(_system_pid(name), name):
+        return
+    with _log().open("ab") as log:
+        code = subprocess.run([name, "-d"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False).returncode
+    if code != 0:
+        raise LabError(f"{name} -d ended with {code}; see {_log()}")
+    pid = wait_for(lambda: _system_pid(name), f"the process id of {name}")
+    _record(name).write_text(str(pid))
+
+
+def _end(name: str) -> None:
+    pid = int(_record(name).read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not _running(pid, name), f"{name} to end")
+    _record(name).unlink()
+
+
+def _ours(name: str) -> bool:
+    record = _record(name)
+    return record.exists() and _running(int(record.read_text()), name)
+
+
+def _running(pid: int, name: str) -> bool:
+    try:
+        return pid > 0 and Path(f"/proc/{pid}/comm").read_text().strip() == name
+    except OSError:
+        return False
+
+
+def _system_pid(name: str) -> int:
+    try:
+        return int(Path(f"/run/{name}.pid").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _record(name: str) -> Path:
+    return lab_dir() / f"{name}.started-pid"
+
+
+def _log() -> Path:
+    return lab_dir() / "daemons.log"
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m lab.daemons start|stop`: start what is missing, or stop what a laboratory started."""
+    if arguments == ["stop"]:
+        print("stopped" if stop() else "left alone: not started here, or still in use")
+    elif arguments == ["start"]:
+        print("started" if ensure() else "already there")
+    else:
+        print("use: python -m lab.daemons start|stop", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
