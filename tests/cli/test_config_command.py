@@ -1,0 +1,70 @@
+"""`vmcellar config` and the `--config` option."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.conftest import Cli
+
+TEXT = "tiers: {hot: repo}\nkey: {file: pass}\nbackups:\n  - name: nightly\n    exclude: [/var/log]\n    storage: s3://bucket-a\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "other.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_check_says_what_is_valid_and_what_has_no_effect(cli: Cli, file: Path) -> None:
+    result = cli("config", "check", "--config", file)
+    assert (result.code, result.out) == (0, f"{file}: valid, 1 backup job\n")
+    assert "/var/log" in result.err
+    assert "not served by this version" in result.err
+
+
+def test_the_file_may_be_named_before_the_command_or_by_the_environment(
+    cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("--config", file, "config", "check").code == 0
+    monkeypatch.setenv("VMCELLAR_CONFIG", str(file))
+    assert cli("config", "check").code == 0
+    assert cli("config", "check", "--config", "gone.yaml").code == 2
+
+
+def test_a_mistake_is_exit_2_with_line_and_fix_and_no_traceback(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "vmcellar.yaml").write_text("tiers:\n  hott: /x\n")
+    result = cli("config", "check")
+    assert (result.code, result.out) == (2, "")
+    assert f'error: {tmp_path / "vmcellar.yaml"}:2: tiers.hott: unknown key "hott"; did you mean "hot"?' in result.err
+
+
+def test_show_prints_all_values_as_yaml_and_as_json(cli: Cli, file: Path) -> None:
+    shown = json.loads(cli("config", "show", "--json", "--config", file).out)
+    assert shown["tiers"]["hot"] == str(file.parent / "repo")
+    assert shown["libvirt"]["uri"] == "qemu:///system"
+    assert yaml.safe_load(cli("config", "show", "--config", file).out).keys() == shown.keys()
+
+
+def test_schema_is_json(cli: Cli) -> None:
+    assert json.loads(cli("config", "schema").out)["title"] == "vmcellar.yaml"
+
+
+def test_a_job_whose_storage_is_not_served_is_refused(cli: Cli, file: Path) -> None:
+    result = cli("backup", "vm1", "--job", "nightly", "--config", file)
+    assert result.code == 1
+    assert "this version stores on the tier hot only" in result.err
+
+
+def test_an_unknown_job_is_bad_use(cli: Cli, file: Path) -> None:
+    result = cli("backup", "--job", "weekly", "--config", file)
+    assert result.code == 2
+    assert "jobs under backups: are: nightly" in result.err
+
+
+def test_backup_without_a_vm_is_bad_use(cli: Cli, file: Path) -> None:
+    assert cli("backup", "--config", file).code == 2

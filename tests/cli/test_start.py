@@ -1,0 +1,80 @@
+"""Help, version, completion, bad use: what must work on any machine, fast, without a configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import vmcellar
+from tests.cli.conftest import Cli
+
+COMMANDS = ("doctor", "config", "backup", "list", "show", "recover", "locks")
+HEAVY = ("prefect", "pandas", "numpy", "libvirt", "nbd", "pydantic", "cryptography", "sqlite3", "flows", "tasks")
+
+
+def test_help_lists_every_command_in_its_panel(cli: Cli) -> None:
+    result = cli("--help")
+    assert result.code == 0
+    for word in (*COMMANDS, "Set up", "Back up and restore", "Look and check", "Upkeep", "Exit codes"):
+        assert word in result.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(cli: Cli, command: str) -> None:
+    result = cli(command, "--help")
+    assert result.code == 0
+    assert "Usage" in result.out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Speed, held by its cause: the modules that cost time are not loaded."""
+    program = (
+        "import sys, json\n"
+        "from vmcellar.cli import main\n"
+        "sys.argv = ['vmcellar', '--help']\n"
+        "try: main.main()\n"
+        "except SystemExit: pass\n"
+        "sys.stderr.write(json.dumps(sorted(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Usage" in done.stdout
+    assert set(HEAVY) & set(json.loads(done.stderr)) == set()
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").out == f"vmcellar {vmcellar.__version__}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_printed(shell: str) -> None:
+    environment = {**os.environ, "_VMCELLAR_COMPLETE": f"source_{shell}"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from vmcellar.cli.main import app; app(prog_name='vmcellar')"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert "_VMCELLAR_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("bakcup",), ("list", "--josn"), ("list", "a", "b"), ("show",), ("config", "shwo"), ("--confg", "x")]
+)
+def test_bad_use_is_exit_2_with_nothing_on_stdout(cli: Cli, arguments: tuple[str, ...]) -> None:
+    result = cli(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert "Usage" in result.err
+
+
+@pytest.mark.parametrize("command", [("list",), ("doctor",), ("recover",), ("config", "check"), ("backup", "vm1")])
+def test_without_a_configuration_the_way_to_one_is_named(cli: Cli, command: tuple[str, ...]) -> None:
+    result = cli(*command)
+    assert result.code == 2
+    assert result.err.startswith("error: no configuration")
+    assert "vmcellar init" in result.err
+    assert "Traceback" not in result.err
