@@ -1,0 +1,1 @@
+"""Keys: what they may do, how they are derived, and how they are kept."""

@@ -1,0 +1,79 @@
+"""What an open repository can do with its keys, and the small store where sealed keys are kept.
+
+Repository, backup and restore code against these Protocols. Source: DESIGN.md, section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+SEAL_OVERHEAD = 16
+"""What AES-256-GCM adds to a chunk: its tag."""
+
+
+class PackCipher(Protocol):
+    """The cipher of one pack. Any thread."""
+
+    def seal(self, ordinal: int, plain: Buffer) -> bytes:
+        """The sealed form, SEAL_OVERHEAD bytes longer. ValueError when the ordinal was sealed before."""
+        ...
+
+    def open(self, ordinal: int, sealed: Buffer) -> bytes:
+        """The plain form; IntegrityError when a bit of it, or its place in the pack, differs."""
+        ...
+
+
+class Keyring(Protocol):
+    """The open keys of one repository. Any thread. Its repr shows no secret."""
+
+    @property
+    def epoch_id(self) -> bytes:
+        """The epoch under which new data packs are sealed, 16 bytes."""
+        ...
+
+    def chunk_id(self, data: Buffer) -> bytes:
+        """The keyed digest that names a chunk, 32 bytes. One call for any size; frees the GIL."""
+        ...
+
+    def node_id(self, data: Buffer) -> bytes:
+        """The keyed digest that names a node of a disk map, 32 bytes; never equal to a chunk's."""
+        ...
+
+    def seal_meta(self, kind: bytes, name: bytes, plain: Buffer) -> bytes:
+        """Seal a metadata object under its kind and name."""
+        ...
+
+    def open_meta(self, kind: bytes, name: bytes, sealed: Buffer) -> bytes:
+        """The plain form; IntegrityError when it is not what was sealed under that kind and name."""
+        ...
+
+    def pack_cipher(self, epoch: bytes, pack: bytes) -> PackCipher:
+        """The cipher of a data pack; PermanentError when this keyring cannot open that epoch."""
+        ...
+
+    def sign(self, data: Buffer) -> bytes:
+        """An Ed25519 signature, 64 bytes."""
+        ...
+
+    def check(self, data: Buffer, signature: bytes) -> None:
+        """IntegrityError unless `signature` is this repository's for `data`."""
+        ...
+
+
+class SmallObjects(Protocol):
+    """Named small objects that are never overwritten: a tier offers this."""
+
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Make `data` durable under a new key."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """(key, size) of every object whose key begins with `prefix`."""
+        ...
