@@ -54,6 +54,9 @@ class ExportReader:
     for good, and reads of up to 1 MiB become twice as fast at a third of the CPU. (Above 32 MiB, glibc no longer
     learns.) A disk below 4 MiB is read as far as it goes.
 
+    Reads ask for one piece each (NBD_CMD_FLAG_DF): without it QEMU drops the connection when it meets an unreadable
+    sector, instead of answering with the error.
+
     Errors: TransientError when the server is lost, gone or silent for `timeout` seconds; PermanentError when it
     refuses or cannot read. After an error or a cancel in mid-read the connection is closed, so no late reply writes
     into a re-used buffer.
@@ -78,7 +81,8 @@ class ExportReader:
         self._no_cancel = CancelToken()
         self._handle = self._connect(uri, contexts)
         self.size: int = self._handle.get_size()
-        self._largest = self._handle.get_block_size(nbd.SIZE_MAXIMUM) or LARGEST_READ
+        self.largest_request = self._handle.get_block_size(nbd.SIZE_MAXIMUM) or LARGEST_READ
+        self._flags: int = nbd.CMD_FLAG_DF if self._handle.can_df() else 0
         self._prime()
 
     def __enter__(self) -> Self:
@@ -156,14 +160,14 @@ class ExportReader:
         return bool(flying)
 
     def _send(self, offset: int, length: int, pool: BufferPool) -> _Pending:
-        if not 0 < length <= pool.size or offset + length > self.size:
+        if not 0 < length <= pool.size or not 0 <= offset <= self.size - length:
             raise ValueError(f"{self.disk}: read of {length} bytes at {offset} from a disk of {self.size}")
         buffer = pool.take()
         cookies = []
-        for start in range(0, length, self._largest):
-            piece = nbd.Buffer.from_buffer(buffer[start : min(length, start + self._largest)])
+        for start in range(0, length, self.largest_request):
+            piece = nbd.Buffer.from_buffer(buffer[start : min(length, start + self.largest_request)])
             with self._errors(f"reading at byte {offset + start}"):
-                cookies.append(self._handle.aio_pread(piece, offset + start))
+                cookies.append(self._handle.aio_pread(piece, offset + start, flags=self._flags))
         return _Pending(offset, buffer, length, tuple(cookies))
 
     def _await(self, pending: _Pending, cancel: CancelToken) -> None:
@@ -196,6 +200,7 @@ class ExportReader:
     def _connect(self, uri: str, contexts: Sequence[str]) -> nbd.NBD:
         handle = self._handle = nbd.NBD()
         handle.set_pread_initialize(False)
+        handle.set_strict_mode(handle.get_strict_mode() & ~nbd.STRICT_FLAGS)  # else aio_pread refuses NBD_CMD_FLAG_DF
         for context in contexts:
             handle.add_meta_context(context)
         with self._errors("connecting"):
@@ -209,7 +214,7 @@ class ExportReader:
         return bool(self._handle.aio_is_ready())
 
     def _prime(self) -> None:
-        length = min(self.size, PRIMING_BYTES, self._largest)
+        length = min(self.size, PRIMING_BYTES, self.largest_request)
         if length > 0:
             self.read([(0, length)], BufferPool(length), lambda _offset, _data: None)
 
