@@ -1,0 +1,78 @@
+"""Compression of chunks: one compressor per thread and level, raw where it does not pay."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+
+import zstandard
+
+from vmcellar.errors import IntegrityError, UsageError
+from vmcellar.repository.layout import METHOD_RAW, METHOD_ZSTD
+
+AUTO_LEVEL = 1
+"""What `zstd:auto` means: the lowest level that still matches well on system images (docs/performance.md)."""
+
+_FORM = re.compile(r"zstd:(auto|[1-9]|1\d)")
+_local = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """How new chunks are compressed; `level` None stores them raw."""
+
+    level: int | None = AUTO_LEVEL
+
+    @classmethod
+    def parse(cls, text: str) -> Compression:
+        """From `zstd:1` to `zstd:19`, `zstd:auto` or `none`; UsageError otherwise."""
+        if text == "none":
+            return cls(None)
+        found = _FORM.fullmatch(text)
+        if found is None:
+            raise UsageError(f"compression: {text} is not known", hint="use zstd:auto, zstd:1 to zstd:19, or none")
+        return cls(AUTO_LEVEL if found[1] == "auto" else int(found[1]))
+
+    def encode(self, plain: bytes | memoryview) -> tuple[int, bytes | memoryview]:
+        """(method, bytes to store): compressed if that is shorter, else `plain` itself. Frees the GIL."""
+        if self.level is None or len(plain) == 0:
+            return METHOD_RAW, plain
+        packed = _compressor(self.level).compress(plain)
+        return (METHOD_ZSTD, packed) if len(packed) < len(plain) else (METHOD_RAW, plain)
+
+
+def decode(method: int, stored: bytes, length: int) -> bytes:
+    """The plain bytes; IntegrityError when they are not `length` bytes or no zstd frame. Frees the GIL."""
+    if method == METHOD_ZSTD:
+        return _decompress(stored, length)
+    if method != METHOD_RAW:
+        raise IntegrityError(f"compression method {method} is not of this format version")
+    if len(stored) != length:
+        raise IntegrityError(f"{len(stored)} bytes instead of {length}")
+    return stored
+
+
+def _decompress(stored: bytes, length: int) -> bytes:
+    try:
+        if zstandard.frame_content_size(stored) != length:  # before anything of that size is allocated
+            raise IntegrityError(f"the zstd frame does not hold {length} bytes")
+        return _decompressor().decompress(stored)
+    except zstandard.ZstdError as error:
+        raise IntegrityError(f"not a whole zstd frame: {error}") from error
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    made: dict[int, zstandard.ZstdCompressor] | None = getattr(_local, "compressors", None)
+    if made is None:
+        made = _local.compressors = {}
+    if level not in made:
+        made[level] = zstandard.ZstdCompressor(level=level)
+    return made[level]
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    made: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
+    if made is None:
+        made = _local.decompressor = zstandard.ZstdDecompressor()
+    return made

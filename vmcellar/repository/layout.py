@@ -1,0 +1,119 @@
+"""Every constant of the repository format, version 1. Each names its section of docs/repository-format.md.
+
+All integers are little-endian, all sizes and offsets are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+FORMAT_VERSION: Final = 1  # section 1
+
+# Section 2: names of objects
+CONFIG_KEY: Final = "config"
+KEYS: Final = "keys/"
+EPOCHS: Final = "epochs/"
+DATA: Final = "data/"
+META: Final = "meta/"
+INDEX: Final = "index/"
+POINTS: Final = "points/"
+
+ID_BYTES: Final = 32  # section 3: keyed BLAKE3 of a chunk or node
+NAME_BYTES: Final = 16  # section 3: random name of a pack, an index part, a repository, an epoch
+ABSENT: Final = bytes(ID_BYTES)  # section 3: the id that stands for "nothing": a hole, an empty subtree
+
+GRID: Final = 64 << 10  # section 4: disks are compared on this grid
+CHUNK_MAX: Final = 1 << 20  # section 4: no chunk is longer, and none crosses a multiple of it on its disk
+
+ROW: Final = np.dtype([("offset", "<u8"), ("length", "<u4"), ("chunk_offset", "<u4"), ("chunk", "u1", (ID_BYTES,))])
+"""One extent of a disk: `length` bytes at `offset` are those of `chunk` from `chunk_offset`. Not stored as such."""
+
+# Section 5: packs
+PACK_MAGIC: Final = b"vmcpack\n"
+TRAILER_MAGIC: Final = b"vmctail\n"
+HEADER: Final = "<8sHB5x16s16s16x"  # magic, version, kind, pack id, epoch id
+HEADER_BYTES: Final = 64
+TRAILER: Final = "<8sQII16s8x"  # magic, toc offset, sealed toc length, rows, pack id; then 16 bytes of digest
+TRAILER_BYTES: Final = 64
+TRAILER_DIGEST_BYTES: Final = 16
+PACK_BLOCK: Final = 4096  # a pack's length is a multiple of it
+PACK_BYTES: Final = 64 << 20  # a writer begins a new pack at this size
+PACK_ROWS_MAX: Final = 1 << 16  # no pack has more objects
+TOC_BYTES_MAX: Final = 4 << 20  # no sealed table of contents is longer
+KIND_DATA: Final = 1
+KIND_META: Final = 2
+TOC_ROW: Final = np.dtype(
+    [
+        ("chunk", "u1", (ID_BYTES,)),
+        ("offset", "<u4"),
+        ("stored", "<u4"),
+        ("length", "<u4"),
+        ("method", "u1"),
+        ("what", "u1"),
+        ("zero", "<u2"),
+    ]
+)
+DATA_SEAL_BYTES: Final = 16  # what sealing adds to an object of a data pack: the GCM tag
+METHOD_RAW: Final = 0
+METHOD_ZSTD: Final = 1
+WHAT_CHUNK: Final = 0
+WHAT_NODE: Final = 1
+OBJECT_SEAL: Final = b"object"  # kinds of sealed metadata, see section 7
+TOC_SEAL: Final = b"toc"
+
+# Section 6: nodes of disk maps
+LEAF_BYTES: Final = 32 << 20
+FAN_OUT: Final = 256
+NODE_HEADER: Final = "<BBHI"  # node kind, level, zero, count
+NODE_LEAF: Final = 1
+NODE_INNER: Final = 2
+
+# Section 8: index parts
+INDEX_MAGIC: Final = b"vmcindx\n"
+INDEX_SEAL: Final = b"index"
+INDEX_HEADER: Final = "<BxxxII4x"  # part kind, packs, rows
+INDEX_ENTRIES: Final = 1
+INDEX_DAMAGED: Final = 2
+INDEX_ROWS_MAX: Final = 1 << 20  # a writer begins a new part at this many rows
+INDEX_PACK: Final = np.dtype(
+    [("id", "u1", (NAME_BYTES,)), ("epoch", "u1", (NAME_BYTES,)), ("size", "<u8"), ("kind", "u1"), ("zero", "u1", (7,))]
+)
+INDEX_ROW: Final = np.dtype([("pack", "<u4"), ("ordinal", "<u4"), ("toc", TOC_ROW)])
+
+# Section 9: points; section 10: config
+POINT_MAGIC: Final = b"vmcpoin\n"
+POINT_SEAL: Final = b"point"
+POINT_SIGNED: Final = b"vmcellar restore point, version 1\n"
+CONFIG_SEAL: Final = b"config"
+ENVELOPE: Final = "<8sH6x"  # magic, version; the sealed object follows
+
+
+def pack_key(kind: int, pack_id: bytes) -> str:
+    """The key of a pack (section 2)."""
+    name = pack_id.hex()
+    return f"{META if kind == KIND_META else DATA}{name[:2]}/{name}"
+
+
+def index_key(part_id: bytes) -> str:
+    """The key of an index part (section 2)."""
+    return f"{INDEX}{part_id.hex()}"
+
+
+def point_key(point_id: str) -> str:
+    """The key of a restore point (section 2)."""
+    return f"{POINTS}{point_id}"
+
+
+def level_for(size: int) -> int:
+    """The level of the root node of a disk of `size` bytes (section 6): 0 is a single leaf."""
+    level, span = 0, LEAF_BYTES
+    while span < size:
+        level, span = level + 1, span * FAN_OUT
+    return level
+
+
+def span_of(level: int) -> int:
+    """How many bytes of disk a node of this level covers (section 6)."""
+    return LEAF_BYTES * int(FAN_OUT**level)

@@ -1,0 +1,230 @@
+"""Reads packs from a tier: the table of contents from the pack alone, objects in coalesced ranges, always checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from vmcellar.errors import IntegrityError
+from vmcellar.memory import PAGE, BufferPool
+from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.repository import codec, layout, pack_format
+from vmcellar.repository.layout import HEADER_BYTES, TRAILER_BYTES
+from vmcellar.repository.pack_format import ObjectCipher, PackRef, Table, Trailer
+from vmcellar.tiers.base import Tier, TierReader
+
+if TYPE_CHECKING:
+    from vmcellar.crypto.base import Keyring
+
+READ_MAX = 4 << 20
+"""Objects that lie close are read together, up to this many bytes."""
+_GAP_MAX = 64 << 10  # bytes between two objects that are read rather than skipped
+_buffers = BufferPool(READ_MAX + layout.CHUNK_MAX)
+
+
+class Location(NamedTuple):
+    """Where one object lies: in which pack, as which object of it, at which bytes."""
+
+    pack: PackRef
+    chunk: bytes
+    ordinal: int
+    offset: int
+    stored: int
+    length: int
+    method: int
+    what: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Objects of one pack that one read fetches; `start` and `end` are multiples of 4096 where the pack allows."""
+
+    start: int
+    end: int
+    objects: tuple[Location, ...]
+
+
+class PackReader:
+    """One pack on a tier. Any thread; close it after use."""
+
+    def __init__(self, tier: Tier, key: str, keyring: Keyring, *, pack: PackRef | None = None) -> None:
+        """Open the pack; NotFoundError when it is missing. `pack` spares reading the header, if known."""
+        self.key = key
+        self._tier = tier
+        self._keyring = keyring
+        self._reader: TierReader = tier.open(key)
+        self._known = pack
+
+    def __enter__(self) -> PackReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    @cached_property
+    def pack(self) -> PackRef:
+        """What the header says the pack is; IntegrityError when that is not what lies under this key."""
+        if self._known is not None:
+            return self._known
+        size = self._reader.size
+        with naming(self.key):
+            if size < HEADER_BYTES + TRAILER_BYTES or size % layout.PACK_BLOCK:
+                raise IntegrityError(f"{size} bytes cannot be a whole pack: it is cut short")
+            found = pack_format.parse_header(self._bytes(0, HEADER_BYTES), size)
+            if found.key != self.key:
+                raise IntegrityError(f"the header is that of {found.key}")
+        return found
+
+    @cached_property
+    def _cipher(self) -> ObjectCipher:
+        return pack_format.cipher_of(self._keyring, self.pack)
+
+    @cached_property
+    def trailer(self) -> Trailer:
+        """Where the table of contents lies; IntegrityError when the trailer is damaged."""
+        with naming(self.key):
+            data = self._bytes(self.pack.size - TRAILER_BYTES, TRAILER_BYTES)
+            return pack_format.parse_trailer(self.pack, data)
+
+    def toc(self) -> Table:
+        """The TOC_ROWs of all objects, in the order they lie; a row's index is its ordinal."""
+        found = self.trailer
+        with naming(self.key):
+            sealed = self._bytes(found.toc_offset, found.toc_length)
+            return pack_format.open_toc(self._keyring, self.pack, found, sealed)
+
+    def locations(self) -> list[Location]:
+        """All objects, as the index would tell them."""
+        return table_locations(self.pack, self.toc())
+
+    def read(self, found: Location) -> bytes:
+        """One object's plain bytes, checked against its id."""
+        return self.open_object(found, self._bytes(found.offset, found.stored))
+
+    def read_group(self, group: Group) -> Iterator[tuple[Location, bytes]]:
+        """The plain bytes of all objects of a group, each checked, with one read."""
+        buffer = _buffers.acquire()
+        try:
+            view = buffer[: group.end - group.start]
+            self._reader.read_into(group.start, view)
+            for found in group.objects:
+                place = found.offset - group.start
+                yield found, self.open_object(found, view[place : place + found.stored])
+        finally:
+            _buffers.release(buffer)
+
+    def open_object(self, found: Location, sealed: bytes | memoryview) -> bytes:
+        """Decrypt, decompress, compare the id; IntegrityError that names pack and chunk."""
+        try:
+            stored = self._cipher.open(found.ordinal, sealed)
+            plain = codec.decode(found.method, stored, found.length)
+            if pack_format.content_id(self._keyring, found.what, plain) != found.chunk:
+                raise IntegrityError("its content is not what was stored")
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"pack {self.key}: object {found.ordinal}, id {found.chunk.hex()}: {error.message}",
+                hint="type `vmcellar verify --all` to see which points it touches",
+            ) from error
+        return plain
+
+    def check_padding(self) -> None:
+        """IntegrityError unless the bytes between table of contents and trailer are zero."""
+        end = self.trailer.toc_offset + self.trailer.toc_length
+        if any(self._bytes(end, self.pack.size - TRAILER_BYTES - end)):
+            with naming(self.key):
+                raise IntegrityError("the padding before the trailer is not zero")
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        """Bytes from anywhere, read in whole blocks around them so that they come from the device."""
+        start = offset // PAGE * PAGE
+        end = min(-(-(offset + length) // PAGE) * PAGE, self._reader.size)
+        with _buffers.buffer() as buffer:
+            view = buffer[: end - start]
+            self._reader.read_into(start, view)
+            return bytes(view[offset - start : offset - start + length])
+
+
+def table_locations(pack: PackRef, rows: Table) -> list[Location]:
+    """The rows of a pack's table of contents as locations."""
+    columns = (rows[name].tolist() for name in ("offset", "stored", "length", "method", "what"))
+    ids = rows["chunk"].tobytes()
+    chunks = (ids[i : i + layout.ID_BYTES] for i in range(0, len(ids), layout.ID_BYTES))
+    return [Location(pack, chunk, *rest) for chunk, *rest in zip(chunks, range(len(rows)), *columns, strict=True)]
+
+
+def groups(objects: Sequence[Location]) -> Iterator[Group]:
+    """Cut `objects`, sorted by pack and offset, into what single reads fetch."""
+    pending: list[Location] = []
+    for found in objects:
+        if pending and not _joins(pending, found):
+            yield _group(pending)
+            pending = []
+        pending.append(found)
+    if pending:
+        yield _group(pending)
+
+
+def _joins(pending: list[Location], found: Location) -> bool:
+    first, last = pending[0], pending[-1]
+    gap = found.offset - last.offset - last.stored
+    length = found.offset + found.stored - first.offset // PAGE * PAGE
+    return found.pack == first.pack and gap <= _GAP_MAX and length <= READ_MAX
+
+
+def _group(objects: list[Location]) -> Group:
+    last = objects[-1]
+    start = objects[0].offset // PAGE * PAGE
+    end = -(-(last.offset + last.stored) // PAGE) * PAGE
+    return Group(start, min(end, last.pack.size), tuple(objects))
+
+
+def verify_pack(
+    tier: Tier,
+    key: str,
+    keyring: Keyring,
+    pool: Executor,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> int:
+    """Read a whole pack back from the tier and check every byte of it; how many objects it has.
+
+    Objects are decoded on `pool`; call it from a thread that is not of the pool. IntegrityError names the first damaged
+    object. Reports plain bytes as stage "verify".
+    """
+    cancel = cancel or CancelToken()
+    with PackReader(tier, key, keyring) as reader:
+        found = reader.locations()
+        reader.check_padding()
+        futures = [pool.submit(_check_group, reader, group, progress, cancel) for group in groups(found)]
+        _wait_all(futures)
+    return len(found)
+
+
+def _check_group(reader: PackReader, group: Group, progress: ProgressSink, cancel: CancelToken) -> None:
+    cancel.check()
+    for found, _ in reader.read_group(group):
+        progress("verify", found.length)
+
+
+def _wait_all(futures: Sequence[Future[None]]) -> None:
+    """Wait until none runs any more, then raise the first error: the reader is closed after this."""
+    errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+class naming:  # noqa: N801  (used like a function)
+    """Prefix IntegrityErrors of the block with the pack they are about."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, IntegrityError):
+            raise IntegrityError(f"pack {self._key}: {error.message}", hint=error.hint) from error
