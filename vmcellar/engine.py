@@ -172,7 +172,7 @@ def _open(path: Path) -> Engine:
     from vmcellar.sources.libvirt_source import LibvirtSource  # noqa: PLC0415  (libvirt is loaded only where VMs are)
 
     config = load_config(path)
-    repository = Repository.open(config)  # type: ignore[arg-type]
+    repository = Repository.open(config)
     return Engine(config, repository, LibvirtSource(config.libvirt.uri, config.scratch))
 
 

@@ -8,13 +8,15 @@ with zero.
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vmcellar.repository.layout import CHUNK_MAX, GRID
-from vmcellar.repository.points import RestorePoint
+from vmcellar.repository.points import DiskRecord, RestorePoint
+from vmcellar.repository.repository import Repository
 from vmcellar.sources.base import Capture, Extent, SourceDisk
 from vmcellar.sources.nbd import ExportReader
 
@@ -54,36 +56,38 @@ def suspicion(engine: Engine, capture: Capture, disk: SourceDisk, parent: Restor
 def _draw(
     engine: Engine, disk: SourceDisk, parent: RestorePoint, dirty: Sequence[Extent], dice: random.Random
 ) -> list[Sample]:
+    """Clean ranges to compare, at random places of the disk, each at most one chunk."""
     record = next(d for d in parent.disks if d.target == disk.target)
-    size = min(disk.size, record.size)
+    blocks = min(disk.size, record.size) // GRID
     share = engine.config.limits.sample
-    wanted = max(LEAST_BLOCKS, round(size / GRID * share)) if share else 0
-    pool = [s for s in _comparable(engine, record, size) if not _touches(dirty, s[0], s[1])] if wanted else []
-    chunks = max(1, wanted * GRID // CHUNK_MAX)
-    count = min(len(pool), max(chunks, LEAST_BLOCKS))
-    return sorted(dice.sample(pool, count), key=lambda sample: sample[0])
-
-
-def _comparable(engine: Engine, record: object, size: int) -> Iterator[Sample]:
-    position = 0
-    for rows in engine.repository.map(record).rows():
-        for row in rows:
-            offset, length = int(row["offset"]), int(row["length"])
-            yield from _holes(position, min(offset, size))
-            position = offset + length
-            if position <= size and row["chunk_offset"] == 0:
-                yield offset, length, bytes(row["chunk"])
-    yield from _holes(position, size)
-
-
-def _holes(start: int, end: int) -> Iterator[Sample]:
-    """One block out of every hole: enough to notice data where a hole was."""
-    length = min(GRID, end - start)
-    if length > 0:
-        yield start, length, None
-
-
-def _touches(dirty: Sequence[Extent], offset: int, length: int) -> bool:
+    wanted = min(blocks, max(LEAST_BLOCKS, round(blocks * share))) if share else 0
+    places = sorted(GRID * block for block in dice.sample(range(blocks), wanted))
     starts = [extent.offset for extent in dirty]
-    index = int(np.searchsorted(starts, offset + length)) - 1
+    found = dict.fromkeys(_comparable(engine.repository, record, places))
+    return [sample for sample in found if not _touches(dirty, starts, sample[0], sample[1])]
+
+
+def _comparable(repository: Repository, record: DiskRecord, places: list[int]) -> Iterator[Sample]:
+    """What the parent's map says at each place: a whole chunk, or a hole. A part of a chunk has no digest of its
+    own.
+    """
+    disk_map = repository.map(record)
+    for place in places:
+        window = place // CHUNK_MAX * CHUNK_MAX  # no row crosses it, so rows come whole
+        rows = [row for part in disk_map.rows(window, window + CHUNK_MAX) for row in part]
+        near = [row for row in rows if row["offset"] < place + GRID and row["offset"] + row["length"] > place]
+        if not near:
+            yield place, GRID, None
+        elif near[0]["chunk_offset"] == 0 and _is_whole(repository, near[0]):
+            yield int(near[0]["offset"]), int(near[0]["length"]), near[0]["chunk"].tobytes()
+
+
+def _is_whole(repository: Repository, row: np.void) -> bool:
+    chunk = row["chunk"].tobytes()
+    location = repository.index.locate([chunk]).get(chunk)
+    return location is not None and location.length == int(row["length"])
+
+
+def _touches(dirty: Sequence[Extent], starts: Sequence[int], offset: int, length: int) -> bool:
+    index = bisect_left(starts, offset + length) - 1
     return index >= 0 and dirty[index].offset + dirty[index].length > offset
