@@ -1,7 +1,7 @@
 """Choose KVM only where a guest really boots under it within a time limit; else TCG, QEMU's own translator.
 
-Opening /dev/kvm proves nothing: on some nested machines it opens and a Linux guest then hangs. The answer is kept per boot of
-this machine and per QEMU binary.
+Opening /dev/kvm proves nothing: on some nested machines it opens and a Linux guest then hangs. The answer is kept per
+boot of this machine and per QEMU binary.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lab.paths import lab_dir, lab_lock
 
 Accelerator = Literal["kvm", "tcg"]
 QEMU = Path("/usr/bin/qemu-system-x86_64")
-PROBE_SECONDS = 15.0
+PROBE_SECONDS = 10.0
 SIGN = b"LAB-GUEST-RUNS"
 
 
 def accelerator() -> Accelerator:
-    """"kvm" when the lab guest booted under it on this boot of the machine, else "tcg"."""
+    """ "kvm" when the lab guest booted under it on this boot of the machine, else "tcg"."""
     image = guest_image()
     with lab_lock("accel"):
         record = lab_dir() / "accel.json"
@@ -39,7 +39,7 @@ def accelerator() -> Accelerator:
 
 
 def boots(kind: Accelerator, image: GuestImage, seconds: float) -> bool:
-    """Whether the guest reaches its init under this accelerator within `seconds`, as the user that libvirt runs QEMU as."""
+    """Whether the guest reaches its init under this accelerator within `seconds`, run as libvirt's QEMU user."""
     if kind == "kvm" and not Path("/dev/kvm").exists():
         return False
     command = [

@@ -1,8 +1,8 @@
 """Commands inside the guest, over a virtio-serial channel of the laboratory's own.
 
-The guest agent is what the product uses, and the tests stop it, hang it and freeze the guest through it; so commands take
-another way. The protocol is in guest_init.sh: a line "number base64(script)", then the script's input; the answer is a line
-"number code length", then that many bytes of output. One thread at a time per channel.
+The guest agent is what the product uses, and the tests stop it, hang it and freeze the guest through it; so commands
+take another way. The protocol is in guest_init.sh: a line "number base64(script)", then the script's input; the answer
+is a line "number code length", then that many bytes of output. One thread at a time per channel.
 """
 
 from __future__ import annotations

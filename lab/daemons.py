@@ -1,16 +1,18 @@
 """Start libvirt's daemons where none run, and stop those that were started here; no systemd needed.
 
-`ensure()` is idempotent and safe from any number of processes. Each process that uses the daemons holds a shared file lock
-until it ends, so `stop()` by one of them leaves the daemons to the others; the kernel drops the locks of killed users.
+`ensure()` is idempotent and safe from any number of processes. Each process that uses the daemons holds a shared file
+lock until it ends, so `stop()` by one of them leaves the daemons to the others; the kernel drops a killed user's lock.
 """
 
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TextIO
@@ -39,6 +41,7 @@ def ensure() -> bool:
     """Make qemu:///system answer; True when the daemons were started by this call. LabError when that fails."""
     _hold_users_lock()
     with lab_lock("daemons"):
+        _share_kvm()
         if answers():
             return False
         if os.geteuid() != 0:
@@ -50,7 +53,7 @@ def ensure() -> bool:
 
 
 def stop() -> bool:
-    """Stop the daemons that a laboratory started, unless another process uses them or a domain runs; True when stopped."""
+    """Stop the daemons that a laboratory started; False when another process uses them or a domain runs."""
     with lab_lock("daemons"):
         started = [name for name in DAEMONS if _ours(name)]
         if not started or _others_use_them() or _domains_run():
@@ -58,6 +61,17 @@ def stop() -> bool:
         for name in reversed(started):
             _end(name)
         return True
+
+
+def _share_kvm() -> None:
+    # Debian's udev gives /dev/kvm to the group kvm. Without udev only root may open it, and libvirt then finds its
+    # cached knowledge of QEMU stale (KVM there, KVM not usable) and probes QEMU again at every define: 80 s each time
+    # where process 1 is slow to collect dead processes.
+    device = Path("/dev/kvm")
+    if os.geteuid() == 0 and device.exists() and device.stat().st_gid == 0:
+        with suppress(KeyError):
+            os.chown(device, 0, grp.getgrnam("kvm").gr_gid)
+            device.chmod(0o660)
 
 
 @cache

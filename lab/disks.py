@@ -18,8 +18,8 @@ ImageFormat = Literal["qcow2", "raw"]
 class DiskSpec:
     """One disk: `size` in bytes, `sector` the logical sector size in bytes.
 
-    The bus follows the target's name: vdX is virtio-blk, sdX is virtio-scsi. `detect_zeroes` is QEMU's setting: with "unmap",
-    zeroes that the guest writes become discards. `ext4` puts an empty file system on the whole disk.
+    The bus follows the target's name: vdX is virtio-blk, sdX is virtio-scsi. `detect_zeroes` is QEMU's setting: with
+    "unmap", zeroes that the guest writes become discards. `ext4` puts an empty file system on the whole disk.
     """
 
     target: str

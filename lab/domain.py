@@ -15,7 +15,7 @@ SHELL_CHANNEL = "lab.shell.0"
 KERNEL_ARGUMENTS = "quiet loglevel=1 mitigations=off random.trust_cpu=on panic=1"
 
 
-def domain_xml(  # noqa: PLR0913 - a guest is just these independent parts, all by keyword
+def domain_xml(
     *,
     name: str,
     uuid: str,
@@ -25,7 +25,7 @@ def domain_xml(  # noqa: PLR0913 - a guest is just these independent parts, all 
     memory: int = 128,
     agent: bool = True,
 ) -> str:
-    """The XML of a guest; `memory` in MiB. Socket paths are left to libvirt, so that a copy of the domain gets its own."""
+    """The XML of a guest; `memory` in MiB. libvirt chooses socket paths, so a copy of the domain gets its own."""
     domain = ET.Element("domain", type="kvm" if accelerator == "kvm" else "qemu")
     _leaf(domain, "name", name)
     _leaf(domain, "uuid", uuid)
@@ -53,7 +53,13 @@ def disk_element(spec: DiskSpec, path: Path) -> ET.Element:
     """The <disk> element of one disk."""
     disk = ET.Element("disk", type="file", device="disk")
     ET.SubElement(
-        disk, "driver", name="qemu", type=spec.format, cache="writeback", discard="unmap", detect_zeroes=spec.detect_zeroes
+        disk,
+        "driver",
+        name="qemu",
+        type=spec.format,
+        cache="writeback",
+        discard="unmap",
+        detect_zeroes=spec.detect_zeroes,
     )
     ET.SubElement(disk, "source", file=str(path))
     if spec.sector != 512:

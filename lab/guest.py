@@ -11,35 +11,34 @@ Names are unique, so many guests run at once. One thread per guest object.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import libvirt
-import libvirt_qemu
 
 from lab.accel import accelerator
-from lab.channel import ShellChannel
 from lab.daemons import URI
 from lab.disks import STANDARD_DISKS, DiskSpec, make_image
-from lab.domain import SHELL_CHANNEL, disk_element, domain_xml
+from lab.domain import disk_element, domain_xml
 from lab.image import guest_image
+from lab.inside import GuestInside
+from lab.paths import give_to_qemu
 from lab.shellcommand import LabError, call
 from lab.waiting import wait_for
 
-LIVE_AND_CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 
-
-class LabGuest:
+class LabGuest(GuestInside):
     """A domain with its disk images in one folder; leaving the `with` block destroys and removes it.
 
-    `disks` are made when the guest is defined; `images` maps a target to a ready image file to use instead. `memory` in MiB.
+    `disks` are made when the guest is defined; `images` maps a target to a ready image file to use instead.
+    `memory` is in MiB.
     """
 
     def __init__(
@@ -52,17 +51,16 @@ class LabGuest:
         agent: bool = True,
     ) -> None:
         self.uuid = str(uuid.uuid4())
-        self.name = f"lab-{self.uuid[:8]}"
+        name = f"lab-{self.uuid[:8]}"
         self.connection = libvirt.open(URI)
         self.disks = {spec.target: spec for spec in disks}
-        self.paths = {spec.target: folder / f"{self.name}-{spec.target}.{spec.format}" for spec in disks} | (images or {})
+        self.paths = {spec.target: folder / f"{name}-{spec.target}.{spec.format}" for spec in disks} | (images or {})
         self._folder = folder
-        self._channel: ShellChannel | None = None
         for target, spec in self.disks.items():
             if target not in (images or {}):
                 make_image(spec, self.paths[target])
         xml = domain_xml(
-            name=self.name,
+            name=name,
             uuid=self.uuid,
             image=guest_image(),
             accelerator=accelerator(),
@@ -70,33 +68,29 @@ class LabGuest:
             memory=memory,
             agent=agent,
         )
-        self.domain = self.connection.defineXML(xml)
+        self.connection.defineXML(xml)
+        super().__init__(self.connection, name)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
     # Life
 
     def start(self, *, paused: bool = False) -> None:
-        """Start; returns when the guest answers. With `paused` no guest code ever runs: a running domain, quiet disks."""
+        """Start and wait until the guest answers. With `paused` no guest code runs: a running domain, quiet disks."""
         self.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
         if not paused:
             self.wait_ready()
 
-    def wait_ready(self, seconds: float = 90) -> None:
-        """Wait until commands run inside the guest and its agent, when it has one, answers."""
-        self.run("true", seconds=seconds)
-        if self.has_agent:
-            self.wait_agent(seconds)
-
     def stop(self) -> None:
         """Shut down in order: file systems unmounted, QEMU ends by itself."""
-        channel = self._shell()
-        with contextlib.suppress(LabError):
-            channel.run("sync; umount /data; poweroff -f", seconds=60)
+        with contextlib.suppress(LabError):  # the channel ends before it can answer
+            self.run("sync; umount /data; poweroff -f")
         self._wait_off()
 
     def destroy(self) -> None:
@@ -122,7 +116,7 @@ class LabGuest:
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
         """Hold the virtual CPU still; what the guest had written stays as it is meanwhile."""
-        running = self.domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+        running = self._runs_code()
         if running:
             self.domain.suspend()
         try:
@@ -143,73 +137,55 @@ class LabGuest:
         return pid
 
     def _wait_off(self) -> None:
-        self._close_channel()
+        self.close_channel()
         wait_for(lambda: not self.domain.isActive(), f"guest {self.name} to be off", seconds=60)
 
-    # Commands inside
+    # Hardware
 
-    def run(self, script: str, *, data: bytes = b"", seconds: float = 60) -> tuple[int, str]:
-        """Run a shell script inside; (exit code, output). Works without the agent and while file systems are frozen."""
-        if data:
-            return self._shell().run(script, data=data, seconds=seconds)
-        return self._shell().run(f"{{ {script}\n}} </dev/null", seconds=seconds)
+    def add_disk(self, spec: DiskSpec, image: Path | None = None) -> None:
+        """Add a disk, hot when the guest runs; `image` takes a ready image file instead of a new one."""
+        path = image or self._folder / f"{self.name}-{spec.target}.{spec.format}"
+        if image is None:
+            make_image(spec, path)
+        self.domain.attachDeviceFlags(ET.tostring(disk_element(spec, path), encoding="unicode"), self._scope())
+        self.disks[spec.target], self.paths[spec.target] = spec, path
+        if self._runs_code():
+            self.check(f"until lab-device {spec.serial}; do usleep 50000; done")
 
-    def check(self, script: str, *, data: bytes = b"", seconds: float = 60) -> str:
-        """Run a shell script inside and return its output; LabError when it fails."""
-        code, output = self.run(script, data=data, seconds=seconds)
-        if code != 0:
-            raise LabError(f"in guest {self.name}: {script} ended with {code}: {output.strip()}")
-        return output
+    def remove_disk(self, target: str) -> None:
+        """Take a disk out, hot when the guest runs (its guest must be awake to let it go); the image file stays."""
+        disk = self._disk_xml(target)
+        self.domain.detachDeviceFlags(ET.tostring(disk, encoding="unicode"), self._scope())
+        wait_for(lambda: not self._has_disk(target), f"disk {target} to leave guest {self.name}", seconds=60)
+        del self.disks[target], self.paths[target]
 
-    def _shell(self) -> ShellChannel:
-        if self._channel is None:
-            self._channel = ShellChannel(self._channel_path(SHELL_CHANNEL))
-        return self._channel
+    def grow_disk(self, target: str, size: int) -> None:
+        """Grow a disk to `size` bytes: through libvirt while the guest runs, with qemu-img while it is off."""
+        if self.domain.isActive():
+            self.domain.blockResize(target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        else:
+            call(["qemu-img", "resize", "-q", "-f", self.disks[target].format, self.paths[target], str(size)])
+        self.disks[target] = replace(self.disks[target], size=size)
 
-    def _close_channel(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+    def swap_image(self, target: str, image: Path) -> None:
+        """Put another image file in the place of a disk's image, under the same path; the guest must be off."""
+        if self.domain.isActive():
+            raise LabError(f"guest {self.name} runs; stop it before its image {target} is swapped")
+        image.rename(self.paths[target])
+        give_to_qemu(self.paths[target])
 
-    def _channel_path(self, name: str) -> Path:
-        source = ET.fromstring(self.domain.XMLDesc()).find(f"devices/channel[target]/target[@name='{name}']/../source")
-        if source is None:
-            raise LabError(f"guest {self.name} has no channel {name}; is it running?")
-        return Path(source.attrib["path"])
+    def _scope(self) -> int:
+        active = libvirt.VIR_DOMAIN_AFFECT_LIVE if self.domain.isActive() else 0
+        return int(active | libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
-    # The guest agent
+    def _runs_code(self) -> bool:
+        return bool(self.domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
 
-    @property
-    def has_agent(self) -> bool:
-        """Whether the domain has the agent's channel at all."""
-        return "org.qemu.guest_agent.0" in self.domain.XMLDesc()
+    def _has_disk(self, target: str) -> bool:
+        return f"<target dev='{target}' " in self.domain.XMLDesc()
 
-    def agent(self, command: str, *, seconds: int = 10, **arguments: Any) -> Any:
-        """Send one command to the guest agent through libvirt and return its answer; libvirtError when it does not."""
-        request = {"execute": command, **({"arguments": arguments} if arguments else {})}
-        return json.loads(libvirt_qemu.qemuAgentCommand(self.domain, json.dumps(request), seconds, 0))["return"]
-
-    def agent_answers(self) -> bool:
-        """Whether the guest agent answers within two seconds."""
-        try:
-            self.agent("guest-ping", seconds=2)
-        except libvirt.libvirtError:
-            return False
-        return True
-
-    def wait_agent(self, seconds: float = 60) -> None:
-        """Wait until the guest agent answers."""
-        wait_for(self.agent_answers, f"the agent of guest {self.name}", seconds=seconds)
-
-    def agent_stop(self) -> None:
-        """End the agent, and keep it ended."""
-        self.check("touch /run/no-agent; killall qemu-ga; while pidof qemu-ga; do usleep 50000; done")
-
-    def agent_start(self) -> None:
-        """Start the agent again, or let a hanging one go on; returns when it answers."""
-        self.check("rm -f /run/no-agent; killall -CONT qemu-ga || true")
-        self.wait_agent()
-
-    def agent_hang(self) -> None:
-        """Stop the agent's process in its tracks: its channel stays open and nothing answers."""
-        self.check("killall -STOP qemu-ga")
+    def _disk_xml(self, target: str) -> ET.Element:
+        disk = ET.fromstring(self.domain.XMLDesc()).find(f"devices/disk[target]/target[@dev='{target}']/..")
+        if disk is None:
+            raise LabError(f"guest {self.name} has no disk {target}")
+        return disk

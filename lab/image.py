@@ -1,7 +1,7 @@
 """Build the guest: a Debian cloud kernel and an initramfs with busybox, virtio modules and the QEMU guest agent.
 
-Both come from Debian packages of this machine and its package source, about 12 MB together, built once per recipe into the
-cache folder. Direct kernel boot needs no boot loader and no root disk.
+Both come from Debian packages of this machine and its package source, about 18 MB together, built once per recipe into
+the cache folder. Direct kernel boot needs no boot loader and no root disk.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _unpack_kernel(work: Path) -> Path:
     found = re.search(r"Depends: (linux-image-\S+)", depends)
     if found is None:
         raise LabError(f"the package source knows no {KERNEL_PACKAGE}; run `apt-get update` as root")
-    # apt-get downloads into its working folder only, and drops to its own user, who may not enter ours: hence root's sandbox.
+    # apt-get downloads into its working folder, and as its own user, who may not write to ours: hence root's sandbox.
     download = f"cd '{work}' && exec apt-get -q -o APT::Sandbox::User=root download {found[1]}"
     call(["sh", "-c", download], seconds=300)
     call(["dpkg", "-x", next(work.glob("*.deb")), work / "kernel"])

@@ -1,0 +1,45 @@
+"""Skip a test by the name of what is missing, except in CI, where missing parts are failures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from lab import daemons
+from lab.shellcommand import LabError
+
+
+def in_ci() -> bool:
+    """Whether the environment asks for failures instead of skips ($VMCELLAR_CI)."""
+    return os.environ.get("VMCELLAR_CI", "") not in {"", "0"}
+
+
+def requires(name: str) -> None:
+    """Skip the calling test, or fail it in CI, unless `name` is there: "libvirt", "root" or a program of that name."""
+    problem = _CHECKS.get(name, lambda: _program(name))()
+    if problem and in_ci():
+        pytest.fail(f"{name}: {problem}", pytrace=False)
+    if problem:
+        pytest.skip(f"{name}: {problem}")
+
+
+def _libvirt() -> str:
+    try:
+        daemons.ensure()
+    except (LabError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "run as root"
+
+
+def _program(name: str) -> str:
+    return "" if shutil.which(name) else "not installed; `./run setup` as root installs it"
+
+
+_CHECKS: dict[str, Callable[[], str]] = {"libvirt": _libvirt, "root": _root}
