@@ -64,7 +64,7 @@ class PausedVm:
     def disk_xml(self, target: str, form: str, inner: str = "", device: str = "disk") -> str:
         """The XML of a disk with this VM's image for `target`."""
         return (
-            f"<disk type='file' device='{device}'><driver name='qemu' type='{form}'/>"
+            f"<disk type='file' device='{device}'><driver name='qemu' type='{form}' discard='unmap'/>"
             f"<source file='{self.image(target)}'/><target dev='{target}' bus='virtio'/>"
             f"<serial>S-{target}</serial>{inner}</disk>"
         )

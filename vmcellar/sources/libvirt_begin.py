@@ -91,7 +91,7 @@ class Beginning:
 
     def _plan(self, everything: str) -> _Plan:
         xml = self._domain.XMLDesc(0)
-        layout = read_layout(xml, self._request.excluded, boot_identity(self._domain.name()))
+        layout = read_layout(xml, self._request.excluded)
         if not layout.disks:
             reasons = "; ".join(f"{disk.target}: {disk.reason}" for disk in layout.uncovered) or "it has no disk"
             raise PermanentError(
@@ -179,17 +179,3 @@ def qemu_user(xml: str) -> tuple[int, int]:
         if uid.isdigit() and gid.isdigit():
             return int(uid), int(gid)
     return os.getuid(), os.getgid()
-
-
-def boot_identity(vm: str) -> str:
-    """Text that changes whenever QEMU is started anew: the host's boot and the process's start in it.
-
-    Where it cannot be told, it is different each time: that costs a full read, never a change.
-    """
-    try:
-        host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        pid = Path(f"/run/libvirt/qemu/{vm}.pid").read_text().strip()
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return os.urandom(8).hex()
-    return f"{host}.{started}"

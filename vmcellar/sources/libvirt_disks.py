@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -11,22 +10,21 @@ from pathlib import Path
 from vmcellar.sources.base import PreviousDisk, SourceDisk, UncoveredDisk
 
 _QCOW2_MAGIC = b"QFI\xfb"
-_QCOW2_VERSION_OFFSET = 4
-_QCOW2_SNAPSHOTS_OFFSET = 60
+_QCOW2_VERSION = slice(4, 8)
 _COVERED_TYPES = frozenset({"file", "block", "network", "volume"})
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A domain's disks by what can be done with them. Sizes are 0 until `with_sizes`."""
+    """A domain's disks by what can be done with them; sizes are 0 until `decide`."""
 
     disks: tuple[SourceDisk, ...]
     uncovered: tuple[UncoveredDisk, ...]
     warnings: tuple[str, ...]
 
 
-def read_layout(xml: str, excluded: Collection[str], boot: str) -> Layout:
-    """Classify every disk of a live domain XML. `boot` is text that changes when QEMU was started anew."""
+def read_layout(xml: str, excluded: Collection[str]) -> Layout:
+    """Classify every disk of a live domain XML."""
     disks: list[SourceDisk] = []
     uncovered: list[UncoveredDisk] = []
     for element in ET.fromstring(xml).iterfind("devices/disk"):  # noqa: S314
@@ -35,7 +33,7 @@ def read_layout(xml: str, excluded: Collection[str], boot: str) -> Layout:
         if refusal is not None:
             uncovered.append(UncoveredDisk(target, refusal[0], refusal[1]))
         else:
-            disks.append(_source_disk(element, target, boot))
+            disks.append(_source_disk(element, target))
     present = {d.target for d in disks} | {u.target for u in uncovered}
     warnings = tuple(f"{name}: excluded, but the VM has no such disk" for name in sorted(set(excluded) - present))
     return Layout(tuple(disks), tuple(uncovered), warnings)
@@ -87,14 +85,14 @@ def _refusal(element: ET.Element, excluded: bool) -> tuple[str, bool] | None:
     return next(((reason, expected) for applies, reason, expected in checks if applies), None)
 
 
-def _source_disk(element: ET.Element, target: str, boot: str) -> SourceDisk:
+def _source_disk(element: ET.Element, target: str) -> SourceDisk:
     form = _attribute(element, "driver", "type") or "raw"
     image = _image(element)
     serial = (element.findtext("serial") or "").strip()
     local = Path(image) if element.get("type") in ("file", "block") else None
     header = _header(local) if local else b""
     reason = _untracked_reason(form, header, local is not None)
-    identity = ";".join(filter(None, (f"serial={serial}", f"image={image}", _file_identity(local, header, boot))))
+    identity = ";".join(filter(None, (f"serial={serial}", f"image={image}", _file_identity(local))))
     return SourceDisk(target, 0, identity, form, not reason, reason, "", image, serial)
 
 
@@ -105,36 +103,30 @@ def _untracked_reason(form: str, header: bytes, local: bool) -> str:
         return "network disk: its image format cannot be checked, so no bitmap"
     if not header.startswith(_QCOW2_MAGIC):
         return "the image cannot be read here, so no bitmap"
-    if _u32(header, _QCOW2_VERSION_OFFSET) < 3:
+    if int.from_bytes(header[_QCOW2_VERSION], "big") < 3:
         return "qcow2 version 2: no bitmap (`qemu-img amend -o compat=1.1 IMAGE` while the VM is off)"
     return ""
 
 
-def _file_identity(path: Path | None, header: bytes, boot: str) -> str:
-    """The inode, and with internal snapshots the boot, too.
+def _file_identity(path: Path | None) -> str:
+    """The inode: another file under the same name is another image.
 
-    A revert to a snapshot brings back old blocks that no bitmap shows as changed (pitfall 16). It restarts QEMU, and
-    it matters only for a snapshot older than the parent; so a disk with snapshots is another disk after each restart.
+    An older state of the same image needs no mark: QEMU refuses to revert to an internal snapshot while the image has
+    bitmaps (pitfall 16), and a copy from before the parent lacks the parent's bitmap (pitfall 3).
     """
-    if path is None or not header:
+    try:
+        return f"inode={path.stat().st_ino}" if path else ""
+    except OSError:
         return ""
-    inode = f"inode={path.stat().st_ino}"
-    snapshots = header.startswith(_QCOW2_MAGIC) and _u32(header, _QCOW2_SNAPSHOTS_OFFSET) > 0
-    return f"{inode};boot={boot}" if snapshots else inode
 
 
 def _header(path: Path) -> bytes:
     """The fixed start of an image: written once, so reading it beside a running QEMU is safe (unlike all the rest)."""
     try:
         with path.open("rb") as file:
-            return file.read(64)
+            return file.read(8)
     except OSError:
         return b""
-
-
-def _u32(data: bytes, offset: int) -> int:
-    value: int = struct.unpack_from(">I", data.ljust(64, b"\0"), offset)[0]
-    return value
 
 
 def _image(element: ET.Element) -> str:
