@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.repository.fakes import FixedKeyring
+from vmcellar.repository.repository import Repository
 from vmcellar.tiers.local import LocalTier
 
 
@@ -28,3 +29,10 @@ def keyring() -> FixedKeyring:
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(3) as made:
         yield made
+
+
+@pytest.fixture
+def repository(tier: LocalTier, keyring: FixedKeyring, tmp_path: Path) -> Iterator[Repository]:
+    made = Repository(tier, keyring, b"r" * 16, tmp_path / "cache")
+    yield made
+    made.close()

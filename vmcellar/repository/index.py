@@ -1,0 +1,271 @@
+"""Where every object lies: a local SQLite file that caches the tier's index parts and may be deleted at any time.
+
+Several threads and processes may use one cache file at once (WAL, one transaction per part). Nothing of the index is
+held in memory. The truth is on the tier: `refresh` brings the cache up to it, part by part.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.repository import index_parts, layout
+from vmcellar.repository.index_parts import IndexPart, PackEntry
+from vmcellar.repository.layout import ID_BYTES, INDEX_ROW, index_key
+from vmcellar.repository.pack_format import PackRef
+from vmcellar.repository.pack_reader import Location
+from vmcellar.tiers.base import Tier
+
+if TYPE_CHECKING:
+    from vmcellar.crypto.base import Keyring
+
+_VERSION = 1  # of the cache file; another version is thrown away and made again
+_BATCH = 500
+_BUSY_SECONDS = 60.0
+_SCHEMA = """
+CREATE TABLE parts (id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE packs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, epoch BLOB NOT NULL,
+    size INTEGER NOT NULL, part BLOB NOT NULL);
+CREATE TABLE entries (
+    chunk BLOB NOT NULL, pack INTEGER NOT NULL, ordinal INTEGER NOT NULL, offset INTEGER NOT NULL,
+    stored INTEGER NOT NULL, length INTEGER NOT NULL, method INTEGER NOT NULL, what INTEGER NOT NULL,
+    PRIMARY KEY (chunk, pack, ordinal)) WITHOUT ROWID;
+CREATE TABLE damaged (
+    chunk BLOB NOT NULL, pack BLOB NOT NULL, part BLOB NOT NULL, PRIMARY KEY (chunk, pack, part)) WITHOUT ROWID;
+"""
+_KNOWN = """
+SELECT DISTINCT e.chunk FROM entries e JOIN packs p ON p.number = e.pack WHERE e.chunk IN ({marks})
+AND NOT EXISTS (SELECT 1 FROM damaged d WHERE d.chunk = e.chunk AND d.pack = p.id)
+"""
+_LOCATE = """
+SELECT e.chunk, e.ordinal, e.offset, e.stored, e.length, e.method, e.what, p.id, p.kind, p.epoch, p.size
+FROM entries e JOIN packs p ON p.number = e.pack LEFT JOIN damaged d ON d.chunk = e.chunk AND d.pack = p.id
+WHERE e.chunk IN ({marks}) ORDER BY d.chunk IS NOT NULL DESC, p.number DESC
+"""
+
+
+class Index:
+    """The index of one repository. Any thread; every process may have its own or share the cache file."""
+
+    def __init__(self, tier: Tier, keyring: Keyring, cache: Path) -> None:
+        """`cache` is the SQLite file; its folder is made, a damaged or foreign file is made anew."""
+        self._tier = tier
+        self._keyring = keyring
+        self._cache = cache
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connections of all threads; the index is not used any more."""
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+            self._local = threading.local()
+
+    def known(self, ids: Iterable[bytes]) -> set[bytes]:
+        """Which of these the repository has, in a copy that never failed a check: what deduplication may refer to."""
+        with self._reading() as database:
+            return {
+                row[0] for part in _batches(ids) for row in database.execute(_KNOWN.format(marks=_marks(part)), part)
+            }
+
+    def locate(self, ids: Iterable[bytes]) -> dict[bytes, Location]:
+        """Where each object lies, as far as the repository has it; a copy that failed a check if none is better."""
+        found: dict[bytes, Location] = {}
+        packs: dict[bytes, PackRef] = {}
+        with self._reading() as database:
+            for part in _batches(ids):
+                for chunk, *place, pack_id, kind, epoch, size in database.execute(
+                    _LOCATE.format(marks=_marks(part)), part
+                ):
+                    pack = packs.setdefault(pack_id, PackRef(pack_id, kind, epoch, size))
+                    found[chunk] = Location(pack, chunk, *place)
+        return found
+
+    def packs(self) -> Iterator[PackRef]:
+        """All packs that the index names."""
+        with self._reading() as database:
+            rows = database.execute("SELECT id, kind, epoch, size FROM packs ORDER BY id").fetchall()
+        for row in rows:
+            yield PackRef(*row)
+
+    def refresh(self) -> None:
+        """Bring the cache up to the tier: new parts in, parts that are gone out.
+
+        IntegrityError names a part that is damaged; what the tier raises when a listing is not complete.
+        """
+        listed = {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
+        with self._reading() as database:
+            cached = {row[0] for row in database.execute("SELECT id FROM parts")}
+        for part_id in sorted(listed - cached):
+            part = index_parts.decode(self._keyring, part_id, self._tier.get(index_key(part_id)))
+            self._import(part_id, part)
+        if cached - listed:
+            self._drop(cached - listed)
+
+    def add(self, entries: Sequence[PackEntry]) -> None:
+        """Make the objects of these packs known to everybody: durable parts on the tier, then the cache."""
+        for part in index_parts.parts_of(entries):
+            self._put(part)
+
+    def note_damaged(self, found: Iterable[Location]) -> None:
+        """Record that these copies failed a check: they are never a target of deduplication again (pitfall 21)."""
+        objects = list(found)
+        packs = sorted({location.pack for location in objects}, key=lambda pack: pack.id)
+        rows = np.zeros(len(objects), INDEX_ROW)
+        for row, location in zip(rows, objects, strict=True):
+            row["pack"], row["ordinal"] = packs.index(location.pack), location.ordinal
+            row["toc"]["chunk"] = np.frombuffer(location.chunk, np.uint8)
+        if objects:
+            self._put(IndexPart(tuple(packs), index_parts.sort_rows(rows), damaged=True))
+
+    def _put(self, part: IndexPart) -> None:
+        part_id = secrets.token_bytes(layout.NAME_BYTES)
+        self._tier.put(index_key(part_id), index_parts.encode(self._keyring, part_id, part))
+        self._import(part_id, part)
+
+    def _import(self, part_id: bytes, part: IndexPart) -> None:
+        with self._writing() as database:
+            if database.execute("SELECT 1 FROM parts WHERE id = ?", (part_id,)).fetchone():
+                return
+            if part.damaged:
+                marks = ((chunk, part.packs[row["pack"]].id, part_id) for chunk, row in _with_ids(part))
+                database.executemany("INSERT OR IGNORE INTO damaged VALUES (?, ?, ?)", marks)
+            else:
+                self._import_entries(database, part_id, part)
+            database.execute("INSERT INTO parts VALUES (?)", (part_id,))
+
+    @staticmethod
+    def _import_entries(database: sqlite3.Connection, part_id: bytes, part: IndexPart) -> None:
+        numbers: dict[int, int] = {}
+        for i, pack in enumerate(part.packs):
+            row = (pack.id, pack.kind, pack.epoch, pack.size, part_id)
+            done = database.execute("INSERT OR IGNORE INTO packs (id, kind, epoch, size, part) VALUES (?,?,?,?,?)", row)
+            if done.rowcount:
+                numbers[i] = int(done.lastrowid or 0)
+            else:  # merged or rebuilt parts name packs that are known: they hold the same rows, as packs never change
+                database.execute("UPDATE packs SET part = ? WHERE id = ?", (part_id, pack.id))
+        rows = part.rows[np.isin(part.rows["pack"], list(numbers))]
+        toc = rows["toc"]
+        names = ("offset", "stored", "length", "method", "what")
+        owners = [numbers[pack] for pack in rows["pack"].tolist()]
+        columns = (_ids(rows), owners, rows["ordinal"].tolist(), *(toc[name].tolist() for name in names))
+        values = zip(*columns, strict=True)
+        database.executemany("INSERT OR IGNORE INTO entries VALUES (?,?,?,?,?,?,?,?)", values)
+
+    def _drop(self, gone: set[bytes]) -> None:
+        with self._writing() as database:
+            for part_id in gone:
+                database.execute("DELETE FROM parts WHERE id = ?", (part_id,))
+                database.execute("DELETE FROM packs WHERE part = ?", (part_id,))
+                database.execute("DELETE FROM damaged WHERE part = ?", (part_id,))
+            database.execute("DELETE FROM entries WHERE pack NOT IN (SELECT number FROM packs)")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._connection()
+        except sqlite3.Error as error:
+            raise PermanentError(
+                f"index cache {self._cache}: {error}",
+                hint="delete the file: it is made again from the repository by the next command",
+            ) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._reading() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+    def _connection(self) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            with self._lock:
+                found = self._local.connection = _open(self._cache)
+                self._connections.append(found)
+        return found
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The cache file, made anew when it is missing, not a database, or of another version."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        return _connect(path)
+    except _StaleCacheError:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _connect(path)
+
+
+class _StaleCacheError(Exception):
+    """The file is not a cache that this version can use."""
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        path.chmod(0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        _prepare(connection)
+    except sqlite3.OperationalError:
+        connection.close()
+        raise
+    except (sqlite3.DatabaseError, _StaleCacheError) as error:
+        connection.close()
+        raise _StaleCacheError from error
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.execute("COMMIT")
+    if version not in (0, _VERSION):
+        raise _StaleCacheError
+
+
+def _part_id(key: str) -> bytes:
+    try:
+        return bytes.fromhex(key.removeprefix(layout.INDEX))
+    except ValueError as error:
+        raise IntegrityError(f"{key} is not an index part", hint="find out what put it there and remove it") from error
+
+
+def _batches(ids: Iterable[bytes]) -> Iterator[list[bytes]]:
+    every = list(ids)
+    for start in range(0, len(every), _BATCH):
+        yield every[start : start + _BATCH]
+
+
+def _marks(values: Sequence[bytes]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _ids(rows: index_parts.IndexRows) -> list[bytes]:
+    data = rows["toc"]["chunk"].tobytes()
+    return [data[i : i + ID_BYTES] for i in range(0, len(data), ID_BYTES)]
+
+
+def _with_ids(part: IndexPart) -> Iterator[tuple[bytes, np.void]]:
+    return zip(_ids(part.rows), part.rows, strict=True)

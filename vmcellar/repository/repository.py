@@ -1,0 +1,256 @@
+"""A repository: a tier, the keys to it, its index, and the one order in which anything becomes part of it.
+
+Write order (docs/repository-format.md, section 11): packs durable, index part, point. A crash at any instruction leaves
+objects that nothing refers to, never a point that cannot be restored and never the loss of an older one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from vmcellar.crypto import slots
+from vmcellar.crypto.secrets import Secrets
+from vmcellar.errors import IntegrityError, PermanentError, UsageError
+from vmcellar.repository import config_object, layout, points
+from vmcellar.repository.codec import Compression
+from vmcellar.repository.commit import Commit
+from vmcellar.repository.diskmap import DiskMap
+from vmcellar.repository.index import Index
+from vmcellar.repository.pack_format import PackRef, Table
+from vmcellar.repository.packs import Location, PackReader, PackWriter, groups
+from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
+from vmcellar.tiers.base import NotFoundError, Tier
+from vmcellar.tiers.local import LocalTier
+
+if TYPE_CHECKING:
+    from vmcellar.crypto.base import Keyring
+
+_NODE_CACHE = 4096
+"""Map nodes that are kept in memory: about 8 MiB, and 30 MiB when all are fragmented."""
+
+
+class Settings(Protocol):
+    """What a configuration must tell to open a repository; `vmcellar.config.Config` does."""
+
+    @property
+    def state(self) -> Path:
+        """Where the index cache may lie."""
+        ...
+
+    @property
+    def key(self) -> KeySource | None:
+        """Where the passphrase is."""
+        ...
+
+    def hot_directory(self) -> Path:
+        """The directory of the hot tier."""
+        ...
+
+
+class KeySource(Protocol):
+    """Reads the passphrase when it is needed."""
+
+    def read(self) -> bytes:
+        """The passphrase; errors name the place it was looked for."""
+        ...
+
+
+class Repository:
+    """An open repository. Any thread; any number of processes and hosts at once."""
+
+    def __init__(self, tier: Tier, keyring: Keyring, repository_id: bytes, cache_dir: Path) -> None:
+        self.id = repository_id
+        self.tier = tier
+        self.keyring = keyring
+        self.index = Index(tier, keyring, cache_dir / f"index-{repository_id.hex()}.sqlite")
+        self._nodes: OrderedDict[bytes, bytes] = OrderedDict()
+        self._points: dict[str, RestorePoint] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, config: Settings) -> Self:
+        """The repository of a configuration; PermanentError with what to do when there is none, or for a wrong key."""
+        tier = LocalTier(config.hot_directory())
+        keyring, repository_id = unlock(tier, _passphrase(config))
+        return cls(tier, keyring, repository_id, config.state / "cache")._refreshed()
+
+    @classmethod
+    def init(cls, config: Settings) -> Self:
+        """Make the repository of a configuration, and its directory, and open it; PermanentError when there is one."""
+        passphrase = _passphrase(config)
+        folder = config.hot_directory()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make(LocalTier(folder), passphrase)
+        return cls.open(config)
+
+    def _refreshed(self) -> Self:
+        self.index.refresh()
+        return self
+
+    def close(self) -> None:
+        """Let the index cache go."""
+        self.index.close()
+
+    def pack_writer(self, folder: Path, compression: str) -> PackWriter:
+        """A writer of data packs that builds them in `folder`; UsageError for an unknown compression."""
+        return PackWriter(self.keyring, folder, compression=Compression.parse(compression))
+
+    # points
+
+    def points(self) -> list[RestorePoint]:
+        """All restore points by time; IntegrityError names one that is damaged or forged."""
+        names = [key.removeprefix(layout.POINTS) for key, _ in self.tier.list(layout.POINTS)]
+        with self._lock:
+            self._points = {name: point for name, point in self._points.items() if name in set(names)}
+        found = [self._read_point(name) for name in names]
+        return sorted(found, key=lambda point: (point.time, point.id))
+
+    def points_of(self, vm: str) -> list[RestorePoint]:
+        """The restore points of one VM, oldest first."""
+        return [point for point in self.points() if point.vm == vm]
+
+    def point(self, name: str) -> RestorePoint:
+        """The point that an id, a unique prefix of one, or `VM@latest` names."""
+        if points.is_point_id(name) and self.tier.exists(layout.point_key(name)):
+            return self._read_point(name)
+        return points.choose(self.points(), name)
+
+    def _read_point(self, point_id: str) -> RestorePoint:
+        with self._lock:
+            known = self._points.get(point_id)
+        if known is None:
+            data = self.tier.get(layout.point_key(point_id))
+            known = points.decode(self.keyring, self.id, point_id, data)
+            with self._lock:
+                self._points[point_id] = known
+        return known
+
+    def commit(
+        self,
+        packs: Mapping[bytes, Table],
+        nodes: Mapping[bytes, bytes],
+        artifacts: Mapping[str, bytes],
+        point: RestorePoint,
+        pool: Executor,
+    ) -> RestorePoint:
+        """Make a point part of the repository, last of all; see `vmcellar.repository.commit`."""
+        committed = Commit(self, pool).run(packs, nodes, artifacts, replace(point, repository=self.id.hex()))
+        with self._lock:
+            self._points[committed.id] = committed
+        return committed
+
+    # maps and objects
+
+    def map(self, disk: DiskRecord) -> DiskMap:
+        """The map of a disk of a point; IntegrityError when its record contradicts itself."""
+        found = DiskMap(self, disk.size, bytes.fromhex(disk.root))
+        if found.level != disk.level:
+            raise IntegrityError(f"disk {disk.target}: a map of level {disk.level} does not fit {disk.size} bytes")
+        return found
+
+    def empty_map(self, size: int) -> DiskMap:
+        """The map of a disk of zeroes."""
+        return DiskMap(self, size)
+
+    def artifact(self, artifact: Artifact) -> bytes:
+        """The bytes of an artifact, checked."""
+        ids = [bytes.fromhex(chunk) for chunk in artifact.chunks]
+        found = self.read_objects(ids)
+        data = b"".join(found[chunk] for chunk in ids)
+        if len(data) != artifact.size:
+            raise IntegrityError(f"artifact {artifact.name} has {len(data)} bytes instead of {artifact.size}")
+        return data
+
+    def node_id(self, data: bytes) -> bytes:
+        """See NodeStore."""
+        return self.keyring.node_id(data)
+
+    def fetch_nodes(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See NodeStore."""
+        with self._lock:
+            found = {node: self._nodes[node] for node in ids if node in self._nodes}
+        missing = [node for node in dict.fromkeys(ids) if node not in found]
+        if missing:
+            fetched = self.read_objects(missing)
+            self._remember(fetched)
+            found.update(fetched)
+        return found
+
+    def _remember(self, fetched: Mapping[bytes, bytes]) -> None:
+        with self._lock:
+            self._nodes.update(fetched)
+            while len(self._nodes) > _NODE_CACHE:
+                self._nodes.popitem(last=False)
+
+    def read_objects(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The checked bytes of all these objects, all held in memory; IntegrityError names one that is missing."""
+        result: dict[bytes, bytes] = {}
+        for pack, found in by_pack(self.locate(ids).values()):
+            with PackReader(self.tier, pack.key, self.keyring, pack=pack) as reader:
+                for group in groups(found):
+                    result.update({location.chunk: plain for location, plain in reader.read_group(group)})
+        return result
+
+    def locate(self, ids: Sequence[bytes]) -> dict[bytes, Location]:
+        """Where all these objects lie; IntegrityError names one that no index part knows."""
+        found = self.index.locate(ids)
+        if len(found) < len(set(ids)):
+            self.index.refresh()
+            found = self.index.locate(ids)
+        for wanted in ids:
+            if wanted not in found:
+                raise IntegrityError(
+                    f"object {wanted.hex()} is in no pack that the index names",
+                    hint="type `vmcellar rebuild-index`, then `vmcellar verify --all` to see what is still missing",
+                )
+        return found
+
+
+def by_pack(found: Iterable[Location]) -> Iterator[tuple[PackRef, list[Location]]]:
+    """The locations pack by pack, in the order they lie there."""
+    ordered = sorted(found, key=lambda location: (location.pack.id, location.offset))
+    for pack, objects in groupby(ordered, key=lambda location: location.pack):
+        yield pack, list(objects)
+
+
+def make(tier: Tier, passphrase: bytes) -> bytes:
+    """Make an empty repository with new keys on a tier and return its id; PermanentError when there is one.
+
+    The config object comes last, so a crash leaves no repository; the next call goes on with the keys it finds.
+    """
+    if tier.exists(layout.CONFIG_KEY):
+        raise PermanentError(f"{tier!r} holds a repository already", hint="use it, or name another directory")
+    if not any(tier.list(layout.KEYS)):
+        slots.add_passphrase(tier, Secrets.random(), passphrase)
+    keyring = slots.unlock(tier, passphrase)
+    repository_id = secrets.token_bytes(layout.NAME_BYTES)
+    tier.put(layout.CONFIG_KEY, config_object.encode(keyring, repository_id))
+    return repository_id
+
+
+def unlock(tier: Tier, passphrase: bytes) -> tuple[Keyring, bytes]:
+    """The open keys and the id of the repository on a tier; PermanentError when there is none or the key is wrong."""
+    try:
+        data = tier.get(layout.CONFIG_KEY)
+    except NotFoundError as error:
+        raise PermanentError(
+            f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right directory"
+        ) from error
+    found = config_object.parse(data)
+    keyring = slots.unlock(tier, passphrase)
+    config_object.check(keyring, found)
+    return keyring, found.id
+
+
+def _passphrase(config: Settings) -> bytes:
+    if config.key is None:
+        raise UsageError("vmcellar.yaml names no key", hint="add `key:` with `file: PATH` of the passphrase")
+    return config.key.read()
