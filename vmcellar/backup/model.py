@@ -6,7 +6,6 @@ All are plain JSON through `to_json`/`from_json`; sizes are bytes, times are sec
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
@@ -177,9 +176,14 @@ class RecoverAction:
     detail: str
 
 
-@cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+_adapters: dict[type, TypeAdapter[Any]] = {}
+"""Building an adapter costs milliseconds, so each class has one; a race builds it twice, harmlessly."""
+
+
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    if cls not in _adapters:
+        _adapters[cls] = TypeAdapter(cls)
+    return _adapters[cls]
 
 
 def to_json(value: object) -> bytes:
