@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,7 +33,7 @@ def test_scattered_writes_from_many_threads(tmp_path: Path, image_format: ImageF
     model = bytearray(size)
     pieces: list[tuple[int, bytes]] = []
     cuts = sorted({0, size, *(rng.randrange(0, size, SECTOR) for _ in range(40))})
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         if rng.random() < 0.6:
             data = rng.randbytes(end - start)
             model[start:end] = data
@@ -86,24 +84,11 @@ def test_qemu_nbd_killed_under_us_is_a_transient_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 8 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("needs root to mount a tmpfs")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_full_file_system(small_disk: Path, image_format: ImageFormat) -> None:
     target = open_target(image_format, small_disk / ".x.partial", 64 << 20)
     data = random.Random(1).randbytes(1 << 20)
     with pytest.raises(PermanentError, match="no space to restore into"):
-        for offset in range(0, 64 << 20, 1 << 20):
-            target.write(offset, memoryview(data))
+        write_all(target, [(offset, data) for offset in range(0, 64 << 20, 1 << 20)])
     target.abort()
     assert list(small_disk.iterdir()) == []

@@ -15,12 +15,15 @@ from pathlib import Path
 
 from vmcellar.errors import IntegrityError
 
+BOOT_FILES = ("nvram", "kernel", "initrd", "dtb")
+"""Elements of `os` that name a file, and the artifacts of a restore point that hold it."""
+
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 
 @dataclass(frozen=True, slots=True)
 class RestoredFiles:
-    """Where a point's parts were restored to: images by disk target, and boot files by artifact name.
+    """Where a point's parts were restored to: `images` by disk target, `boot` files by artifact name (nvram, kernel).
 
     `folder` is where the files lie; logs of the new VM's serial ports go there, too. `image_format` is that of all
     images.
@@ -29,9 +32,7 @@ class RestoredFiles:
     folder: Path
     image_format: str
     images: Mapping[str, Path]
-    nvram: Path | None = None
-    kernel: Path | None = None
-    initrd: Path | None = None
+    boot: Mapping[str, Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def rewrite_domain(xml: str, name: str, uuid: str, files: RestoredFiles) -> Rewr
         raise IntegrityError(f"the domain XML in the restore point cannot be parsed: {error}") from error
     dropped: list[str] = []
     _set_identity(domain, name, uuid)
-    _set_boot_files(domain, files, dropped)
+    _set_boot_files(domain, files.boot, dropped)
     devices = domain.find("devices")
     if devices is None:
         raise IntegrityError("the domain XML in the restore point has no devices")
@@ -74,22 +75,20 @@ def _set_identity(domain: ET.Element, name: str, uuid: str) -> None:
         domain.remove(title)
 
 
-def _set_boot_files(domain: ET.Element, files: RestoredFiles, dropped: list[str]) -> None:
+def _set_boot_files(domain: ET.Element, boot: Mapping[str, Path], dropped: list[str]) -> None:
+    """Point the firmware's variables and a direct boot at the restored files.
+
+    A template must go with the old path: libvirt would fill a missing file from it without a word.
+    """
     os_element = _child(domain, "os")
-    for tag, path in (("kernel", files.kernel), ("initrd", files.initrd)):
+    for tag in BOOT_FILES:
         for element in os_element.findall(tag):
-            if path is None:
-                dropped.append(f"{tag} {element.text} is not in the restore point")
-                os_element.remove(element)
+            if tag in boot:
+                element.clear()
+                element.text = str(boot[tag])
             else:
-                element.text = str(path)
-    for element in os_element.findall("nvram"):
-        if files.nvram is None:
-            dropped.append("NVRAM is not in the restore point: the firmware starts with fresh variables")
-            os_element.remove(element)
-        else:
-            element.clear()
-            element.text = str(files.nvram)
+                dropped.append(f"{tag} is not in the restore point")
+                os_element.remove(element)
 
 
 def _set_disks(devices: ET.Element, files: RestoredFiles, dropped: list[str]) -> None:
@@ -175,9 +174,9 @@ def _set_sockets(devices: ET.Element, folder: Path) -> None:
             channel.remove(source)
     for tag in ("serial", "console", "parallel"):
         for port in devices.findall(tag):
-            source = port.find("source")
-            if port.get("type") in ("file", "unix") and source is not None and source.get("path"):
-                source.set("path", str(folder / Path(source.get("path", "")).name))
+            path = port.find("source[@path]")
+            if port.get("type") in ("file", "unix") and path is not None:
+                path.set("path", str(folder / Path(path.get("path", "")).name))
             port.attrib.pop("tty", None)
 
 

@@ -75,7 +75,7 @@ class QemuNbd:
             command = ["/bin/sh", "-c", _ACTIVATE, "qemu-nbd", *arguments]
             self._process = subprocess.Popen(
                 command,
-                stdin=listener,
+                stdin=listener.fileno(),
                 stdout=self._log,
                 stderr=self._log,
                 env={**os.environ, **memory.helper_environment(), "LISTEN_FDS": "1"},

@@ -88,6 +88,13 @@ class Connection:
         except libvirt.libvirtError as error:
             raise explain(error, vm, "looking up the VM") from error
 
+    def define(self, xml: str, name: str) -> libvirt.virDomain:
+        """Define the domain `name` from its XML; PermanentError with libvirt's reason when it refuses."""
+        try:
+            return self._connection().defineXML(xml)
+        except libvirt.libvirtError as error:
+            raise explain(error, name, "defining the VM") from error
+
     def names(self) -> list[str]:
         """The names of all domains, sorted."""
         try:

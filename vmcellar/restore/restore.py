@@ -1,0 +1,203 @@
+"""Restore a point: disks into new image files, and what was captured with them.
+
+Order: everything is resolved and checked; images are written under temporary names and made durable; then all get their
+names, domain.xml last. So a folder with domain.xml holds a whole restore, and a crash at any step leaves only
+temporary files, which the next restore into the folder replaces. Existing files are never touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmcellar.errors import IntegrityError, PermanentError, TransientError
+from vmcellar.memory import keep_freed_memory
+from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.restore.fetch import Fetcher, Moved
+from vmcellar.restore.plan import Resolver, chosen_disks, make_plan
+from vmcellar.restore.report import LostRange, RestoredDisk, RestoreReport, RestoreTarget, merge_lost
+from vmcellar.restore.targets import open_target, write_error
+
+if TYPE_CHECKING:
+    from vmcellar.repository.points import DiskRecord, RestorePoint
+    from vmcellar.repository.repository import Repository
+
+DOMAIN_XML = "domain.xml"
+LOST_RANGES = "lost-ranges.json"
+"""Written beside the images when something was lost: what a file system check in the guest has to look at."""
+
+
+def restore_point(
+    repository: Repository,
+    point: RestorePoint,
+    target: RestoreTarget,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> RestoreReport:
+    """Restore `point` into `target.directory`; `progress` counts disk bytes of stage "restore" (zeroes not).
+
+    IntegrityError names disk, offset and pack of what is damaged, PermanentError what exists already or that there
+    is no space, CancelledError when stopped; then nothing of this restore is left. With `best_effort` damage is
+    listed in the report and in lost-ranges.json, and those ranges read as zero.
+    """
+    keep_freed_memory()
+    started = time.monotonic()
+    cancel = cancel or CancelToken()
+    disks = chosen_disks(point, target.disks)
+    with _folder(target.directory):
+        job = _Job(repository, point, target, disks)
+        job.refuse_existing()
+        _check_space(target.directory, make_plan(repository, point, target.disks, target.best_effort, cancel).data)
+        return job.run(progress, cancel, started)
+
+
+class _Job:
+    """One restore into one locked folder."""
+
+    def __init__(
+        self, repository: Repository, point: RestorePoint, target: RestoreTarget, disks: tuple[DiskRecord, ...]
+    ) -> None:
+        self._repository = repository
+        self._point = point
+        self._target = target
+        self._disks = disks
+        self._images = {disk.target: target.directory / f"{disk.target}.{target.format}" for disk in disks}
+        self._artifacts = {artifact.name: target.directory / artifact.name for artifact in point.artifacts}
+
+    def refuse_existing(self) -> None:
+        """PermanentError when anything that would be written is there already."""
+        for path in (*self._images.values(), *self._artifacts.values(), self._target.directory / LOST_RANGES):
+            if path.exists() or path.is_symlink():
+                raise PermanentError(f"{path} exists already", hint="restore into an empty or new folder")
+
+    def run(self, progress: ProgressSink, cancel: CancelToken, started: float) -> RestoreReport:
+        """Write, make durable, name. On any error nothing of it is left."""
+        resolver = Resolver(self._repository, self._point, self._target.best_effort, cancel)
+        moved: dict[str, Moved] = {}
+        with ExitStack() as undo, Fetcher(self._repository, progress, cancel) as fetcher:
+            for disk in self._disks:
+                moved[disk.target] = self._restore_disk(disk, resolver, fetcher, undo)
+            contents = self._read_artifacts(resolver)
+            cancel.check()
+            lost = merge_lost([*resolver.lost, *(item for each in moved.values() for item in each.lost)])
+            self._publish(contents, lost, undo)
+            undo.pop_all()
+        return RestoreReport(
+            point=self._point.id,
+            vm=self._point.vm,
+            directory=self._target.directory,
+            format=self._target.format,
+            disks=tuple(
+                RestoredDisk(d.target, self._images[d.target], d.size, moved[d.target].written) for d in self._disks
+            ),
+            artifacts={name: self._artifacts[name] for name in contents},
+            lost=lost,
+            read=sum(each.read for each in moved.values()),
+            seconds=time.monotonic() - started,
+        )
+
+    def _restore_disk(self, disk: DiskRecord, resolver: Resolver, fetcher: Fetcher, undo: ExitStack) -> Moved:
+        image = self._images[disk.target]
+        target = open_target(self._target.format, _partial(image), disk.size)
+        undo.callback(_partial(image).unlink, missing_ok=True)
+        moved = Moved()
+        try:
+            for window in resolver.windows(disk):
+                moved += fetcher.restore(window, target, resolver)
+            target.finish()
+        finally:
+            target.abort()
+        return moved
+
+    def _read_artifacts(self, resolver: Resolver) -> dict[str, bytes]:
+        """The bytes of all artifacts that can be read: megabytes at most, a kernel and its initrd."""
+        contents = {}
+        for artifact in self._point.artifacts:
+            try:
+                contents[artifact.name] = self._repository.artifact(artifact)
+            except (IntegrityError, PermanentError, TransientError) as error:
+                resolver.lose_artifact(artifact, error)
+        return contents
+
+    def _publish(self, contents: Mapping[str, bytes], lost: tuple[LostRange, ...], undo: ExitStack) -> None:
+        """Give everything its name, what says that the restore is whole last, and make the names durable."""
+        folder = self._target.directory
+        files = {self._artifacts[name]: data for name, data in contents.items()}
+        if lost:
+            files[folder / LOST_RANGES] = json.dumps([asdict(item) for item in lost], indent=1).encode()
+        for path, data in files.items():
+            undo.callback(_partial(path).unlink, missing_ok=True)
+            _write_file(_partial(path), data)
+        last = self._artifacts.get(DOMAIN_XML)
+        for path in sorted([*self._images.values(), *files], key=lambda path: path == last):
+            undo.callback(path.unlink, missing_ok=True)
+            _partial(path).rename(path)
+        _sync_folder(folder)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """The folder, made if need be and locked against other restores; a new one goes again when the restore fails."""
+    try:
+        made = not path.exists()
+        path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise PermanentError(f"cannot restore into {path}: {error.strerror}", hint="name another folder") from error
+    try:
+        _lock(handle, path)
+        yield
+    except BaseException:
+        if made and not any(path.iterdir()):
+            path.rmdir()
+        raise
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise PermanentError(f"another restore into {path} is running", hint="wait, or name another folder") from error
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise PermanentError(
+            f"no space to restore into {folder}: {needed >> 20} MiB are needed, {free >> 20} MiB are free",
+            hint="free space there or restore to another folder; nothing was written",
+        )
+
+
+def _partial(path: Path) -> Path:
+    """The name under which a file grows."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    try:
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
