@@ -1,0 +1,113 @@
+"""What a user is told when libvirt, the VM, or the right to use them is missing; and a daemon that restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from lab import daemons
+from lab.waiting import wait_for
+from tests.sources.conftest import History
+from tests.sources.paused_vm import PausedVm
+from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.sources.base import Extent
+from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
+
+pytestmark = pytest.mark.libvirt
+
+
+def test_no_such_vm_names_similar_ones(vm: PausedVm, history: History) -> None:
+    vm.add_qcow2()
+    vm.start()
+    wrong = vm.name[:-1] + "_"
+    with pytest.raises(PermanentError, match=f"{wrong}: no such VM") as caught:
+        history.source.begin(history.request(vm=wrong))
+    assert vm.name in caught.value.hint
+    assert vm.name in history.source.domains()
+
+
+def test_a_vm_that_does_not_run_says_what_to_do(vm: PausedVm, history: History) -> None:
+    vm.add_qcow2()
+    vm.connection.defineXML(vm.xml())
+    with pytest.raises(PermanentError, match="not running") as caught:
+        history.source.begin(history.request())
+    assert f"virsh start {vm.name}" in caught.value.hint
+    assert "later release" in caught.value.hint
+
+
+def test_no_daemon_is_transient_and_says_how_to_start_it(tmp_path: Path) -> None:
+    connection = Connection(f"qemu+unix:///system?socket={tmp_path}/none")
+    with pytest.raises(TransientError, match="no connection to libvirt") as caught:
+        connection.names()
+    assert "libvirtd" in caught.value.hint
+
+
+def test_a_socket_without_permission_says_the_group(tmp_path: Path) -> None:
+    found = as_nobody(tmp_path, lambda: Connection(daemons.URI).names())
+    assert found.startswith("PermanentError")
+    assert "usermod -aG libvirt" in found
+
+
+def test_unknown_driver_is_permanent() -> None:
+    with pytest.raises(PermanentError, match="no connection"):
+        Connection("nonsense:///system").names()
+
+
+def test_errors_keep_their_class_across_processes() -> None:
+    error = libvirt.libvirtError("x")
+    error.err = (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_FROM_QEMU, "cannot acquire", 2, "", None, None, -1, -1)
+    found = explain(error, "web", "beginning")
+    assert isinstance(found, BusyError)
+    assert isinstance(found, TransientError)
+
+
+def test_a_daemon_restart_in_mid_job_costs_nothing(vm: PausedVm, history: History) -> None:
+    """QEMU serves on while libvirtd is away; the job is still ours afterwards and ends as usual."""
+    if Path("/run/systemd/system").exists():
+        pytest.skip("systemd owns the daemon of this machine; the laboratory does not restart it")
+    vm.add_qcow2()
+    vm.start()
+    history.backup()
+    vm.io("vda", "write -P 4 0 64k")
+    capture = history.source.begin(history.request())
+    restart_libvirtd()
+    assert capture.dirty("vda") == [Extent(0, 64 << 10)]
+    assert capture.alive()
+    capture.end()
+    assert not capture.alive()
+    history.commit(capture)
+    vm.connection = libvirt.open(daemons.URI)
+    assert history.backup().result.disks[0].full_reason == ""
+
+
+def restart_libvirtd() -> None:
+    pid = int(Path("/run/libvirtd.pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "libvirtd to end")
+    daemons.ensure()
+
+
+def as_nobody(folder: Path, action: object) -> str:
+    """Run `action` as the user nobody in a child process; the class and text of the error it raised."""
+    answer = folder / "answer"
+    answer.touch()
+    answer.chmod(0o666)
+    out = answer.open("w")
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            action()  # type: ignore[operator]
+        except VmcellarError as error:
+            out.write(f"{type(error).__name__}: {error}")
+            out.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+    out.close()
+    return answer.read_text()
