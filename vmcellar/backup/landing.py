@@ -14,7 +14,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vmcellar.errors import PermanentError, TransientError
@@ -130,8 +130,9 @@ def landed_bytes(path: Path, size: int) -> Iterator[memoryview]:
     try:
         yield view
     finally:
-        view.release()
-        mapping.close()
+        with suppress(BufferError):  # after an error, cancelled work may still hold a slice; the mapping goes with it
+            view.release()
+            mapping.close()
 
 
 def _landing_error(path: Path, error: OSError) -> PermanentError | TransientError:
