@@ -27,9 +27,12 @@ class NbdServer:
 
 
 @contextmanager
-def serve(socket: Path, image: Mapping[str, object], bitmap: str = "") -> Iterator[NbdServer]:
-    """Serve an image, described as QEMU's blockdev options, read-only on `socket`."""
-    arguments = ["qemu-nbd", "--persistent", "--shared=8", "--read-only", f"--socket={socket}"]
+def serve(
+    socket: Path, image: Mapping[str, object], bitmap: str = "", *, writable: bool = False
+) -> Iterator[NbdServer]:
+    """Serve an image, described as QEMU's blockdev options, on `socket`."""
+    arguments = ["qemu-nbd", "--persistent", "--shared=8", f"--socket={socket}"]
+    arguments += [] if writable else ["--read-only"]
     arguments += [f"--bitmap={bitmap}"] if bitmap else []
     process = subprocess.Popen([*arguments, f"json:{json.dumps(image)}"], env=os.environ | {"LC_ALL": "C"})
     try:

@@ -188,6 +188,44 @@ def test_part_of_the_chain_gone_is_skipped(vm: PausedVm, history: History) -> No
     assert reasons(capture) == {"vda": ""}
 
 
+def test_metadata_lost_beside_another_tools_checkpoints(vm: PausedVm, history: History) -> None:
+    vm.add_qcow2()
+    vm.start()
+    history.backup()
+    History(vm, "ffffeeee00000000").backup()
+    vm.io("vda", "write -P 1 0 64k")
+    vm.domain.checkpointLookupByName(history.recorded[0]).delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    capture = history.source.begin(history.request())
+    assert capture.dirty("vda") == [Extent(0, 64 * KIB)]
+    capture.end()
+
+
+def test_lost_metadata_and_lost_bitmap_is_read_in_full(vm: PausedVm, history: History) -> None:
+    vm.add_qcow2()
+    vm.start()
+    vm.domain.checkpointLookupByName(history.backup().result.checkpoint).delete()
+    assert reasons(history.backup()) == {"vda": libvirt_checkpoints.LOST}
+
+
+def test_external_snapshot_is_a_new_image(vm: PausedVm, history: History) -> None:
+    vm.add_qcow2()
+    vm.start()
+    vm.io("vda", "write -P 1 0 1M")
+    history.backup()
+    overlay = vm.folder / "overlay.img"
+    vm.domain.snapshotCreateXML(
+        f"<domainsnapshot><disks><disk name='vda' snapshot='external'><source file='{overlay}'/></disk></disks>"
+        "</domainsnapshot>",
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY,
+    )
+    capture = history.source.begin(history.request())
+    assert reasons(capture) == {"vda": "image replaced since the parent"}
+    assert read(capture, "vda", 0, MIB) == b"\1" * MIB, "the overlay's backing file is part of the disk"
+    capture.end()
+    history.commit(capture)
+    assert reasons(history.backup()) == {"vda": ""}
+
+
 def test_two_repositories_have_a_lineage_each(vm: PausedVm, history: History) -> None:
     """Pitfall 8."""
     other = History(vm, "ffffeeee00000000")
@@ -393,18 +431,18 @@ def test_disks_without_bitmaps_are_full_each_time_and_others_are_named(vm: Pause
         "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd'>"
         f"<host transport='unix' socket='{socket}'/></source><target dev='vdd' bus='virtio'/></disk>"
     )
-    with serve(socket, image(vm.image("net"))):
+    with serve(socket, image(vm.image("net")), writable=True):
         socket.chmod(0o777)
-        vm.disks["vdd"] = vm.disks["vdd"].replace("<target", "<readonly/><target")
         vm.start()
         capture = history.source.begin(history.request(excluded=frozenset({"vdg", "vdz"})))
+        assert read(capture, "vdd", 0, MIB) == b"\7" * MIB
         capture.end()
     assert {d.target: d.reason for d in capture.result.disks if not d.tracked} == {
         "vdb": "qcow2 version 2: no bitmap (`qemu-img amend -o compat=1.1 IMAGE` while the VM is off)",
         "vdc": "raw disk: no bitmap",
+        "vdd": "raw disk: no bitmap",
     }
     assert {(d.target, d.expected) for d in capture.result.uncovered} == {
-        ("vdd", True),
         ("vde", False),
         ("vdf", True),
         ("vdg", True),

@@ -90,7 +90,8 @@ def clear_job(domain: libvirt.virDomain | None, files: JobFiles) -> list[ClearAc
     actions: list[ClearAction] = []
     if domain is not None and libvirt_job.end(domain, files):
         actions.append("job-aborted")
-    if domain is not None and (files.folder / libvirt_scratch.FROZEN_MARKER).exists():
+    running = domain is not None and domain.isActive()
+    if running and (files.folder / libvirt_scratch.FROZEN_MARKER).exists():
         if thaw(domain):
             libvirt_scratch.remove_files(files.folder)
             return actions

@@ -71,7 +71,7 @@ def restore_metadata(domain: libvirt.virDomain, chain: Sequence[CheckpointRecord
     only `parent_problems` judges the parent.
     """
     known = {c.getName() for c in domain.listAllCheckpoints()}
-    above = _last_foreign_leaf(domain, known, {record.name for record in chain})
+    above: str | None = None
     for record in chain:
         if record.name not in known and not _redefine(domain, record, above):
             continue
@@ -133,11 +133,3 @@ def _below(xml: str, above: str | None) -> str:
     if above is not None:
         ET.SubElement(ET.SubElement(root, "parent"), "name").text = above
     return ET.tostring(root, encoding="unicode")
-
-
-def _last_foreign_leaf(domain: libvirt.virDomain, known: set[str], ours: set[str]) -> str | None:
-    """The newest checkpoint that is not in the chain, if all of the chain is lost: libvirt wants one line of them."""
-    if known & ours or not known:
-        return None
-    newest: str = domain.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)[-1].getName()
-    return newest

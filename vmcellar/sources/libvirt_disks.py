@@ -52,10 +52,10 @@ def decide(
 def _full_reason(
     disk: SourceDisk, size: int, previous: PreviousDisk | None, broken: str | None, everything: str
 ) -> str:
-    if everything:
-        return everything
     if not disk.tracked:
         return disk.reason
+    if everything:
+        return everything
     if previous is None:
         return "new disk: the parent does not hold it"
     if previous.identity != disk.identity:

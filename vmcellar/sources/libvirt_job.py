@@ -73,8 +73,8 @@ def running_socket(domain: libvirt.virDomain) -> str | None:
     try:
         xml = domain.backupGetXMLDesc(0)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
-            return None
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID):
+            return None  # no job, or the VM stopped
         raise explain(error, domain.name(), "looking for a backup job") from error
     server = ET.fromstring(xml).find("server")  # noqa: S314
     if server is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from vmcellar.errors import PermanentError
+from vmcellar.errors import PermanentError, TransientError
 from vmcellar.sources.base import ScratchPressure
 
 SOCKET_PATH_MAX = 107
@@ -85,9 +85,13 @@ def remove_files(folder: Path) -> None:
 
 
 def pressure(folder: Path) -> ScratchPressure:
-    """What the scratch files in `folder` occupy, and what is free beside them."""
-    used = sum(path.stat().st_blocks * 512 for path in folder.glob("*.scratch"))
-    disk = os.statvfs(folder)
+    """What the scratch files in `folder` occupy, and what is free beside them; TransientError once it is gone."""
+    try:
+        used = sum(path.stat().st_blocks * 512 for path in folder.glob("*.scratch"))
+        disk = os.statvfs(folder)
+    except FileNotFoundError as error:
+        hint = "its backup job was ended by somebody else; the next run begins a new one"
+        raise TransientError(f"the scratch folder {folder} is gone", hint=hint) from error
     return ScratchPressure(used, disk.f_bavail * disk.f_frsize)
 
 
