@@ -21,6 +21,12 @@ class FixedCipher:
     def seal(self, ordinal: int, plain: Buffer) -> bytes:
         return self._aead.encrypt(ordinal.to_bytes(12, "little"), plain, self._pack)
 
+    def seal_into(self, ordinal: int, plain: Buffer, out: memoryview) -> None:
+        self._aead.encrypt_into(ordinal.to_bytes(12, "little"), plain, self._pack, out)
+
+    def open_into(self, ordinal: int, sealed: Buffer, out: memoryview) -> None:
+        out[:] = self.open(ordinal, sealed)
+
     def open(self, ordinal: int, sealed: Buffer) -> bytes:
         try:
             return self._aead.decrypt(ordinal.to_bytes(12, "little"), sealed, self._pack)

@@ -91,11 +91,13 @@ class Commit:
         return {self._keyring.chunk_id(piece): (piece, WHAT_CHUNK) for data in artifacts for piece in _pieces(data)}
 
     def _write_packs(self, staging: Path, kind: int, objects: dict[bytes, tuple[bytes, int]]) -> list[PackEntry]:
-        known = self._repository.index.known(objects)
+        new = objects.keys() - self._repository.index.known(objects)
+        if not new:
+            return []
         writer = PackWriter(self._keyring, staging, kind, _META_COMPRESSION)
         try:
             for object_id, (data, what) in objects.items():
-                if object_id not in known:
+                if object_id in new:
                     writer.append(object_id, data, what)
             sealed = writer.finish()
         except BaseException:

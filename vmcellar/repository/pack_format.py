@@ -55,6 +55,10 @@ class ObjectCipher(Protocol):
         """The sealed form; an ordinal is never sealed twice."""
         ...
 
+    def seal_into(self, ordinal: int, plain: bytes | memoryview, out: memoryview) -> None:
+        """As `seal`, into `out` of exactly that length."""
+        ...
+
     def open(self, ordinal: int, sealed: bytes | memoryview) -> bytes:
         """The plain form; IntegrityError when it is not what was sealed under this ordinal of this pack."""
         ...
@@ -73,6 +77,10 @@ class MetaCipher:
     def seal(self, ordinal: int, plain: bytes | memoryview) -> bytes:
         """See ObjectCipher."""
         return self._keyring.seal_meta(layout.OBJECT_SEAL, self._name(ordinal), plain)
+
+    def seal_into(self, ordinal: int, plain: bytes | memoryview, out: memoryview) -> None:
+        """See ObjectCipher."""
+        out[:] = self.seal(ordinal, plain)
 
     def open(self, ordinal: int, sealed: bytes | memoryview) -> bytes:
         """See ObjectCipher."""

@@ -87,6 +87,7 @@ class PackWriter:
         self._compression = compression or Compression()
         self._pack_bytes = pack_bytes
         self._overhead = _overhead(keyring, kind)
+        self._epoch = bytes(layout.NAME_BYTES) if kind == layout.KIND_META else keyring.epoch_id
         self._lock = threading.Lock()
         self._current: _OpenPack | None = None
         self._open: list[_OpenPack] = []
@@ -104,7 +105,7 @@ class PackWriter:
         row = (object_id, len(stored) + self._overhead, length, method, what)
         with self._errors():
             pack, ordinal, offset = self._reserve(*row)
-            self._fill(pack, offset, pack.cipher.seal(ordinal, stored))
+            self._seal(pack, ordinal, offset, stored)
             self._settle(pack)
 
     def finish(self) -> list[SealedPack]:
@@ -166,34 +167,51 @@ class PackWriter:
 
     def _begin(self) -> _OpenPack:
         pack_id = secrets.token_bytes(layout.NAME_BYTES)
-        epoch = bytes(layout.NAME_BYTES) if self._kind == layout.KIND_META else self._keyring.epoch_id
-        ref = PackRef(pack_id, self._kind, epoch, 0)
+        ref = PackRef(pack_id, self._kind, self._epoch, 0)
         path = self._staging / f"{pack_id.hex()}.pack"
-        pack = _OpenPack(ref, path, _create(path), pack_format.cipher_of(self._keyring, ref))
+        cipher = pack_format.cipher_of(self._keyring, ref)
+        pack = _OpenPack(ref, path, _create(path), cipher)
         self._open.append(pack)
         pack.windows[0] = _Window(_buffers.acquire(), HEADER_BYTES)
         pack.windows[0].buffer[:HEADER_BYTES] = pack_format.header(ref)
         pack.end = HEADER_BYTES
         return pack
 
+    def _seal(self, pack: _OpenPack, ordinal: int, offset: int, stored: bytes | memoryview) -> None:
+        """Seal an object where it belongs: straight into its window, unless it lies in two."""
+        number, start = divmod(offset, WINDOW)
+        length = len(stored) + self._overhead
+        if start + length > WINDOW:
+            self._fill(pack, offset, pack.cipher.seal(ordinal, stored))
+            return
+        pack.cipher.seal_into(ordinal, stored, self._window(pack, number).buffer[start : start + length])
+        self._filled(pack, number, length)
+
     def _fill(self, pack: _OpenPack, offset: int, data: bytes) -> None:
-        """Copy `data` to its place; write out every window that this completes."""
+        """Copy `data` to its place, in as many windows as it takes."""
         view = memoryview(data)
         while view:
             number, start = divmod(offset, WINDOW)
             piece = view[: WINDOW - start]
-            with self._lock:
-                if number not in pack.windows:
-                    pack.windows[number] = _Window(_buffers.acquire())
-                window = pack.windows[number]
-            window.buffer[start : start + len(piece)] = piece
-            with self._lock:
-                window.filled += len(piece)
-                full = window.filled == WINDOW
-            if full:
-                self._flush(pack, number, WINDOW)
+            self._window(pack, number).buffer[start : start + len(piece)] = piece
+            self._filled(pack, number, len(piece))
             offset += len(piece)
             view = view[len(piece) :]
+
+    def _window(self, pack: _OpenPack, number: int) -> _Window:
+        with self._lock:
+            if number not in pack.windows:
+                pack.windows[number] = _Window(_buffers.acquire())
+            return pack.windows[number]
+
+    def _filled(self, pack: _OpenPack, number: int, count: int) -> None:
+        """Note that `count` more bytes of a window are there; write it out when they were the last."""
+        with self._lock:
+            window = pack.windows[number]
+            window.filled += count
+            full = window.filled == WINDOW
+        if full:
+            self._flush(pack, number, WINDOW)
 
     def _flush(self, pack: _OpenPack, number: int, length: int) -> None:
         window = pack.windows[number]

@@ -1,0 +1,236 @@
+"""scrub: find what is damaged or missing, and name the points, disks and ranges that it touches.
+
+Shallow: every point, map node and index part is read and checked, and every chunk is located in a pack that is on the
+tier with its right length. Deep: every pack is also read back from the tier, and every object of it decrypted,
+decompressed and compared with its id. Nodes that points share are checked once, so the cost is that of what is
+stored, not of what points show.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vmcellar.errors import CancelledError, IntegrityError, VmcellarError
+from vmcellar.memory import keep_freed_memory
+from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.repository import index_parts, layout
+from vmcellar.repository.packs import Location, PackReader, PackRef, groups
+from vmcellar.repository.points import RestorePoint
+from vmcellar.repository.points import decode as decode_point
+from vmcellar.repository.salvage import read_each
+from vmcellar.repository.scrub_walk import Cause, DamagedRange, Walk, kind_of
+
+if TYPE_CHECKING:
+    from vmcellar.repository.repository import Repository
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One damaged or missing object: `kind` is point, index, pack, node or chunk, `name` its key or id.
+
+    `ranges` are all bytes of all points that cannot be restored because of it; empty for an index part, which
+    `vmcellar rebuild-index` makes anew.
+    """
+
+    kind: str
+    name: str
+    problem: str
+    ranges: tuple[DamagedRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubReport:
+    """What was checked and what was found. `bytes` are plain bytes of objects that a deep check decoded."""
+
+    points: int
+    packs: int
+    objects: int
+    bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was checked is whole."""
+        return not self.findings
+
+
+@dataclass(slots=True)
+class _PackResult:
+    """What a deep check of one pack came to. `problem` is about the pack itself, `damaged` about objects of it."""
+
+    pack: PackRef
+    problem: str = ""
+    damaged: list[tuple[Location, str]] = field(default_factory=list)
+    objects: int = 0
+    bytes: int = 0
+
+
+def verify_point(
+    repository: Repository,
+    point: RestorePoint,
+    *,
+    deep: bool = False,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> ScrubReport:
+    """Check one point; damage is in the report, not raised. CancelledError when stopped.
+
+    `progress` counts plain bytes of stage "verify". Objects that a deep check finds damaged are noted in the index,
+    so that the next backup stores them anew (pitfall 21).
+    """
+    return _verify(repository, [point], _refresh(repository), deep, progress, cancel or CancelToken())
+
+
+def verify_all(
+    repository: Repository,
+    *,
+    deep: bool = False,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> ScrubReport:
+    """Check every point and index part, and if `deep` every pack; see `verify_point`. Raises when a listing fails."""
+    points, unreadable = _points(repository)
+    causes = unreadable + _index_causes(repository)
+    _refresh(repository)
+    return _verify(repository, points, causes, deep, progress, cancel or CancelToken())
+
+
+def _verify(
+    repository: Repository,
+    points: list[RestorePoint],
+    causes: list[Cause],
+    deep: bool,
+    progress: ProgressSink,
+    cancel: CancelToken,
+) -> ScrubReport:
+    keep_freed_memory()
+    walk = Walk(repository, cancel)
+    walk.points(points)
+    packs, objects = len(walk.packs), walk.objects
+    results: list[_PackResult] = []
+    if deep:
+        results = _read_packs(repository, walk.packs.values(), progress, cancel)
+        if any(result.problem or result.damaged for result in results):
+            walk = _walk_again(repository, points, results, cancel)
+    findings = [Finding(c.kind, c.name, c.problem, tuple(c.ranges)) for c in [*causes, *walk.causes.values()]]
+    size = sum(result.bytes for result in results)
+    if deep:
+        objects = sum(result.objects for result in results)
+    return ScrubReport(len(points), packs, objects, size, tuple(findings))
+
+
+def _walk_again(
+    repository: Repository, points: list[RestorePoint], results: list[_PackResult], cancel: CancelToken
+) -> Walk:
+    """Attribute the damage to ranges. A chunk of which the index knows a better copy elsewhere is whole."""
+    damaged = {(found.pack.id, found.chunk): reason for result in results for found, reason in result.damaged}
+    _note(repository, [found for result in results for found, _ in result.damaged])
+    problems = {result.pack.id: result.problem for result in results if result.problem}
+    walk = Walk(repository, cancel, damaged, problems)
+    walk.points(points)
+    for result in results:  # also what no point needs any more, or has a better copy, is said
+        for found, reason in result.damaged:
+            walk.cause(kind_of(found), found.chunk.hex(), reason)
+        if result.problem:
+            walk.cause("pack", result.pack.key, result.problem)
+    return walk
+
+
+def _note(repository: Repository, found: list[Location]) -> None:
+    known = repository.index.known(location.chunk for location in found)
+    try:
+        repository.index.note_damaged(location for location in found if location.chunk in known)
+    except CancelledError:
+        raise
+    except VmcellarError as error:
+        _log.warning("damaged objects could not be noted in the index: %s", error.message)
+
+
+def _points(repository: Repository) -> tuple[list[RestorePoint], list[Cause]]:
+    points, causes = [], []
+    for key, _ in repository.tier.list(layout.POINTS):
+        try:
+            name = key.removeprefix(layout.POINTS)
+            points.append(decode_point(repository.keyring, repository.id, name, repository.tier.get(key)))
+        except CancelledError:
+            raise
+        except VmcellarError as error:
+            causes.append(Cause("point", key, error.message))
+    return points, causes
+
+
+def _refresh(repository: Repository) -> list[Cause]:
+    """Bring the index cache up to date; the causes when an index part is in the way of that."""
+    try:
+        repository.index.refresh()
+    except IntegrityError:
+        return _index_causes(repository)
+    return []
+
+
+def _index_causes(repository: Repository) -> list[Cause]:
+    """Index parts are read from the tier, not from this host's cache of them."""
+    causes = []
+    for key, _ in repository.tier.list(layout.INDEX):
+        try:
+            part_id = bytes.fromhex(key.removeprefix(layout.INDEX))
+            index_parts.decode(repository.keyring, part_id, repository.tier.get(key))
+        except CancelledError:
+            raise
+        except (VmcellarError, ValueError) as error:
+            causes.append(Cause("index", key, str(error)))
+    return causes
+
+
+def _read_packs(
+    repository: Repository, packs: Iterable[PackRef], progress: ProgressSink, cancel: CancelToken
+) -> list[_PackResult]:
+    """Deep check of packs, one thread each on all cores; memory is one read buffer and a chunk per thread."""
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="scrub") as pool:
+        ordered = sorted(packs, key=lambda pack: pack.id)
+        try:
+            return list(pool.map(lambda pack: _read_pack(repository, pack, progress, cancel), ordered))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_pack(repository: Repository, pack: PackRef, progress: ProgressSink, cancel: CancelToken) -> _PackResult:
+    result = _PackResult(pack)
+    try:
+        with PackReader(repository.tier, pack.key, repository.keyring) as reader:
+            locations = reader.locations()
+            reader.check_padding()
+    except CancelledError:
+        raise
+    except VmcellarError as error:
+        result.problem = error.message
+        return result
+    result.damaged += _misplaced(repository, locations)
+    for group in groups(locations):
+        for found, content in read_each(repository.tier, repository.keyring, group):
+            cancel.check()
+            result.objects += 1
+            if isinstance(content, VmcellarError):
+                result.damaged.append((found, content.message))
+            else:
+                result.bytes += found.length
+                progress("verify", found.length)
+    return result
+
+
+def _misplaced(repository: Repository, locations: list[Location]) -> list[tuple[Location, str]]:
+    """Objects for which the index says something else about this pack than the pack does."""
+    index = repository.index.locate(location.chunk for location in locations)
+    own = {(found.chunk, found.ordinal): found for found in locations}
+    wrong = []
+    for chunk, said in index.items():
+        if said.pack.id == locations[0].pack.id and own.get((chunk, said.ordinal)) != said:
+            wrong.append((said, f"pack {said.pack.key}: the index names another place for {chunk.hex()}"))
+    return wrong
