@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import threading
+from collections.abc import Iterable
 
 from blake3 import blake3
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from vmcellar.crypto.base import Buffer
+from vmcellar.crypto.base import Buffer, SmallObjects
 from vmcellar.crypto.derive import derive
+from vmcellar.crypto.epochs import Epochs
+from vmcellar.crypto.meta_seal import MetaSeal
+from vmcellar.crypto.pack_key import PackKey
+from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import IntegrityError
 
-NONCE_BYTES = 12
-EPOCH_BYTES = 16
-_DATA_CONTEXT = b"vmcellar data pack 1"
 
+class RepositoryKeyring:
+    """A Keyring from a repository's secrets, and for a restore in recipient mode from private keys.
 
-class PackKey:
-    """The cipher of one data pack: a key of its own, so that the ordinal can be the nonce."""
+    Slots, rotation and paper keys need the secrets themselves, see `slots.unlock_secrets`. Any thread.
+    """
 
-    def __init__(self, key: bytes, pack: bytes) -> None:
-        self._aead = AESGCM(key)
-        self._pack = pack
-        self._used: set[int] = set()
-        self._lock = threading.Lock()
-
-    def seal(self, ordinal: int, plain: Buffer) -> bytes:
-        """See PackCipher; a second use of an ordinal would give both plain texts away, so it is refused."""
-        with self._lock:
-            if ordinal in self._used:
-                raise ValueError(f"ordinal {ordinal} of pack {self._pack.hex()} was sealed before")
-            self._used.add(ordinal)
-        return self._aead.encrypt(_nonce(ordinal), plain, _DATA_CONTEXT + self._pack)
-
-    def open(self, ordinal: int, sealed: Buffer) -> bytes:
-        """See PackCipher."""
-        try:
-            return self._aead.decrypt(_nonce(ordinal), sealed, _DATA_CONTEXT + self._pack)
-        except (InvalidTag, ValueError) as error:
-            raise IntegrityError(f"pack {self._pack.hex()}: object {ordinal} is damaged") from error
-
-
-class MasterKeyring:
-    """A keyring that can do everything: it holds the repository's four secrets."""
-
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, store: SmallObjects, secrets: Secrets, identities: Iterable[PrivateKey] = ()) -> None:
         self._chunk_key = derive(secrets.ids, b"chunk id")
         self._node_key = derive(secrets.ids, b"node id")
-        self._meta = secrets.meta
-        self._data = secrets.data
+        self._meta = MetaSeal(secrets.meta)
         self._signing = Ed25519PrivateKey.from_private_bytes(derive(secrets.signing, b"signing"))
-        self._epoch = os.urandom(EPOCH_BYTES)
+        self._checking = self._signing.public_key()
+        self.epochs = Epochs(store, self._meta, secrets.data, identities)
 
     @property
     def epoch_id(self) -> bytes:
-        """A new epoch for each opening of the repository."""
-        return self._epoch
+        """See Keyring."""
+        return self.epochs.current()
 
     def chunk_id(self, data: Buffer) -> bytes:
         """See Keyring."""
@@ -70,22 +46,16 @@ class MasterKeyring:
         return blake3(data, key=self._node_key).digest()
 
     def seal_meta(self, kind: bytes, name: bytes, plain: Buffer) -> bytes:
-        """See Keyring. Each (kind, name) has its own key; the nonce is random, for the rare name that is sealed
-        twice.
-        """
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._meta_aead(kind, name).encrypt(nonce, plain, kind)
+        """See Keyring and MetaSeal."""
+        return self._meta.seal(kind, name, plain)
 
     def open_meta(self, kind: bytes, name: bytes, sealed: Buffer) -> bytes:
         """See Keyring."""
-        try:
-            return self._meta_aead(kind, name).decrypt(bytes(sealed[:NONCE_BYTES]), sealed[NONCE_BYTES:], kind)
-        except (InvalidTag, ValueError) as error:
-            raise IntegrityError(f"{kind.decode()} {name.hex()}: the object is damaged or not of this place") from error
+        return self._meta.open(kind, name, sealed)
 
     def pack_cipher(self, epoch: bytes, pack: bytes) -> PackKey:
         """See Keyring."""
-        return PackKey(derive(derive(self._data, b"epoch", epoch), b"pack", pack), pack)
+        return PackKey(self.epochs.key(epoch), pack)
 
     def sign(self, data: Buffer) -> bytes:
         """See Keyring."""
@@ -94,13 +64,6 @@ class MasterKeyring:
     def check(self, data: Buffer, signature: bytes) -> None:
         """See Keyring."""
         try:
-            self._signing.public_key().verify(signature, bytes(data))
+            self._checking.verify(signature, bytes(data))
         except InvalidSignature as error:
             raise IntegrityError("the signature is not this repository's") from error
-
-    def _meta_aead(self, kind: bytes, name: bytes) -> AESGCM:
-        return AESGCM(derive(self._meta, b"meta " + kind, name))
-
-
-def _nonce(ordinal: int) -> bytes:
-    return ordinal.to_bytes(NONCE_BYTES, "little")

@@ -1,122 +1,149 @@
-"""Key slots: small JSON objects under `keys/`, each of which gives the repository's secrets to whoever knows its
-passphrase.
+"""Key slots: small objects under `keys/`, each of which gives the repository's secrets to whoever knows its passphrase
+or has its private key (docs/repository-format.md, section 7).
 
 Adding, removing and changing a passphrase writes and deletes slots; no pack is touched.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-
+from vmcellar.crypto import documents, passphrase, recipients
 from vmcellar.crypto.base import SmallObjects
-from vmcellar.crypto.derive import KEY_BYTES
-from vmcellar.crypto.keyring import NONCE_BYTES, MasterKeyring
+from vmcellar.crypto.documents import Fields
+from vmcellar.crypto.epochs import drop
+from vmcellar.crypto.keyring import RepositoryKeyring
+from vmcellar.crypto.names import KEYS, now
+from vmcellar.crypto.passphrase import Argon2Cost
+from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import IntegrityError, PermanentError
 
-KEYS = "keys/"
-SLOT_FORMAT = 1
-_FIELDS = {"format", "kind", "salt", "memory_kib", "passes", "lanes", "sealed"}
+PASSPHRASE = "passphrase"  # noqa: S105  (the name of a kind)
+HOST = "host"
+"""A passphrase slot without data masters: a backup host's, in recipient mode."""
+RECIPIENT = recipients.KIND
 
 
 @dataclass(frozen=True, slots=True)
-class Argon2Cost:
-    """What a guess costs. The default is the second choice of RFC 9106, section 4: 64 MiB, three passes, four
-    lanes.
+class SlotInfo:
+    """What anybody can see of a slot. `kind` is passphrase, host, recipient, or damaged."""
+
+    id: str
+    kind: str
+    label: str = ""
+    created: str = ""
+
+
+def create(store: SmallObjects, secret: bytes, to: Sequence[PublicKey] = ()) -> Secrets:
+    """The keys of a new repository: one passphrase slot; in recipient mode a host slot and one for each recipient.
+
+    May be repeated after a crash: it goes on with the slots it finds.
     """
+    if any(store.list(KEYS)):
+        secrets = unlock_secrets(store, secret)
+    else:
+        secrets = Secrets.random(data=not to)
+        add_passphrase(store, secrets, secret)
+    known = {slot.id for slot in list_slots(store)}
+    for public in to:
+        if public.id not in known:
+            recipients.add_recipient(store, secrets, public)
+    return secrets
 
-    memory_kib: int = 64 << 10
-    passes: int = 3
-    lanes: int = 4
 
-
-LIMIT = Argon2Cost(memory_kib=4 << 20, passes=64, lanes=64)
-"""A slot that asks for more is refused, so that a forged one cannot exhaust the host."""
-
-
-def add_passphrase(store: SmallObjects, secrets: Secrets, passphrase: bytes, cost: Argon2Cost | None = None) -> str:
-    """Write a new slot and return its id."""
-    if not passphrase:
-        raise PermanentError("the passphrase is empty", hint="put one into the file that key: names")
-    cost = cost or Argon2Cost()
+def add_passphrase(
+    store: SmallObjects, secrets: Secrets, secret: bytes, cost: Argon2Cost | None = None, *, label: str = ""
+) -> str:
+    """Write a new slot that the passphrase (or the bytes of a key file) `secret` opens, and return its id."""
     slot = os.urandom(16).hex()
-    salt = os.urandom(16)
-    nonce = os.urandom(NONCE_BYTES)
-    key = _stretch(passphrase, salt, cost)
-    sealed = nonce + AESGCM(key).encrypt(nonce, secrets.to_bytes(), slot.encode())
-    document = {
-        "format": SLOT_FORMAT,
-        "kind": "passphrase",
-        "salt": b64encode(salt).decode(),
-        "memory_kib": cost.memory_kib,
-        "passes": cost.passes,
-        "lanes": cost.lanes,
-        "sealed": b64encode(sealed).decode(),
-    }
-    store.put(KEYS + slot, json.dumps(document, indent=1).encode())
+    kind = PASSPHRASE if secrets.data else HOST
+    shown = {"label": label, "created": now()}
+    fields = passphrase.protect(secrets.to_bytes(), secret, _bound(slot, kind, shown), cost)
+    store.put(KEYS + slot, documents.encode(kind, {**shown, **fields}))
     return slot
 
 
-def unlock(store: SmallObjects, passphrase: bytes) -> MasterKeyring:
+def unlock(store: SmallObjects, secret: bytes) -> RepositoryKeyring:
     """The open keyring; PermanentError, the same for every reason, when no slot opens with this passphrase."""
-    return MasterKeyring(unlock_secrets(store, passphrase))
+    return RepositoryKeyring(store, unlock_secrets(store, secret))
 
 
-def unlock_secrets(store: SmallObjects, passphrase: bytes) -> Secrets:
-    """The secrets themselves, to put them into another slot."""
-    damaged: list[str] = []
+def unlock_private(store: SmallObjects, private: PrivateKey) -> RepositoryKeyring:
+    """The keyring of a recipient: opens everything that was sealed to it; needs no passphrase of a backup host."""
+    return RepositoryKeyring(store, recipients.unlock_secrets(store, private), [private])
+
+
+def unlock_secrets(store: SmallObjects, secret: bytes) -> Secrets:
+    """The secrets themselves, to put them into another slot.
+
+    A damaged slot is passed over when another opens; IntegrityError when every passphrase slot is damaged.
+    """
+    damaged: list[IntegrityError] = []
+    tried = 0
     for name, _ in store.list(KEYS):
         try:
-            secrets = _open(name, store.get(name), passphrase)
-        except IntegrityError:
-            damaged.append(name)
+            kind, fields = documents.decode(name, store.get(name))
+            if kind == RECIPIENT:
+                continue
+            tried += 1
+            found = _open(name, kind, fields, secret)
+        except IntegrityError as error:
+            damaged.append(error)
             continue
-        if secrets is not None:
-            return secrets
-    note = f" ({len(damaged)} damaged slots were passed over: {', '.join(damaged)})" if damaged else ""
-    raise PermanentError(
+        if found is not None:
+            return found
+    if damaged and not tried:
+        raise damaged[0]
+    raise _refused(damaged)
+
+
+def _open(name: str, kind: str, fields: Fields, secret: bytes) -> Secrets | None:
+    if kind not in (PASSPHRASE, HOST):
+        raise IntegrityError(f"{name} is a slot of an unknown kind", hint="use a newer vmcellar")
+    shown = {key: documents.text(name, fields, key) for key in ("label", "created")}
+    plain = passphrase.reveal(name, fields, secret, _bound(name.removeprefix(KEYS), kind, shown))
+    return None if plain is None else Secrets.from_bytes(plain)
+
+
+def _refused(damaged: Sequence[IntegrityError]) -> PermanentError:
+    note = f" ({len(damaged)} damaged slots were passed over: {damaged[0].message})" if damaged else ""
+    return PermanentError(
         f"no key slot of the repository opens with this passphrase{note}",
         hint="check the file or variable that `key:` in vmcellar.yaml names; `vmcellar key list` shows the slots",
     )
 
 
-def _open(name: str, data: bytes, passphrase: bytes) -> Secrets | None:
-    salt, cost, sealed = _parse(name, data)
-    key = _stretch(passphrase, salt, cost)
+def list_slots(store: SmallObjects) -> list[SlotInfo]:
+    """All slots; needs no passphrase. What it shows of a slot is only proven once the slot is opened."""
+    return [_info(name, store.get(name)) for name, _ in store.list(KEYS)]
+
+
+def _info(name: str, data: bytes) -> SlotInfo:
+    slot = name.removeprefix(KEYS)
     try:
-        plain = AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.removeprefix(KEYS).encode())
-    except InvalidTag:
-        return None
-    return Secrets.from_bytes(plain)
+        kind, fields = documents.decode(name, data)
+    except IntegrityError:
+        return SlotInfo(slot, "damaged")
+    return SlotInfo(slot, kind, str(fields.get("label", "")), str(fields.get("created", "")))
 
 
-def _parse(name: str, data: bytes) -> tuple[bytes, Argon2Cost, bytes]:
-    try:
-        document = json.loads(data)
-        if set(document) != _FIELDS or document["format"] != SLOT_FORMAT or document["kind"] != "passphrase":
-            raise ValueError("unknown fields")
-        cost = Argon2Cost(*(_bounded(document[k], getattr(LIMIT, k)) for k in ("memory_kib", "passes", "lanes")))
-        salt, sealed = (b64decode(document[k], validate=True) for k in ("salt", "sealed"))
-        if len(salt) != 16 or len(sealed) <= NONCE_BYTES + 16 or cost.memory_kib < 8 * cost.lanes:
-            raise ValueError("wrong lengths")
-    except (ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"key slot {name} is damaged: {error}", hint="`vmcellar key list`") from error
-    return salt, cost, sealed
+def remove(store: SmallObjects, slot: str) -> None:
+    """Delete a slot; PermanentError when there is none, or nobody could read disks any more without it.
+
+    What is sealed to a recipient goes as well, where another recipient has it; a rotation takes the rest.
+    """
+    found = list_slots(store)
+    if slot not in {info.id for info in found}:
+        raise PermanentError(f"the repository has no key slot {slot}", hint="`vmcellar key list` shows the slots")
+    if not any(info.id != slot and info.kind in (PASSPHRASE, RECIPIENT) for info in found):
+        raise PermanentError(f"{slot} is the last key that opens the repository", hint="add another one first")
+    store.delete(KEYS + slot)
+    drop(store, [slot], [info.id for info in found if info.id != slot and info.kind == RECIPIENT])
 
 
-def _bounded(value: object, limit: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-        raise ValueError(f"cost {value!r} out of bounds")
-    return value
-
-
-def _stretch(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
-    kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory_kib)
-    return kdf.derive(passphrase)
+def _bound(slot: str, kind: str, shown: Fields) -> bytes:
+    """What a slot shows in clear is sealed with it, so that nobody can change it unseen."""
+    return documents.encode(kind, {"slot": slot, **shown})

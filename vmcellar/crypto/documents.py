@@ -1,0 +1,80 @@
+"""Key objects are JSON in one exact form with a checksum, so that damage is told apart from a wrong passphrase.
+
+The checksum is no protection against a forger: what a slot protects is sealed, see slots.py and recipients.py.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+
+from vmcellar.errors import IntegrityError, PermanentError
+
+FORMAT = 1
+_BYTES_MAX = 1 << 16
+_HINT = "copy it again from another tier, or from where you keep it"
+
+Fields = Mapping[str, str | int]
+
+
+def encode(kind: str, fields: Fields) -> bytes:
+    """The bytes of a document of this kind."""
+    body = {"format": FORMAT, "kind": kind, **fields}
+    return _text({**body, "check": _digest(body)})
+
+
+def decode(name: str, data: bytes) -> tuple[str, dict[str, str | int]]:
+    """(kind, fields); IntegrityError that names the object unless it is exactly what `encode` made."""
+    try:
+        if len(data) > _BYTES_MAX:
+            raise ValueError("it is too long")
+        document = json.loads(data)
+        if not isinstance(document, dict) or not all(type(v) in (str, int) for v in document.values()):
+            raise ValueError("it is not a flat object")
+        body = {key: value for key, value in document.items() if key != "check"}
+        if _text({**body, "check": _digest(body)}) != data:
+            raise ValueError("the checksum differs")
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{name} is damaged: {error}", hint=_HINT) from error
+    if body.pop("format", None) != FORMAT:
+        raise PermanentError(f"{name} is of another format version", hint="use a newer vmcellar")
+    return str(body.pop("kind", "")), body
+
+
+def text(name: str, fields: Fields, key: str) -> str:
+    """A field of text; IntegrityError when it is not there."""
+    value = fields.get(key)
+    if not isinstance(value, str):
+        raise IntegrityError(f"{name}: the field {key} is missing", hint=_HINT)
+    return value
+
+
+def number(name: str, fields: Fields, key: str, most: int) -> int:
+    """A field that is a whole number from 1 to `most`; IntegrityError otherwise."""
+    value = fields.get(key)
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise IntegrityError(f"{name}: the field {key} is not a number from 1 to {most}", hint=_HINT)
+    return value
+
+
+def data_of(name: str, fields: Fields, key: str) -> bytes:
+    """A field of base64; IntegrityError when it is none."""
+    try:
+        return b64decode(text(name, fields, key), validate=True)
+    except ValueError as error:
+        raise IntegrityError(f"{name}: the field {key} is not base64", hint=_HINT) from error
+
+
+def base64(data: bytes) -> str:
+    """How a document holds bytes."""
+    return b64encode(data).decode()
+
+
+def _text(document: Fields) -> bytes:
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def _digest(body: Fields) -> str:
+    return sha256(_text(body)).hexdigest()[:32]

@@ -1,0 +1,66 @@
+"""Protection by a passphrase: Argon2id (RFC 9106) gives the key under which AES-256-GCM seals."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from vmcellar.crypto import documents
+from vmcellar.crypto.derive import KEY_BYTES
+from vmcellar.crypto.documents import Fields
+from vmcellar.crypto.meta_seal import NONCE_BYTES
+from vmcellar.errors import IntegrityError, PermanentError
+
+SALT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Argon2Cost:
+    """What a guess costs. The default is RFC 9106's second choice (section 4), about 0.1 s on a current core."""
+
+    memory_kib: int = 64 << 10
+    passes: int = 3
+    lanes: int = 4
+
+
+LIMIT = Argon2Cost(memory_kib=4 << 20, passes=64, lanes=64)
+"""A document that asks for more is refused, so that a forged one cannot exhaust the host."""
+
+
+def protect(secret: bytes, passphrase: bytes, bound: bytes, cost: Argon2Cost | None = None) -> dict[str, str | int]:
+    """The fields of a document from which only `passphrase` gets `secret` back; `bound` must be the same then."""
+    if not passphrase:
+        raise PermanentError("the passphrase is empty", hint="put one into the file that holds it")
+    cost = cost or Argon2Cost()
+    salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
+    sealed = nonce + AESGCM(_stretch(passphrase, salt, cost)).encrypt(nonce, secret, bound)
+    return {
+        "salt": documents.base64(salt),
+        "memory_kib": cost.memory_kib,
+        "passes": cost.passes,
+        "lanes": cost.lanes,
+        "sealed": documents.base64(sealed),
+    }
+
+
+def reveal(name: str, fields: Fields, passphrase: bytes, bound: bytes) -> bytes | None:
+    """The secret, None for a wrong passphrase; IntegrityError when the fields are not what `protect` makes."""
+    costs = (documents.number(name, fields, key, getattr(LIMIT, key)) for key in ("memory_kib", "passes", "lanes"))
+    cost = Argon2Cost(*costs)
+    salt, sealed = documents.data_of(name, fields, "salt"), documents.data_of(name, fields, "sealed")
+    if len(salt) != SALT_BYTES or len(sealed) < NONCE_BYTES + 16 or cost.memory_kib < 8 * cost.lanes:
+        raise IntegrityError(f"{name}: its fields do not fit each other")
+    key = _stretch(passphrase, salt, cost)
+    try:
+        return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
+    except InvalidTag:
+        return None
+
+
+def _stretch(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
+    kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory_kib)
+    return kdf.derive(passphrase)
