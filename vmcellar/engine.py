@@ -22,12 +22,11 @@ from vmcellar.backup.runs import Run, load_record
 from vmcellar.config.load import find_config, load_config
 from vmcellar.config.model import Config
 from vmcellar.errors import PermanentError, TransientError
-from vmcellar.memory import keep_freed_memory
+from vmcellar.memory import BufferPool, keep_freed_memory
 from vmcellar.repository.layout import CHUNK_MAX
 from vmcellar.repository.packs import PackWriter
 from vmcellar.repository.repository import Repository
 from vmcellar.sources.base import Source
-from vmcellar.sources.buffers import BufferPool
 
 CPU_NICENESS = 10
 """Compression yields to the guests and to the reading, so the VM is let go sooner."""

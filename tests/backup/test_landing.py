@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vmcellar.backup.claims import Claims
-from vmcellar.backup.landing import LandingWriter, LandingZone, landed_bytes
+from vmcellar.backup.landing import LandingReader, LandingWriter, LandingZone
 from vmcellar.errors import CancelledError, PermanentError
 from vmcellar.progress import CancelToken
 
@@ -31,9 +31,11 @@ def test_what_is_landed_by_many_threads_is_read_back(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     writer.close()
-    with landed_bytes(writer.path, writer.size) as view:
+    with LandingReader(writer.path, writer.size) as reader:
         for i, piece in enumerate(pieces):
-            assert bytes(view[places[i] : places[i] + len(piece)]) == piece
+            buffer = memoryview(bytearray(len(piece)))
+            reader.read_into(places[i], buffer)
+            assert buffer == piece
 
 
 def test_an_export_waits_until_the_zone_has_room_and_goes_on_when_it_has(tmp_path: Path) -> None:
@@ -81,11 +83,11 @@ def test_dropping_a_run_leaves_other_runs_alone(tmp_path: Path) -> None:
 
 def test_a_missing_or_short_landing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vda.0000.land"
-    with pytest.raises(PermanentError, match="cannot be read"), landed_bytes(path, 10):
-        pass
+    with pytest.raises(PermanentError, match="cannot be read"):
+        LandingReader(path, 10)
     path.write_bytes(b"12345")
-    with pytest.raises(PermanentError, match="shorter"), landed_bytes(path, 10):
-        pass
+    with pytest.raises(PermanentError, match="shorter"):
+        LandingReader(path, 10)
 
 
 def test_a_full_file_system_is_a_permanent_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
 import subprocess
+import tarfile
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -13,9 +17,9 @@ from tests.sources.conftest import REPOSITORY, History, reasons
 from tests.sources.nbd_server import image, serve
 from tests.sources.paused_vm import MIB, PausedVm, run
 from vmcellar.errors import PermanentError, TransientError
+from vmcellar.memory import BufferPool
 from vmcellar.sources import libvirt_checkpoints
 from vmcellar.sources.base import Capture, CaptureResult, Extent
-from vmcellar.sources.buffers import BufferPool
 
 pytestmark = pytest.mark.libvirt
 
@@ -525,6 +529,22 @@ def test_boot_files_are_captured(vm: PausedVm, history: History) -> None:
     assert found["kernel"] == boot.kernel.read_bytes()
     assert found["initrd"] == boot.initrd.read_bytes()
     assert b"<domain" in found["domain.xml"]
+
+
+@pytest.mark.skipif(not Path("/usr/share/OVMF").exists() or not shutil.which("swtpm"), reason="needs ovmf and swtpm")
+def test_nvram_and_tpm_state_are_captured(vm: PausedVm, history: History) -> None:
+    """Pitfall 18: an UEFI guest with a TPM does not boot from its disks alone."""
+    vm.add_qcow2()
+    vm.extra = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+    xml = vm.xml().replace("machine='pc'", "machine='q35'").replace("<os>", "<os firmware='efi'>")
+    features = "<firmware><feature enabled='no' name='secure-boot'/></firmware></os>"
+    vm.connection.defineXML(xml.replace("</os>", features).replace("bus='virtio'", "bus='sata'"))
+    vm.start()
+    found = history.backup().artifacts
+    assert found["nvram"] == Path(f"/var/lib/libvirt/qemu/nvram/{vm.name}_VARS.fd").read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(found["tpm.tar"])) as tar:
+        assert any(name.endswith("tpm2-00.permall") for name in tar.getnames())
+    assert history.backup().result.warnings == ()
 
 
 def test_unreachable_scratch_folder_says_the_fix(vm: PausedVm, history: History) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.sources.nbd_server import image, serve
 from vmcellar.errors import CancelledError, PermanentError, TransientError
+from vmcellar.memory import BufferPool
 from vmcellar.progress import CancelToken
 from vmcellar.sources.base import Extent
-from vmcellar.sources.buffers import BufferPool
 from vmcellar.sources.nbd import DIRTY_BITMAP, ExportReader
 
 KIB = 1 << 10

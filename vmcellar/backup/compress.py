@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmcellar.backup.landing import landed_bytes
+from vmcellar.backup.landing import LandingReader
 from vmcellar.backup.model import CompressResult, ExportResult, PackHandle
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.errors import PermanentError
@@ -103,28 +103,26 @@ def _seal(
     size = int((landed["place"] + landed["length"]).max())
     writer = engine.pack_writer(run_id, engine.run(run_id).record.request.compression)
     pending: deque[Future[int]] = deque()
-    with landed_bytes(engine.landing.file(run_id, target, segment), size) as view:
+    with LandingReader(engine.landing.file(run_id, target, segment), size) as reader:
         try:
             for row in landed:
                 cancel.check()
-                place, length = int(row["place"]), int(row["length"])
-                piece = view[place : place + length]
-                pending.append(engine.cpu.submit(_append, writer, bytes(row["chunk"]), piece))
+                pending.append(engine.cpu.submit(_append, engine, writer, reader, row))
                 if len(pending) >= IN_FLIGHT:
                     progress("compress", pending.popleft().result())
             while pending:
                 progress("compress", pending.popleft().result())
             return writer.finish()
         except BaseException:
-            for future in pending:
-                future.cancel()
-            for future in pending:
-                future.exception() if not future.cancelled() else None
+            wait([future for future in pending if not future.cancel()])
             writer.abort()
             raise
 
 
-def _append(writer: PackWriter, chunk: bytes, piece: memoryview) -> int:
-    with piece:
-        writer.append(chunk, piece)
-        return len(piece)
+def _append(engine: Engine, writer: PackWriter, reader: LandingReader, row: np.void) -> int:
+    length = int(row["length"])
+    with engine.read_buffers.buffer() as buffer:
+        piece = buffer[:length]
+        reader.read_into(int(row["place"]), piece)
+        writer.append(row["chunk"].tobytes(), piece)
+    return length

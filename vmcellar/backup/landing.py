@@ -10,12 +10,11 @@ On tmpfs a landing survives the death of our process but not a reboot; a reboot 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.progress import CancelToken
@@ -113,26 +112,34 @@ class LandingWriter:
             self._fd = -1
 
 
-@contextmanager
-def landed_bytes(path: Path, size: int) -> Iterator[memoryview]:
-    """The landing's bytes, mapped read-only. PermanentError when the file is missing or shorter than `size`."""
-    if size == 0:
-        yield memoryview(b"")
-        return
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < size:
-                raise PermanentError(f"landing {path} is shorter than what was landed", hint="run the backup again")
-            mapping = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
-    except OSError as error:
-        raise PermanentError(f"landing {path} cannot be read: {error}", hint="run the backup again") from error
-    view = memoryview(mapping)
-    try:
-        yield view
-    finally:
-        with suppress(BufferError):  # after an error, cancelled work may still hold a slice; the mapping goes with it
-            view.release()
-            mapping.close()
+class LandingReader:
+    """Reads chunks of one landing file; any thread. Close it, or use it in a `with` block.
+
+    PermanentError when the file is missing or shorter than `size`.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise PermanentError(f"landing {path} cannot be read: {error}", hint="run the backup again") from error
+        if os.fstat(self._fd).st_size < size:
+            os.close(self._fd)
+            raise PermanentError(f"landing {path} is shorter than what was landed", hint="run the backup again")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`: a copy into re-used memory costs less than mapping each page once."""
+        if os.preadv(self._fd, [buffer], offset) != len(buffer):
+            raise PermanentError(f"landing {self.path} ends before byte {offset + len(buffer)}", hint="run it again")
 
 
 def _landing_error(path: Path, error: OSError) -> PermanentError | TransientError:

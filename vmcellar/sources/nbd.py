@@ -16,9 +16,9 @@ from typing import Self
 import nbd
 
 from vmcellar.errors import PermanentError, TransientError
+from vmcellar.memory import PAGE, BufferPool
 from vmcellar.progress import CancelToken
 from vmcellar.sources.base import Extent, ReadSink
-from vmcellar.sources.buffers import BufferPool
 
 ALLOCATION = "base:allocation"
 DIRTY_BITMAP = "qemu:dirty-bitmap:"
@@ -145,7 +145,7 @@ class ExportReader:
                 self._await(flying[0], cancel)
                 head = flying.popleft()
                 sink(head.offset, head.buffer[: head.length])
-                pool.give(head.buffer)
+                pool.release(head.buffer)
         except BaseException:
             self.close()
             raise
@@ -162,7 +162,7 @@ class ExportReader:
     def _send(self, offset: int, length: int, pool: BufferPool) -> _Pending:
         if not 0 < length <= pool.size or not 0 <= offset <= self.size - length:
             raise ValueError(f"{self.disk}: read of {length} bytes at {offset} from a disk of {self.size}")
-        buffer = pool.take()
+        buffer = pool.acquire()
         cookies = []
         for start in range(0, length, self.largest_request):
             piece = nbd.Buffer.from_buffer(buffer[start : min(length, start + self.largest_request)])
@@ -216,7 +216,7 @@ class ExportReader:
     def _prime(self) -> None:
         length = min(self.size, PRIMING_BYTES, self.largest_request)
         if length > 0:
-            self.read([(0, length)], BufferPool(length), lambda _offset, _data: None)
+            self.read([(0, length)], BufferPool(-(-length // PAGE) * PAGE), lambda _offset, _data: None)
 
     def _offered(self, context: str) -> bool:
         with self._errors("asking for contexts"):
