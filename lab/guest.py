@@ -23,6 +23,7 @@ from typing import Self
 
 import libvirt
 
+from lab import monitor
 from lab.accel import accelerator
 from lab.daemons import URI
 from lab.disks import STANDARD_DISKS, DiskSpec, make_image
@@ -139,6 +140,20 @@ class LabGuest(GuestInside):
     def _wait_off(self) -> None:
         self.close_channel()
         wait_for(lambda: not self.domain.isActive(), f"guest {self.name} to be off", seconds=60)
+
+    # Disk contents behind the guest's back: also on a paused guest, a few milliseconds each
+
+    def poke(self, target: str, offset: int, length: int, seed: int) -> None:
+        """Write `length` seeded bytes at `offset` of a disk that the guest itself does not use just then."""
+        monitor.poke(self.domain, target, offset, monitor.seeded_bytes(length, seed), self._folder)
+
+    def poke_zero(self, target: str, offset: int, length: int) -> None:
+        """Write zeroes at `offset` of a disk."""
+        monitor.poke_zero(self.domain, target, offset, length)
+
+    def poke_discard(self, target: str, offset: int, length: int) -> None:
+        """Discard `length` bytes at `offset` of a disk."""
+        monitor.poke_discard(self.domain, target, offset, length)
 
     # Hardware
 

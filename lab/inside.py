@@ -14,19 +14,14 @@ from typing import Any
 
 import libvirt
 import libvirt_qemu
-import numpy as np
 
 from lab.channel import ShellChannel
 from lab.domain import AGENT_CHANNEL, SHELL_CHANNEL
+from lab.monitor import seeded_bytes
 from lab.shellcommand import LabError
 from lab.waiting import wait_for
 
 ZEROES = "dd if=/dev/zero of=$(lab-device {serial}) bs=4096 seek={first} count={count} oflag=direct conv=notrunc"
-
-
-def seeded_bytes(length: int, seed: int) -> bytes:
-    """`length` incompressible bytes that depend on the seed only."""
-    return np.random.default_rng(seed).bytes(length)
 
 
 class GuestInside:

@@ -15,12 +15,11 @@ import json
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import libvirt
-import libvirt_qemu
 
 from lab.guest import LabGuest
+from lab.monitor import block_devices, monitor
 from lab.paths import vm_folder
 from lab.shellcommand import LabError, call
 
@@ -42,14 +41,14 @@ def of_guest(guest: LabGuest, folder: Path) -> dict[str, Path]:
         }
     with guest.suspended(), vm_folder("nbd") as place:
         socket = place / "socket"
-        _monitor(guest.domain, "nbd-server-start", addr={"type": "unix", "data": {"path": str(socket)}})
+        monitor(guest.domain, "nbd-server-start", addr={"type": "unix", "data": {"path": str(socket)}})
         try:
             return {
-                target: _copy_node(guest.domain, target, node, socket, folder)
-                for target, node in _nodes(guest.domain).items()
+                target: _copy_node(guest.domain, target, device.node, socket, folder)
+                for target, device in block_devices(guest.domain).items()
             }
         finally:
-            _monitor(guest.domain, "nbd-server-stop")
+            monitor(guest.domain, "nbd-server-stop")
 
 
 def of_job(domain: libvirt.virDomain, folder: Path) -> dict[str, Path]:
@@ -106,37 +105,14 @@ def _copy(source: str, source_format: str, folder: Path, target: str) -> Path:
 
 def _copy_node(domain: libvirt.virDomain, target: str, node: str, socket: Path, folder: Path) -> Path:
     name = f"lab-{target}"
-    _monitor(domain, "block-export-add", type="nbd", id=name, name=name, writable=False, **{"node-name": node})
+    monitor(domain, "block-export-add", type="nbd", id=name, name=name, writable=False, **{"node-name": node})
     try:
         return _copy(f"nbd+unix:///{name}?socket={socket}", "raw", folder, target)
     finally:
-        _monitor(domain, "block-export-del", id=name, mode="hard")
-
-
-def _nodes(domain: libvirt.virDomain) -> dict[str, str]:
-    """The format node of each disk, by target: QEMU's view of the guest's bytes, caches included."""
-    aliases = {}
-    for disk in ET.fromstring(domain.XMLDesc()).iterfind("devices/disk[@device='disk']"):
-        name, device = disk.find("alias"), disk.find("target")
-        if name is not None and device is not None:
-            aliases[name.attrib["name"]] = device.attrib["dev"]
-    nodes: dict[str, str] = {}
-    for block in _monitor(domain, "query-block"):
-        for alias, target in aliases.items():
-            if alias in block["qdev"].split("/"):
-                nodes[target] = block["inserted"]["node-name"]
-    return nodes
+        monitor(domain, "block-export-del", id=name, mode="hard")
 
 
 def _uri(server: ET.Element, export: str) -> str:
     if server.get("transport") == "unix":
         return f"nbd+unix:///{export}?socket={server.attrib['socket']}"
     return f"nbd://{server.get('name', 'localhost')}:{server.get('port', '10809')}/{export}"
-
-
-def _monitor(domain: libvirt.virDomain, command: str, **arguments: Any) -> Any:
-    request = json.dumps({"execute": command, "arguments": arguments})
-    answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, request, 0))
-    if "error" in answer:
-        raise LabError(f"QEMU of {domain.name()} refused {command}: {answer['error']['desc']}")
-    return answer["return"]
