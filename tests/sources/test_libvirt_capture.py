@@ -29,7 +29,7 @@ KIB = 1 << 10
 def read(capture: Capture, target: str, offset: int, length: int) -> bytes:
     found = bytearray()
     with capture.open_reader(target) as reader:
-        reader.read([(offset, length)], BufferPool(), lambda _o, data: found.extend(data))
+        reader.read([(offset, length)], BufferPool(1 << 20), lambda _o, data: found.extend(data))
     return bytes(found)
 
 

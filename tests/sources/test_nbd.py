@@ -50,7 +50,7 @@ def read_all(reader: ExportReader, size: int, length: int = MIB) -> bytes:
         assert offset == len(found), "pieces come in the order they were asked for"
         found.extend(data)
 
-    reader.read(pieces(size, length), BufferPool(), sink)
+    reader.read(pieces(size, length), BufferPool(1 << 20), sink)
     return bytes(found)
 
 
@@ -154,7 +154,7 @@ def test_a_server_killed_in_mid_read_is_transient(tmp_path: Path) -> None:
             server.process.wait()
 
         with pytest.raises(TransientError, match="web: vda"):
-            reader.read(pieces(16 * MIB), BufferPool(), kill)
+            reader.read(pieces(16 * MIB), BufferPool(1 << 20), kill)
         reader.close()
 
 
@@ -163,7 +163,7 @@ def test_a_hanging_server_is_given_up_after_the_time_limit(tmp_path: Path) -> No
     with serve(tmp_path / "s", image(tmp_path / "disk")) as server:
         reader = ExportReader(server.uri, disk="web: vda", timeout=0.5)
         with pytest.raises(TransientError, match="said nothing"):
-            reader.read(pieces(16 * MIB), BufferPool(), lambda _o, _d: server.send(signal.SIGSTOP))
+            reader.read(pieces(16 * MIB), BufferPool(1 << 20), lambda _o, _d: server.send(signal.SIGSTOP))
 
 
 def test_no_server_is_transient(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_an_unreadable_sector_names_disk_and_place(tmp_path: Path) -> None:
         ExportReader(server.uri, disk="web: vda") as reader,
         pytest.raises(PermanentError, match=f"web: vda: reading {MIB} bytes at byte {10 * MIB}"),
     ):
-        reader.read(pieces(16 * MIB), BufferPool(), lambda _o, _d: None)
+        reader.read(pieces(16 * MIB), BufferPool(1 << 20), lambda _o, _d: None)
 
 
 def test_cancel_stops_a_hanging_read(tmp_path: Path) -> None:
@@ -193,12 +193,12 @@ def test_cancel_stops_a_hanging_read(tmp_path: Path) -> None:
             cancel.cancel()
 
         with pytest.raises(CancelledError):
-            reader.read(pieces(16 * MIB), BufferPool(), stop, cancel)
+            reader.read(pieces(16 * MIB), BufferPool(1 << 20), stop, cancel)
 
 
 def test_what_the_sink_raises_comes_out_and_buffers_are_not_written_later(tmp_path: Path) -> None:
     make_raw(tmp_path / "disk", 16 * MIB)
-    pool = BufferPool()
+    pool = BufferPool(1 << 20)
     with serve(tmp_path / "s", image(tmp_path / "disk")) as server, ExportReader(server.uri) as reader:
 
         def full(_offset: int, _data: memoryview) -> None:
@@ -217,7 +217,7 @@ def test_a_request_outside_the_disk_or_the_buffer_is_refused(tmp_path: Path, req
         ExportReader(server.uri) as reader,
         pytest.raises(ValueError, match="from a disk of"),
     ):
-        reader.read([request_], BufferPool(), lambda _o, _d: None)
+        reader.read([request_], BufferPool(1 << 20), lambda _o, _d: None)
 
 
 def test_four_readers_at_once(tmp_path: Path) -> None:
