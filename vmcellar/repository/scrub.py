@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 class Finding:
     """One damaged or missing object: `kind` is point, index, pack, node or chunk, `name` its key or id.
 
-    `ranges` are all bytes of all points that cannot be restored because of it; empty for an index part, which
-    `vmcellar rebuild-index` makes anew.
+    `ranges` are all bytes of all points that cannot be restored because of it: none for an index part, which
+    `vmcellar rebuild-index` makes anew, and none for a pack whose objects are whole but its table of contents is not.
     """
 
     kind: str
@@ -118,6 +118,7 @@ def _verify(
     if deep:
         results = _read_packs(repository, walk.packs.values(), progress, cancel)
         if any(result.problem or result.damaged for result in results):
+            _salvage(repository, points, results, cancel)
             walk = _walk_again(repository, points, results, cancel)
     findings = [Finding(c.kind, c.name, c.problem, tuple(c.ranges)) for c in [*causes, *walk.causes.values()]]
     size = sum(result.bytes for result in results)
@@ -126,14 +127,25 @@ def _verify(
     return ScrubReport(len(points), packs, objects, size, tuple(findings))
 
 
+def _salvage(
+    repository: Repository, points: list[RestorePoint], results: list[_PackResult], cancel: CancelToken
+) -> None:
+    """Check the objects of packs whose own table of contents is of no use: the index knows their places, too."""
+    broken = {result.pack.id: result for result in results if result.problem}
+    if broken:
+        walk = Walk(repository, cancel, collect=broken)
+        walk.points(points)
+        for pack_id, found in walk.collected.items():
+            _read_objects(repository, broken[pack_id], sorted(found, key=lambda location: location.offset), cancel)
+
+
 def _walk_again(
     repository: Repository, points: list[RestorePoint], results: list[_PackResult], cancel: CancelToken
 ) -> Walk:
     """Attribute the damage to ranges. A chunk of which the index knows a better copy elsewhere is whole."""
     damaged = {(found.pack.id, found.chunk): reason for result in results for found, reason in result.damaged}
     _note(repository, [found for result in results for found, _ in result.damaged])
-    problems = {result.pack.id: result.problem for result in results if result.problem}
-    walk = Walk(repository, cancel, damaged, problems)
+    walk = Walk(repository, cancel, damaged)
     walk.points(points)
     for result in results:  # also what no point needs any more, or has a better copy, is said
         for found, reason in result.damaged:
@@ -213,6 +225,17 @@ def _read_pack(repository: Repository, pack: PackRef, progress: ProgressSink, ca
         result.problem = error.message
         return result
     result.damaged += _misplaced(repository, locations)
+    _read_objects(repository, result, locations, cancel, progress)
+    return result
+
+
+def _read_objects(
+    repository: Repository,
+    result: _PackResult,
+    locations: Sequence[Location],
+    cancel: CancelToken,
+    progress: ProgressSink = no_progress,
+) -> None:
     for group in groups(locations):
         for found, content in read_each(repository.tier, repository.keyring, group):
             cancel.check()
@@ -222,7 +245,6 @@ def _read_pack(repository: Repository, pack: PackRef, progress: ProgressSink, ca
             else:
                 result.bytes += found.length
                 progress("verify", found.length)
-    return result
 
 
 def _misplaced(repository: Repository, locations: list[Location]) -> list[tuple[Location, str]]:

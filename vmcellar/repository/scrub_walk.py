@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,8 @@ class _Problem:
 class Walk:
     """Checks points; `causes` and `packs` hold what came of it. One thread.
 
-    `damaged` and `pack_problems` are what a deep check found: by (pack id, object id) and by pack id.
+    `damaged` is what a deep check found, by (pack id, object id). `collect` are ids of packs of which `collected` shall
+    tell all objects that the points need.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Walk:
         repository: Repository,
         cancel: CancelToken,
         damaged: Mapping[tuple[bytes, bytes], str] | None = None,
-        pack_problems: Mapping[bytes, str] | None = None,
+        collect: Collection[bytes] = (),
     ) -> None:
         self.causes: dict[tuple[str, str], Cause] = {}
         self.packs: dict[bytes, PackRef] = {}
@@ -69,7 +70,8 @@ class Walk:
         self._repository = repository
         self._cancel = cancel
         self._damaged = damaged or {}
-        self._pack_problems = dict(pack_problems or {})
+        self.collected: dict[bytes, set[Location]] = {pack: set() for pack in collect}
+        self._pack_problems: dict[bytes, str] = {}
         self._nodes: dict[bytes, tuple[_Problem, ...]] = {}
 
     def points(self, points: Iterable[RestorePoint]) -> None:
@@ -154,6 +156,8 @@ class Walk:
         self.objects += 1
         if found is None:
             return "chunk", wanted.hex(), "it is in no pack that the index names"
+        if found.pack.id in self.collected:
+            self.collected[found.pack.id].add(found)
         problem = self._pack_problem(found.pack)
         if problem:
             return "pack", found.pack.key, problem
@@ -165,7 +169,7 @@ class Walk:
     def _pack_problem(self, pack: PackRef) -> str:
         if pack.id not in self.packs:
             self.packs[pack.id] = pack
-            self._pack_problems.setdefault(pack.id, pack_problem(self._repository, pack))
+            self._pack_problems[pack.id] = pack_problem(self._repository, pack)
         return self._pack_problems[pack.id]
 
     def _check_artifact(self, point: RestorePoint, artifact: Artifact) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import CancelledError, VmcellarError
+from vmcellar.errors import VmcellarError
 from vmcellar.progress import CancelToken, ProgressSink
-from vmcellar.repository.packs import Group, Location, PackReader, groups
+from vmcellar.repository.packs import Group, Location, groups
+from vmcellar.repository.salvage import read_each
 from vmcellar.restore.plan import Resolver, Window, chunk_ids
 from vmcellar.restore.report import LostRange
 from vmcellar.restore.targets import DiskTarget
@@ -99,42 +99,13 @@ class _WindowJob:
         """Restore one group; CancelledError when stopped."""
         written = 0
         lost: list[LostRange] = []
-        for found, content in self._contents(group):
+        for found, content in read_each(self.repository.tier, self.repository.keyring, group):
             self.cancel.check()
             if isinstance(content, VmcellarError):
                 lost += self._lose(found, content)
             else:
                 written += self._write(found, memoryview(content))
         return Moved(group.end - group.start, written, tuple(lost))
-
-    def _contents(self, group: Group) -> Iterator[tuple[Location, bytes | VmcellarError]]:
-        """Every object of the group with its checked bytes, or with the error that stands in their way.
-
-        Once the one read of the whole group fails, the rest is read object by object, so that what is readable comes.
-        """
-        done = 0
-        try:
-            with self._open(group.objects[0]) as reader:
-                for found, plain in reader.read_group(group):
-                    yield found, plain
-                    done += 1
-        except CancelledError:
-            raise
-        except VmcellarError:
-            for found in group.objects[done:]:
-                yield found, self._read_alone(found)
-
-    def _read_alone(self, found: Location) -> bytes | VmcellarError:
-        try:
-            with self._open(found) as reader:
-                return reader.read(found)
-        except CancelledError:
-            raise
-        except VmcellarError as error:
-            return error
-
-    def _open(self, found: Location) -> PackReader:
-        return PackReader(self.repository.tier, found.pack.key, self.repository.keyring, pack=found.pack)
 
     def _write(self, found: Location, plain: memoryview) -> int:
         """Write a chunk wherever the disk has it; CPU and device are kept apart by the other workers."""

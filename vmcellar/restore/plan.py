@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmcellar.errors import CancelledError, IntegrityError, PermanentError, TransientError, VmcellarError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.progress import CancelToken
 from vmcellar.repository import nodes
 from vmcellar.repository.layout import ID_BYTES, LEAF_BYTES, span_of
 from vmcellar.repository.nodes import Rows
 from vmcellar.repository.packs import Location, PackRef
+from vmcellar.repository.scrub_walk import pack_problem
 from vmcellar.restore.report import LostRange, merge_lost
 
 if TYPE_CHECKING:
@@ -203,17 +204,6 @@ def make_plan(
     for artifact in point.artifacts:
         stored += resolver.artifact(artifact)
     return RestorePlan(point.id, point.vm, tuple(disks), len(resolver.packs), stored, merge_lost(resolver.lost))
-
-
-def pack_problem(repository: Repository, pack: PackRef) -> str:
-    """Empty when the pack lies on the tier with its right length, else what is wrong with it."""
-    try:
-        size = repository.tier.size(pack.key)
-    except CancelledError:
-        raise
-    except VmcellarError as error:
-        return f"pack {pack.key}: {error.message}"
-    return "" if size == pack.size else f"pack {pack.key} has {size} bytes instead of {pack.size}: it is cut short"
 
 
 def _joined(parts: Iterator[Rows] | Sequence[Rows]) -> Rows:
