@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vmcellar.crypto.keyring import MasterKeyring
-from vmcellar.crypto.secrets import Secrets
 from vmcellar.memory import keep_freed_memory
 from vmcellar.repository.codec import Compression
 from vmcellar.repository.packs import PackWriter, SealedPack, verify_pack
+from vmcellar.repository.repository import make, unlock
 from vmcellar.tiers.local import LocalTier
 
 CHUNK = 1 << 20
@@ -55,7 +54,9 @@ class Bench:
 
     def __init__(self, folder: Path, chunks: list[bytes], count: int, threads: int, compression: str) -> None:
         self.tier = LocalTier(folder)
-        self.keyring = MasterKeyring(Secrets.random())
+        if not self.tier.exists("config"):
+            make(self.tier, b"bench")
+        self.keyring, _ = unlock(self.tier, b"bench")
         self.chunks = [(self.keyring.chunk_id(chunk), chunk) for chunk in chunks]
         self.count = count
         self.threads = threads

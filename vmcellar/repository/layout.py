@@ -11,10 +11,8 @@ import numpy as np
 
 FORMAT_VERSION: Final = 1  # section 1
 
-# Section 2: names of objects
+# Section 2: names of objects; those of keys are in vmcellar/crypto/names.py
 CONFIG_KEY: Final = "config"
-KEYS: Final = "keys/"
-EPOCHS: Final = "epochs/"
 DATA: Final = "data/"
 META: Final = "meta/"
 INDEX: Final = "index/"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from vmcellar.crypto import slots
-from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import IntegrityError, PermanentError, UsageError
 from vmcellar.repository import config_object, layout, points
 from vmcellar.repository.codec import Compression
@@ -228,8 +227,7 @@ def make(tier: Tier, passphrase: bytes) -> bytes:
     """
     if tier.exists(layout.CONFIG_KEY):
         raise PermanentError(f"{tier!r} holds a repository already", hint="use it, or name another directory")
-    if not any(tier.list(layout.KEYS)):
-        slots.add_passphrase(tier, Secrets.random(), passphrase)
+    slots.create(tier, passphrase)
     keyring = slots.unlock(tier, passphrase)
     repository_id = secrets.token_bytes(layout.NAME_BYTES)
     tier.put(layout.CONFIG_KEY, config_object.encode(keyring, repository_id))
