@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.repository.writing import back_up
 from vmcellar.cli import main as cli_main
+from vmcellar.config import load_config
+from vmcellar.repository.points import RestorePoint
+from vmcellar.repository.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +47,41 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return Result(int(stopped.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+SIZE = 8 << 20
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cellar:
+    """A real repository with two points of one VM and one of another, and the bytes of each point's disk."""
+
+    folder: Path
+    config: Path
+    first: RestorePoint
+    second: RestorePoint
+    other: RestorePoint
+    disks: dict[str, bytes]
+
+
+@pytest.fixture
+def cellar(tmp_path: Path) -> Cellar:
+    """Built through the repository's own interface, as a backup does."""
+    (tmp_path / "pass").write_text("correct horse\n")
+    config = tmp_path / "vmcellar.yaml"
+    config.write_text("tiers: {hot: repo}\nkey: {file: pass}\nstate: state\n")
+    repository = Repository.init(load_config(config))
+    one, two, three = (random.Random(seed).randbytes(CHUNK) for seed in range(3))
+    with ThreadPoolExecutor(2) as pool:
+        first = back_up(repository, pool, [(0, one), (4 * CHUNK, two)], SIZE, vm="web1")
+        second = back_up(repository, pool, [(0, CHUNK), (2 * CHUNK, three)], SIZE, first, vm="web1")
+        other = back_up(repository, pool, [(0, two)], SIZE, vm="db1")
+    repository.close()
+    hole = bytes(CHUNK)
+    disks = {
+        first.id: one + hole * 3 + two + hole * 3,
+        second.id: hole * 2 + three + hole + two + hole * 3,
+        other.id: two + hole * 7,
+    }
+    return Cellar(tmp_path, config, first, second, other, disks)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vmcellar.backup.model import BackupRequest, PointSummary
+from vmcellar.backup.model import BackupRequest, Mode, PointSummary
 from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.output import note, print_error
 from vmcellar.cli.selection import vms_to_back_up
@@ -47,7 +47,7 @@ def _request(config: Config, vm: str, job: str | None, full: bool) -> BackupRequ
             f"job {job}: storage {entry.storage.kind} {entry.storage.place}: this version stores on the tier hot only",
             hint="set `storage: hot`, or leave the key out; nothing was backed up",
         )
-    mode = "full" if full or entry.mode == "full" else "auto"
+    mode: Mode = "full" if full or entry.mode == "full" else "auto"
     return BackupRequest(vm, mode, job, exclude_disks=entry.excluded_disks(vm), compression=entry.compression)
 
 

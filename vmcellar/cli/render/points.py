@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from vmcellar.cli.render.text import size_text, time_text
+from vmcellar.cli.render.text import seconds_text, size_text, time_text
 from vmcellar.repository.points import RestorePoint
 
 
@@ -17,7 +19,7 @@ def point_json(point: RestorePoint) -> dict[str, Any]:
     return {
         "id": point.id,
         "vm": point.vm,
-        "time": point.time,
+        "time": rfc3339(point),
         "kind": point.kind,
         "parent": point.parent,
         "consistency": point.consistency,
@@ -29,6 +31,16 @@ def point_json(point: RestorePoint) -> dict[str, Any]:
     }
 
 
+def rfc3339(point: RestorePoint) -> str:
+    """The point's instant, in UTC, to the millisecond."""
+    return point.when.isoformat(timespec="milliseconds")
+
+
+def point_details_json(point: RestorePoint) -> dict[str, Any]:
+    """The fields of `show --json`: those of `list --json`, with everything else that the point records."""
+    return {**asdict(point), **point_json(point), "disks": [asdict(disk) for disk in point.disks]}
+
+
 def points_table(points: Iterable[RestorePoint]) -> Table:
     """A row per point."""
     table = Table("point", "VM", "time", "kind", "consistency", "verified", box=None, pad_edge=False)
@@ -38,7 +50,7 @@ def points_table(points: Iterable[RestorePoint]) -> Table:
         table.add_row(
             point.id,
             point.vm,
-            time_text(point.time),
+            time_text(rfc3339(point)),
             point.kind,
             point.consistency,
             _yes_no(point.verified),
@@ -47,6 +59,44 @@ def points_table(points: Iterable[RestorePoint]) -> Table:
             size_text(point.bytes_stored),
             str(len(point.disks)),
         )
+    return table
+
+
+def point_details(point: RestorePoint) -> Group:
+    """One point in full."""
+    facts = [
+        ("point", point.id),
+        ("VM", f"{point.vm} ({point.vm_uuid})"),
+        ("time", time_text(rfc3339(point))),
+        ("kind", f"{point.kind}{f': {point.reason}' if point.reason else ''}"),
+        ("parent", point.parent or "none"),
+        ("consistency", f"{point.consistency}{f': {point.consistency_reason}' if point.consistency_reason else ''}"),
+        ("verified", "yes" if point.verified else "NO"),
+        ("read", f"{size_text(point.bytes_read)}, of it zero {size_text(point.bytes_zero)}"),
+        ("changed", f"{size_text(point.bytes_changed)}, already known {size_text(point.bytes_known)}"),
+        ("stored", size_text(point.bytes_stored)),
+        ("VM held", f"{seconds_text(point.held_seconds)}, frozen {seconds_text(point.freeze_seconds)}"),
+        ("captured", ", ".join(artifact.name for artifact in point.artifacts) or "disks only"),
+        ("checkpoint", point.checkpoint or "none"),
+    ]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in facts:
+        table.add_row(name, Text(value))
+    missing = [Text(f"NOT in this point: {disk.target}: {disk.reason}", style="bold red") for disk in point.uncovered]
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in point.warnings]
+    return Group(table, Text(), _disks_table(point), *missing, *warnings)
+
+
+def _disks_table(point: RestorePoint) -> Table:
+    table = Table("disk", "format", box=None, pad_edge=False)
+    for name in ("size", "read", "changed", "stored"):
+        table.add_column(name, justify="right")
+    table.add_column("root")
+    table.add_column("")
+    for disk in point.disks:
+        sizes = (disk.size, disk.bytes_read, disk.bytes_changed, disk.bytes_stored)
+        why = f"read in full: {disk.reason}" if disk.reason else ""
+        table.add_row(disk.target, disk.format, *(size_text(size) for size in sizes), disk.root[:16], why)
     return table
 
 

@@ -1,0 +1,169 @@
+"""`list`, `show`, `restore` and `verify` on a real repository."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cellar, Cli
+
+LIST_FIELDS = {
+    "id", "vm", "time", "kind", "parent", "consistency", "verified",
+    "bytes_read", "bytes_changed", "bytes_stored", "disks",
+}  # fmt: skip
+
+
+def test_list_json_has_the_documented_fields(cli: Cli, cellar: Cellar) -> None:
+    entries = json.loads(cli("list", "web1", "--json").out)
+    assert [entry["id"] for entry in entries] == [cellar.first.id, cellar.second.id]
+    assert set(entries[0]) >= LIST_FIELDS
+    assert set(entries[0]["disks"][0]) >= {"target", "size", "root"}
+    assert [entry["kind"] for entry in entries] == ["full", "incremental"]
+    assert entries[1]["parent"] == cellar.first.id
+    assert datetime.fromisoformat(entries[0]["time"]).timestamp() == cellar.first.time
+    assert len(json.loads(cli("list", "--json").out)) == 3
+
+
+def test_list_for_people_names_every_point_on_its_own_line(cli: Cli, cellar: Cellar) -> None:
+    lines = cli("list").out.splitlines()
+    assert len(lines) == 4
+    assert any(cellar.second.id in line and "web1" in line and "incremental" in line for line in lines)
+
+
+def test_list_of_an_unknown_vm_is_empty_and_says_so(cli: Cli, cellar: Cellar) -> None:
+    assert cellar.first
+    result = cli("list", "nobody")
+    assert (result.code, result.out) == (0, "")
+    assert "no restore points of nobody" in result.err
+    assert cli("list", "nobody", "--json").out == "[]\n"
+
+
+def test_points_are_named_by_id_prefix_or_latest(cli: Cli, cellar: Cellar) -> None:
+    assert json.loads(cli("show", cellar.first.id, "--json").out)["id"] == cellar.first.id
+    assert json.loads(cli("show", cellar.first.id[:-2], "--json").out)["id"] == cellar.first.id
+    assert json.loads(cli("show", "web1@latest", "--json").out)["id"] == cellar.second.id
+    shown = cli("show", "web1@latest").out
+    for word in (cellar.second.id, "vda", "domain.xml", "crash", cellar.first.id):
+        assert word in shown
+
+
+@pytest.mark.parametrize(("name", "code"), [("nobody@latest", 1), ("1999", 1), ("20", 2), ("", 1)])
+def test_names_that_fit_no_point_or_several(cli: Cli, cellar: Cellar, name: str, code: int) -> None:
+    assert cellar.first
+    result = cli("show", name)
+    assert (result.code, result.out) == (code, "")
+    assert result.err.startswith("error: ")
+
+
+def test_restore_writes_the_disk_of_that_instant(cli: Cli, cellar: Cellar) -> None:
+    for point in (cellar.first, cellar.second, cellar.other):
+        folder = cellar.folder / "to" / point.id
+        result = cli("restore", point.id, "--to", folder, "--format", "raw", "--json")
+        assert result.code == 0, result.err
+        assert (folder / "vda.raw").read_bytes() == cellar.disks[point.id]
+        assert (folder / "domain.xml").read_bytes() == b"<domain/>"
+        assert json.loads(result.out)["disks"][0]["path"] == str(folder / "vda.raw")
+
+
+def test_restore_to_qcow2_is_the_default(cli: Cli, cellar: Cellar) -> None:
+    result = cli("restore", "web1@latest", "--to", "out", "--disk", "vda")
+    assert result.code == 0, result.err
+    assert "vda.qcow2" in result.out
+    image = cellar.folder / "out" / "vda.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", image, cellar.folder / "plain"], check=True)
+    assert (cellar.folder / "plain").read_bytes() == cellar.disks[cellar.second.id]
+
+
+def test_restore_never_overwrites(cli: Cli, cellar: Cellar) -> None:
+    kept = cellar.folder / "out" / "vda.raw"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    result = cli("restore", "web1@latest", "--to", "out", "--format", "raw")
+    assert result.code == 1
+    assert "exists already" in result.err
+    assert kept.read_text() == "mine"
+
+
+def test_a_plan_writes_nothing(cli: Cli, cellar: Cellar) -> None:
+    plan = json.loads(cli("restore", "web1@latest", "--plan", "--json", "--to", "out").out)
+    assert plan["data"] == 2 << 20
+    assert plan["lost"] == []
+    assert not (cellar.folder / "out").exists()
+    assert "nothing was written" in cli("restore", "web1@latest", "--plan").out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("restore", "web1@latest"), ("restore", "web1@latest", "--to", "out", "--disk", "vdz"),
+     ("restore", "web1@latest", "--to", "out", "--format", "vmdk"), ("verify",), ("verify", "web1@latest", "--all")],
+)  # fmt: skip
+def test_bad_use(cli: Cli, cellar: Cellar, arguments: tuple[str, ...]) -> None:
+    result = cli(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert not (cellar.folder / "out").exists()
+
+
+def test_verify_of_a_whole_repository(cli: Cli, cellar: Cellar) -> None:
+    assert cellar.first
+    for arguments in (("--all",), ("--all", "--deep"), ("web1@latest",), ("web1@latest", "--deep")):
+        result = cli("verify", *arguments)
+        assert (result.code, result.out[:6]) == (0, "whole:"), result.err
+    report = json.loads(cli("verify", "--all", "--deep", "--json").out)
+    assert (report["ok"], report["deep"], report["points"], report["findings"]) == (True, True, 3, [])
+
+
+def damaged_pack(cellar: Cellar) -> Path:
+    """Flips a bit in the middle of the largest data pack: in a chunk of the first point."""
+    packs = sorted((cellar.folder / "repo" / "data").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    pack = packs[-1]
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 4] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    return pack
+
+
+def test_damage_is_found_named_and_exit_1(cli: Cli, cellar: Cellar) -> None:
+    damaged_pack(cellar)
+    result = cli("verify", "--all", "--deep")
+    assert result.code == 1
+    assert result.out.startswith("DAMAGED: ")
+    assert "web1" in result.out
+    assert "vda: bytes" in result.out
+    report = json.loads(cli("verify", "--all", "--deep", "--json").out)
+    assert report["ok"] is False
+    assert report["findings"][0]["ranges"]
+
+
+def test_best_effort_restores_the_rest_and_lists_what_is_lost(cli: Cli, cellar: Cellar) -> None:
+    damaged_pack(cellar)
+    strict = cli("restore", cellar.first.id, "--to", "strict", "--format", "raw")
+    assert strict.code == 1
+    assert strict.err.startswith("error: ")
+    assert not (cellar.folder / "strict").exists()
+    result = cli("restore", cellar.first.id, "--to", "out", "--format", "raw", "--best-effort")
+    assert result.code == 1
+    assert "LOST vda: bytes" in result.out
+    assert (cellar.folder / "out" / "vda.raw").stat().st_size == len(cellar.disks[cellar.first.id])
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("verify", "--all"), ("restore", "web1@latest", "--to", "out")])
+def test_a_wrong_passphrase(cli: Cli, cellar: Cellar, arguments: tuple[str, ...]) -> None:
+    (cellar.folder / "pass").write_text("wrong\n")
+    result = cli(*arguments)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: no key slot of the repository opens with this passphrase")
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("gone", ["pass", "repo"])
+def test_a_missing_passphrase_file_or_repository(cli: Cli, cellar: Cellar, gone: str) -> None:
+    (cellar.folder / gone).rename(cellar.folder / "elsewhere")
+    result = cli("list")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: ")
+    assert str(cellar.folder / gone) in result.err

@@ -1,0 +1,94 @@
+"""`vmcellar init`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmcellar.cli.output import note
+from vmcellar.cli.session import PANEL_START, ConfigOption
+from vmcellar.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(rich_help_panel=PANEL_START)(init)
+
+
+def init(
+    ctx: typer.Context,
+    tier: Annotated[
+        str | None, typer.Option("--tier", metavar="hot=DIR", help="The repository's directory; it is made if need be.")
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file that holds the passphrase; only its name is kept.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write a commented vmcellar.yaml and create the repository with its keys.
+
+    With both options nothing is asked; what is missing is asked on a terminal. An existing configuration is used as it
+    is.
+    """
+    from vmcellar.cli.newrepository import create
+
+    chosen = config or ctx.find_root().obj.config
+    path = chosen or Path(os.environ.get("VMCELLAR_CONFIG") or "vmcellar.yaml")
+    if path.exists():
+        _refuse_options_for_existing(path, tier, passphrase_file)
+        made = create(path.absolute(), None)
+    else:
+        made = create(path.absolute(), _answers(tier, passphrase_file, path.absolute().parent))
+    sys.stdout.write(f"{made.config}: configuration\n{made.directory}: repository {made.repository_id}\n")
+    note("keep a copy of the passphrase away from this host: without it nothing can be restored")
+    note("next: vmcellar doctor, then vmcellar backup VM")
+
+
+def _refuse_options_for_existing(path: Path, tier: str | None, passphrase_file: Path | None) -> None:
+    if tier is not None or passphrase_file is not None:
+        raise UsageError(
+            f"{path} exists already; it was left as it is",
+            hint="edit it and type `vmcellar init` without options, or name another file with --config FILE",
+        )
+
+
+def _answers(tier: str | None, passphrase_file: Path | None, folder: Path) -> tuple[Path, Path]:
+    """The hot tier's directory and the passphrase file, from the options, else asked on the terminal."""
+    directory = _tier_directory(tier) if tier is not None else _ask("Directory of the repository", "--tier hot=DIR")
+    if passphrase_file is None:
+        passphrase_file = _ask_passphrase(folder)
+    return directory, passphrase_file.absolute()
+
+
+def _tier_directory(text: str) -> Path:
+    name, equals, directory = text.partition("=")
+    if not equals or not directory:
+        raise UsageError(f"--tier {text}: a tier is written NAME=DIRECTORY", hint="such as --tier hot=/srv/vmcellar")
+    if name != "hot":
+        raise UsageError(f"--tier {text}: this version has the tier hot only", hint=f"use --tier hot={directory}")
+    return Path(directory).expanduser().absolute()
+
+
+def _ask(question: str, option: str) -> Path:
+    if not sys.stdin.isatty():
+        raise UsageError(f"{option} is missing, and there is no terminal to ask on", hint=f"add {option}")
+    return Path(str(typer.prompt(question, err=True))).expanduser().absolute()
+
+
+def _ask_passphrase(folder: Path) -> Path:
+    """A file with a passphrase: an existing one, or a new one of the words that are typed twice."""
+    path = _ask("File that holds the passphrase, or is to hold it", "--passphrase-file FILE")
+    path = folder / path
+    if path.exists():
+        return path
+    passphrase = str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True))
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(passphrase + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return path

@@ -1,0 +1,88 @@
+"""`vmcellar restore POINT (--to DIR | --define NAME)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vmcellar.cli.bars import progress_bars
+from vmcellar.cli.output import console, note, print_json
+from vmcellar.cli.session import PANEL_WORK, ConfigOption, JsonOption, open_repository, read_config
+from vmcellar.cli.signals import cancel_on_signals
+from vmcellar.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+
+IMAGES = Path("/var/lib/libvirt/images")
+"""Where a defined VM's images go without --to: libvirt's own place for them."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(rich_help_panel=PANEL_WORK)(restore)
+
+
+def restore(
+    ctx: typer.Context,
+    point: Annotated[str, typer.Argument(metavar="POINT", help="A point's id, a unique prefix of it, or VM@latest.")],
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write DIR/<target>.<format> and DIR/domain.xml.")
+    ] = None,
+    image_format: Annotated[Literal["qcow2", "raw"], typer.Option("--format", help="Format of the images.")] = "qcow2",
+    define: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Define a new VM; images go to --to, else {IMAGES}/NAME.")
+    ] = None,
+    disk: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="Only this disk; may be repeated.")] = None,
+    best_effort: Annotated[bool, typer.Option(help="Restore what can be read, and list what is lost.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only check everything and say what would be done.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a point back: as images in a folder, or as a new VM. Existing files and VMs are never touched.
+
+    Everything is found and checked before the first byte is written. Exit 1 when anything was lost.
+    """
+    folder = to or (IMAGES / define if define else None)
+    if folder is None and not plan:
+        raise UsageError("where to? Neither --to DIR nor --define NAME was given", hint="or look first, with --plan")
+    repository = open_repository(ctx, config)
+    found = repository.point(point)
+    if plan or folder is None:
+        _show_plan(repository, found, tuple(disk or ()), best_effort, as_json)
+        return
+    from vmcellar.cli.restorerun import Wanted, run_restore
+
+    wanted = Wanted(folder.absolute(), image_format, tuple(disk or ()), best_effort, define)
+    with cancel_on_signals() as cancel, progress_bars() as progress:
+        done = run_restore(repository, found, wanted, read_config(ctx, config).libvirt.uri, progress, cancel)
+    if as_json:
+        from vmcellar.cli.render.restores import report_json
+
+        print_json(report_json(done))
+    else:
+        from vmcellar.cli.render.restores import report_text
+
+        console().print(report_text(done))
+    if done.report.lost:
+        raise typer.Exit(1)
+
+
+def _show_plan(
+    repository: Repository, point: RestorePoint, disks: tuple[str, ...], best_effort: bool, as_json: bool
+) -> None:
+    from vmcellar.cli.render.restores import plan_json, plan_text
+    from vmcellar.restore.plan import make_plan
+
+    with cancel_on_signals() as cancel:
+        found = make_plan(repository, point, disks, best_effort, cancel)
+    if as_json:
+        print_json(plan_json(found))
+    else:
+        console().print(plan_text(found))
+    if found.lost:
+        note("some of it cannot be restored; see above")
+        raise typer.Exit(1)

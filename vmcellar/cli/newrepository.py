@@ -1,0 +1,57 @@
+"""Makes a configuration and the repository that it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmcellar.config import Config, load_config, parse_config
+from vmcellar.config.template import quoted, render_template, write_new_file
+from vmcellar.errors import PermanentError
+from vmcellar.repository.repository import Repository
+
+SYSTEM_STATE = Path("/var/lib/vmcellar")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRepository:
+    """What now exists."""
+
+    config: Path
+    directory: Path
+    repository_id: str
+
+
+def create(path: Path, answers: tuple[Path, Path] | None) -> NewRepository:
+    """Make the repository of the configuration at `path`; with `answers` (directory, passphrase file) write it first.
+
+    PermanentError when there is a repository already, or the passphrase cannot be read; then a file that this call
+    wrote is gone again. After a crash in between, a call without answers goes on.
+    """
+    if answers is None:
+        return _made(path, load_config(path))
+    directory, passphrase = answers
+    text = render_template(directory, f"key:\n  file: {quoted(passphrase)}\n", _state_folder(path))
+    config = parse_config(text, path)
+    write_new_file(path, text)
+    try:
+        return _made(path, config)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _made(path: Path, config: Config) -> NewRepository:
+    try:
+        repository = Repository.init(config)
+    except OSError as error:
+        raise PermanentError(
+            f"{config.hot_directory()}: {error.strerror}", hint="run as root, or name a directory that you may write"
+        ) from error
+    repository.close()
+    return NewRepository(path, config.hot_directory(), repository.id.hex())
+
+
+def _state_folder(path: Path) -> Path:
+    """The system's state folder for a configuration in /etc; else one beside the file: a trial needs no root."""
+    return SYSTEM_STATE if path.is_relative_to("/etc") else path.parent / "vmcellar-state"

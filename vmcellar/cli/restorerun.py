@@ -1,0 +1,86 @@
+"""A restore, and the definition of the VM where one is wanted. Needs libvirt only for the latter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmcellar.errors import PermanentError
+from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.restore.report import RestoreReport, RestoreTarget
+from vmcellar.restore.restore import DOMAIN_XML, restore_point
+from vmcellar.restore.targets import ImageFormat
+
+if TYPE_CHECKING:
+    from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+    from vmcellar.restore.define import DefinedDomain
+    from vmcellar.sources.libvirt_connection import Connection
+
+TPM_STATE = "tpm.tar"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for; `define` is the new VM's name."""
+
+    folder: Path
+    image_format: ImageFormat
+    disks: tuple[str, ...]
+    best_effort: bool
+    define: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of it; `defined` is the new VM."""
+
+    report: RestoreReport
+    defined: DefinedDomain | None
+
+
+def run_restore(
+    repository: Repository,
+    point: RestorePoint,
+    wanted: Wanted,
+    uri: str,
+    progress: ProgressSink,
+    cancel: CancelToken,
+) -> Done:
+    """Restore, then define. A name that is taken is refused before anything is written."""
+    connection = _connection(uri, wanted.define, point) if wanted.define else None
+    target = RestoreTarget(wanted.folder, wanted.image_format, wanted.disks, wanted.best_effort)
+    report = restore_point(repository, point, target, progress, cancel)
+    if connection is None or wanted.define is None:
+        return Done(report, None)
+    return Done(report, _define(connection, wanted.define, report))
+
+
+def _connection(uri: str, name: str, point: RestorePoint) -> Connection:
+    from vmcellar.restore.define import check_name_free
+    from vmcellar.sources.libvirt_connection import Connection
+
+    if point.artifact(DOMAIN_XML) is None:
+        raise PermanentError(
+            f"point {point.id} of {point.vm} holds no domain XML, so no VM can be defined",
+            hint="restore its disks with --to DIR; nothing was written",
+        )
+    connection = Connection(uri)
+    check_name_free(connection, name)
+    return connection
+
+
+def _define(connection: Connection, name: str, report: RestoreReport) -> DefinedDomain:
+    from vmcellar.restore.define import define_domain
+    from vmcellar.restore.domain_xml import RestoredFiles
+
+    xml = report.artifacts.get(DOMAIN_XML)
+    if xml is None:
+        raise PermanentError(
+            f"{report.vm}: domain.xml of point {report.point} is lost, so {name} was not defined",
+            hint=f"the disks were restored to {report.directory}: define a VM on them by hand",
+        )
+    images = {disk.target: disk.path for disk in report.disks}
+    files = RestoredFiles(report.directory, report.format, images, report.artifacts)
+    return define_domain(connection, xml.read_text(encoding="utf-8"), name, files, report.artifacts.get(TPM_STATE))
