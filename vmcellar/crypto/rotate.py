@@ -15,6 +15,7 @@ from vmcellar.crypto.epochs import Epochs, by_epoch, drop, share
 from vmcellar.crypto.holders import Master, Recipient
 from vmcellar.crypto.meta_seal import MetaSeal
 from vmcellar.crypto.names import KEYS
+from vmcellar.crypto.passphrase import Argon2Cost
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.errors import IntegrityError
 
@@ -29,7 +30,9 @@ class Rotation:
     locked: tuple[bytes, ...]
 
 
-def rotate_passphrase(store: SmallObjects, secret: bytes, new_secret: bytes, *, label: str = "") -> Rotation:
+def rotate_passphrase(
+    store: SmallObjects, secret: bytes, new_secret: bytes, cost: Argon2Cost | None = None, *, label: str = ""
+) -> Rotation:
     """A new passphrase and, unless in recipient mode, a new data master to which all epoch keys are re-wrapped.
 
     All other passphrase slots go too: their data master is the old one. Recipients stay.
@@ -42,7 +45,7 @@ def rotate_passphrase(store: SmallObjects, secret: bytes, new_secret: bytes, *, 
     epochs = Epochs(store, MetaSeal(secrets.meta), secrets.data)
     masters = [Master(key) for key in secrets.data]
     shared = share(store, epochs, masters[0]) if masters else None
-    slot = slots.add_passphrase(store, secrets, new_secret, label=label)
+    slot = slots.add_passphrase(store, secrets, new_secret, cost, label=label)
     if slots.unlock_secrets(store, new_secret) != secrets:
         raise IntegrityError(f"the new key slot {slot} does not read back; the old ones are untouched")
     for gone in old:

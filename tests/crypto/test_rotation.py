@@ -1,0 +1,184 @@
+"""Rotation re-wraps and never loses: also when it dies at any step, also beside a host that runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.crypto.store import (
+    CHEAP,
+    WORD,
+    Crash,
+    CrashingStore,
+    MemoryStore,
+    passphrase_mode,
+    recipient_mode,
+    seal_pack,
+)
+from vmcellar.crypto import slots
+from vmcellar.crypto.base import EpochLockedError
+from vmcellar.crypto.epochs import Epochs, by_epoch, share
+from vmcellar.crypto.holders import Identity, Recipient
+from vmcellar.crypto.keyring import RepositoryKeyring
+from vmcellar.crypto.meta_seal import MetaSeal
+from vmcellar.crypto.recipient import PrivateKey
+from vmcellar.crypto.recipients import add_recipient
+from vmcellar.crypto.rotate import rotate_passphrase, rotate_recipient
+from vmcellar.errors import IntegrityError, PermanentError
+
+NEW = b"battery staple"
+Written = list[tuple[bytes, bytes, bytes]]
+
+
+def runs(store: MemoryStore, count: int = 3) -> Written:
+    return [seal_pack(slots.unlock(store, WORD)) for _ in range(count)]
+
+
+def reads(keyring: RepositoryKeyring, written: Written) -> bool:
+    return all(keyring.pack_cipher(epoch, pack).open(0, sealed) == b"disk bytes" for epoch, pack, sealed in written)
+
+
+def crashes(store: MemoryStore) -> Iterator[CrashingStore]:
+    """The same objects again and again, with a death before the first change, the second, and so on."""
+    steps = 0
+    while True:
+        yield CrashingStore(store.objects, steps)
+        steps += 1
+
+
+def test_a_new_passphrase_and_master_read_everything() -> None:
+    store = MemoryStore()
+    before = passphrase_mode(store)
+    slots.add_passphrase(store, before, b"colleague", CHEAP)
+    written = runs(store)
+    names = by_epoch(store)
+    done = rotate_passphrase(store, WORD, NEW, CHEAP, label="2026")
+    assert (done.rewrapped, done.locked, len(done.removed)) == (3, (), 2)
+    assert reads(slots.unlock(store, NEW), written)
+    for word in (WORD, b"colleague"):
+        with pytest.raises(PermanentError, match="no key slot"):
+            slots.unlock(store, word)
+    after = by_epoch(store)
+    assert after.keys() == names.keys()
+    assert all(len(after[epoch]) == 1 and after[epoch] != names[epoch] for epoch in names)
+    with pytest.raises(EpochLockedError):
+        RepositoryKeyring(store, before).pack_cipher(written[0][0], written[0][1])
+
+
+def test_a_host_that_runs_on_during_the_rotation_loses_nothing() -> None:
+    store = MemoryStore()
+    passphrase_mode(store)
+    busy = slots.unlock(store, WORD)
+    rotate_passphrase(store, WORD, NEW, CHEAP)
+    late = [seal_pack(busy)]
+    assert reads(slots.unlock(store, NEW), late)
+    rotate_passphrase(store, NEW, b"third", CHEAP)
+    assert reads(slots.unlock(store, b"third"), late)
+    assert all(len(holders) == 1 for holders in by_epoch(store).values())
+
+
+def test_a_passphrase_rotation_may_die_anywhere() -> None:
+    store = MemoryStore()
+    passphrase_mode(store)
+    written = runs(store)
+    for steps, crashing in enumerate(crashes(store)):
+        try:
+            rotate_passphrase(crashing, WORD, NEW, CHEAP)
+        except Crash:
+            left = MemoryStore(crashing.objects)
+            word = WORD if any(_opens(left, WORD)) else NEW
+            assert reads(slots.unlock(left, word), written), f"died at step {steps}"
+            rotate_passphrase(left, word, b"third", CHEAP)
+            assert reads(slots.unlock(left, b"third"), written)
+            assert all(len(holders) == 1 for holders in by_epoch(left).values()), "no old wrapping is left"
+        else:
+            assert steps == 3 + 1 + 1 + 3
+            return
+
+
+def _opens(store: MemoryStore, word: bytes) -> Iterator[bool]:
+    try:
+        slots.unlock(store, word)
+    except PermanentError:
+        return
+    yield True
+
+
+def test_a_damaged_epoch_key_is_reported_and_kept() -> None:
+    store = MemoryStore()
+    passphrase_mode(store)
+    written = runs(store, 2)
+    (name,) = (name for name in store.objects if name.startswith(f"epochs/{written[0][0].hex()}"))
+    store.objects[name] = b"?"
+    done = rotate_passphrase(store, WORD, NEW, CHEAP)
+    assert done.locked == (written[0][0],)
+    assert store.objects[name] == b"?", "a good copy from another tier may still come in its place"
+
+
+def test_a_damaged_recipient_stops_the_rotation_before_it_begins() -> None:
+    store = MemoryStore()
+    secrets = passphrase_mode(store)
+    public = PrivateKey.generate().public
+    add_recipient(store, secrets, public)
+    store.objects[f"keys/{public.id}"] = b"?"
+    before = dict(store.objects)
+    with pytest.raises(IntegrityError, match=public.id):
+        rotate_passphrase(store, WORD, NEW, CHEAP)
+    assert store.objects == before
+
+
+def test_a_hosts_passphrase_changes_without_its_recipients() -> None:
+    store = MemoryStore()
+    private = PrivateKey.generate()
+    recipient_mode(store, private.public)
+    written = runs(store, 2)
+    names = by_epoch(store)
+    rotate_passphrase(store, WORD, NEW, CHEAP)
+    assert by_epoch(store) == names
+    assert {info.kind for info in slots.list_slots(store)} == {"host", "recipient"}
+    assert reads(slots.unlock_private(store, private), written)
+    with pytest.raises(EpochLockedError):
+        reads(slots.unlock(store, NEW), written)
+
+
+def test_a_new_recipient_takes_the_place_of_the_old_at_any_crash() -> None:
+    store = MemoryStore()
+    old, new = PrivateKey.generate(), PrivateKey.generate()
+    recipient_mode(store, old.public)
+    written = runs(store)
+    for steps, crashing in enumerate(crashes(store)):
+        try:
+            rotate_recipient(crashing, old, new.public)
+        except Crash:
+            left = MemoryStore(crashing.objects)
+            owner = old if f"keys/{old.public.id}" in left.objects else new
+            assert reads(slots.unlock_private(left, owner), written), f"died at step {steps}"
+            if owner is old:
+                rotate_recipient(left, old, new.public)
+                assert reads(slots.unlock_private(left, new), written)
+        else:
+            assert steps == 1 + 3 + 1 + 3
+            assert reads(slots.unlock_private(crashing, new), written)
+            with pytest.raises(PermanentError, match="no slot"):
+                slots.unlock_private(crashing, old)
+            assert {tuple(holders) for holders in by_epoch(crashing).values()} == {(new.public.id,)}
+            return
+
+
+def test_a_recipient_that_comes_later_gets_the_earlier_epochs_by_sharing() -> None:
+    store = MemoryStore()
+    first, second = PrivateKey.generate(), PrivateKey.generate()
+    secrets = recipient_mode(store, first.public)
+    written = runs(store, 2)
+    add_recipient(store, secrets, second.public)
+    with pytest.raises(EpochLockedError, match=first.public.id):
+        reads(slots.unlock_private(store, second), written)
+    host = Epochs(store, MetaSeal(secrets.meta), ())
+    assert len(share(store, host, Recipient(second.public)).locked) == 2, "the host alone cannot"
+    shared = share(store, slots.unlock_private(store, first).epochs, Recipient(second.public))
+    assert (len(shared.given), shared.locked) == (2, ())
+    assert reads(slots.unlock_private(store, second), written)
+    slots.remove(store, first.public.id)
+    assert {tuple(holders) for holders in by_epoch(store).values()} == {(second.public.id,)}
+    assert Identity(second).id == second.public.id
