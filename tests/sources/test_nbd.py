@@ -206,7 +206,7 @@ def test_what_the_sink_raises_comes_out_and_buffers_are_not_written_later(tmp_pa
 
         with pytest.raises(PermanentError, match="landing zone full"):
             reader.read(pieces(16 * MIB), pool, full)
-        assert pool.take().tobytes() == bytes(MIB), "buffers that were in flight never come back to the pool"
+        assert pool.acquire().tobytes() == bytes(MIB), "buffers that were in flight never come back to the pool"
 
 
 @pytest.mark.parametrize("request_", [(0, 0), (0, MIB + 1), (MIB - 512, 1024), (-512, 512)])
