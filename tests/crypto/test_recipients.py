@@ -116,6 +116,15 @@ def test_a_forged_field_of_a_recipient_is_found(store: MemoryStore, private: Pri
         store.objects[name] = documents.encode(kind, {**fields, key: value})
         with pytest.raises(IntegrityError, match=name):
             slots.unlock(store, WORD).epoch_id  # noqa: B018
+        with pytest.raises(IntegrityError, match=name):
+            slots.unlock_private(store, private)
+
+
+def test_a_recipients_slot_holds_no_data_master(private: PrivateKey) -> None:
+    store = MemoryStore()
+    secrets = passphrase_mode(store)
+    add_recipient(store, secrets, private.public)
+    assert recipients.unlock_secrets(store, private) == secrets.metadata_only()
 
 
 def test_every_flipped_bit_of_a_recipient_slot_is_found(store: MemoryStore, private: PrivateKey) -> None:

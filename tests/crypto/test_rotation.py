@@ -128,6 +128,34 @@ def test_a_damaged_recipient_stops_the_rotation_before_it_begins() -> None:
     assert store.objects == before
 
 
+def test_a_rotation_leaves_recipients_what_they_have_and_takes_it_from_removed_ones() -> None:
+    store = MemoryStore()
+    secrets = passphrase_mode(store)
+    stays, goes = PrivateKey.generate(), PrivateKey.generate()
+    for key in (stays, goes):
+        add_recipient(store, secrets, key.public)
+    written = runs(store, 2)
+    store.delete(f"keys/{goes.public.id}")
+    rotate_passphrase(store, WORD, NEW, CHEAP)
+    assert reads(slots.unlock_private(store, stays), written)
+    holders = [set(holders) for holders in by_epoch(store).values()]
+    assert all(len(ids) == 2 and stays.public.id in ids and goes.public.id not in ids for ids in holders)
+
+
+def test_an_old_recipient_stays_while_the_new_one_lacks_an_epoch() -> None:
+    store = MemoryStore()
+    old, new = PrivateKey.generate(), PrivateKey.generate()
+    recipient_mode(store, old.public)
+    written = runs(store, 2)
+    (name,) = (name for name in store.objects if name.startswith(f"epochs/{written[0][0].hex()}"))
+    good, store.objects[name] = store.objects[name], b"?"
+    done = rotate_recipient(store, old, new.public)
+    assert (done.rewrapped, done.locked, done.removed) == (1, (written[0][0],), ())
+    store.objects[name] = good  # brought from another tier
+    assert rotate_recipient(store, old, new.public).removed == (old.public.id,)
+    assert reads(slots.unlock_private(store, new), written)
+
+
 def test_a_hosts_passphrase_changes_without_its_recipients() -> None:
     store = MemoryStore()
     private = PrivateKey.generate()
