@@ -1,7 +1,7 @@
 """Disks for the benches: honest mixed data, the same for the same seed and system, built once into the cache folder.
 
 About a third files of this system's /usr (programs, libraries, Python), a third incompressible, a third log-like text
-with repeated pieces and runs of zeroes; laid out in pieces of 64 KiB to 4 MiB with holes between them, as on a disk in use.
+with repeated pieces and runs of zeroes; laid out in pieces of 64 KiB to 4 MiB with holes between.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from lab.disks import MIB, DiskSpec
 from lab.guest import LabGuest
 from lab.mixeddata import Stream, log_text, system_files
+from lab.monitor import poke_many
 from lab.paths import give_to_qemu, lab_dir, lab_lock, vm_folder
 from lab.shellcommand import call
 
@@ -85,8 +86,7 @@ def scatter(guest: LabGuest, target: str, total: int, seed: int) -> list[int]:
     random = np.random.default_rng(seed)
     places = random.choice(guest.disks[target].size // GRID, size=total // GRID, replace=False)
     offsets = sorted(int(place) * GRID for place in places)
-    for number, offset in enumerate(offsets):
-        guest.poke(target, offset, GRID, seed=seed * 1_000_003 + number)
+    poke_many(guest.domain, target, ((offset, random.bytes(GRID)) for offset in offsets), guest.folder)
     return offsets
 
 

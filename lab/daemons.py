@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import grp
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from typing import TextIO
 import libvirt
 
 from lab.paths import lab_dir, lab_lock
-from lab.shellcommand import LabError
+from lab.shellcommand import LabError, call
 from lab.waiting import wait_for
 
 URI = "qemu:///system"
+REAPER = Path(__file__).with_name("reaper.py")
 DAEMONS = ("virtlogd", "virtlockd", "libvirtd")
 
 
@@ -61,6 +63,20 @@ def stop() -> bool:
         for name in reversed(started):
             _end(name)
         return True
+
+
+def restart_libvirtd() -> None:
+    """End libvirtd and start it again while its domains run on; every other client loses its connection."""
+    with lab_lock("daemons"):
+        if Path("/run/systemd/system").exists():
+            call(["systemctl", "restart", "libvirtd"])
+        else:
+            ours = _ours("libvirtd")
+            _end("libvirtd")
+            _start("libvirtd")
+            if not ours:
+                _record("libvirtd").unlink()
+        wait_for(answers, f"{URI} to answer again; see {_log()}", seconds=60)
 
 
 def _share_kvm() -> None:
@@ -105,19 +121,29 @@ def _domains_run() -> bool:
 def _start(name: str) -> None:
     if _running(_system_pid(name), name):
         return
+    program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        raise LabError(f"{name} is not installed; `./run setup` as root installs it")
     with _log().open("ab") as log:
-        code = subprocess.run([name, "-d"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False).returncode
-    if code != 0:
-        raise LabError(f"{name} -d ended with {code}; see {_log()}")
-    pid = wait_for(lambda: _system_pid(name), f"the process id of {name}")
-    _record(name).write_text(str(pid))
+        # Its own session: a Ctrl-C at the tests must not end the daemons. The reaper lives as long as its descendants.
+        subprocess.Popen(
+            [sys.executable, "-I", str(REAPER), program],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+    wait_for(lambda: _running(_system_pid(name), name), f"{name} to start; see {_log()}")
+    _record(name).write_text(str(_system_pid(name)))
 
 
 def _end(name: str) -> None:
-    pid = int(_record(name).read_text())
-    os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: not _running(pid, name), f"{name} to end")
-    _record(name).unlink()
+    pid = _system_pid(name)
+    if _running(pid, name):
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not _running(pid, name), f"{name} to end")
+    _record(name).unlink(missing_ok=True)
 
 
 def _ours(name: str) -> bool:

@@ -30,9 +30,37 @@ from lab.disks import STANDARD_DISKS, DiskSpec, make_image
 from lab.domain import disk_element, domain_xml
 from lab.image import guest_image
 from lab.inside import GuestInside
-from lab.paths import give_to_qemu
+from lab.paths import give_to_qemu, process_lives
 from lab.shellcommand import LabError, call
 from lab.waiting import wait_for
+
+NAME_PREFIX = "lab-"
+UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+
+
+def sweep() -> list[str]:
+    """Remove guests that a killed laboratory process left (their names carry its id), and return those names."""
+    connection = libvirt.open(URI)
+    swept = []
+    for domain in connection.listAllDomains():
+        name = domain.name()
+        owner = name.removeprefix(NAME_PREFIX).split("-")[0]
+        if name.startswith(NAME_PREFIX) and owner.isdigit() and not process_lives(int(owner)):
+            _discard_domain(domain)
+            swept.append(name)
+    connection.close()
+    return swept
+
+
+def _discard_domain(domain: libvirt.virDomain) -> None:
+    with contextlib.suppress(libvirt.libvirtError):  # it may be off, or gone, by now
+        domain.destroy()
+    with contextlib.suppress(libvirt.libvirtError):
+        domain.undefineFlags(UNDEFINE)
 
 
 class LabGuest(GuestInside):
@@ -52,11 +80,11 @@ class LabGuest(GuestInside):
         agent: bool = True,
     ) -> None:
         self.uuid = str(uuid.uuid4())
-        name = f"lab-{self.uuid[:8]}"
+        name = f"{NAME_PREFIX}{os.getpid()}-{self.uuid[:8]}"
         self.connection = libvirt.open(URI)
         self.disks = {spec.target: spec for spec in disks}
         self.paths = {spec.target: folder / f"{name}-{spec.target}.{spec.format}" for spec in disks} | (images or {})
-        self._folder = folder
+        self.folder = folder
         for target, spec in self.disks.items():
             if target not in (images or {}):
                 make_image(spec, self.paths[target])
@@ -109,9 +137,7 @@ class LabGuest(GuestInside):
     def remove(self) -> None:
         """Destroy, undefine with all its checkpoint metadata; images stay in their folder."""
         self.destroy()
-        flags = libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        with contextlib.suppress(libvirt.libvirtError):
-            self.domain.undefineFlags(flags | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+        _discard_domain(self.domain)
         self.connection.close()
 
     @contextlib.contextmanager
@@ -145,7 +171,7 @@ class LabGuest(GuestInside):
 
     def poke(self, target: str, offset: int, length: int, seed: int) -> None:
         """Write `length` seeded bytes at `offset` of a disk that the guest itself does not use just then."""
-        monitor.poke(self.domain, target, offset, monitor.seeded_bytes(length, seed), self._folder)
+        monitor.poke_many(self.domain, target, [(offset, monitor.seeded_bytes(length, seed))], self.folder)
 
     def poke_zero(self, target: str, offset: int, length: int) -> None:
         """Write zeroes at `offset` of a disk."""
@@ -159,7 +185,7 @@ class LabGuest(GuestInside):
 
     def add_disk(self, spec: DiskSpec, image: Path | None = None) -> None:
         """Add a disk, hot when the guest runs; `image` takes a ready image file instead of a new one."""
-        path = image or self._folder / f"{self.name}-{spec.target}.{spec.format}"
+        path = image or self.folder / f"{self.name}-{spec.target}.{spec.format}"
         if image is None:
             make_image(spec, path)
         self.domain.attachDeviceFlags(ET.tostring(disk_element(spec, path), encoding="unicode"), self._scope())

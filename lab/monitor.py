@@ -7,8 +7,10 @@ written: a paused domain, half a second old, serves for most tests. Source: QEMU
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,23 +57,25 @@ def block_devices(domain: libvirt.virDomain) -> dict[str, BlockDevice]:
     return devices
 
 
-def poke(domain: libvirt.virDomain, target: str, offset: int, data: bytes, folder: Path) -> None:
-    """Write `data` at `offset` bytes of a disk, behind the guest's back; `folder` is one that QEMU may read."""
+def poke_many(domain: libvirt.virDomain, target: str, pieces: Iterable[tuple[int, bytes]], folder: Path) -> None:
+    """Write pieces (offset in bytes, data) to a disk, behind the guest's back; `folder` is one that QEMU may read."""
+    device = block_devices(domain)[target].device
     with tempfile.NamedTemporaryFile(dir=folder) as file:
-        file.write(data)
-        file.flush()
         give_to_qemu(Path(file.name))
-        _qemu_io(domain, target, f"write -q -s {file.name} {offset} {len(data)}")
+        for offset, data in pieces:
+            os.pwrite(file.fileno(), data, 0)
+            file.truncate(len(data))
+            _qemu_io(domain, device, f"write -q -s {file.name} {offset} {len(data)}")
 
 
 def poke_zero(domain: libvirt.virDomain, target: str, offset: int, length: int) -> None:
     """Write zeroes with QEMU's write-zeroes request, which leaves the range allocated or a zero cluster."""
-    _qemu_io(domain, target, f"write -q -z {offset} {length}")
+    _qemu_io(domain, block_devices(domain)[target].device, f"write -q -z {offset} {length}")
 
 
 def poke_discard(domain: libvirt.virDomain, target: str, offset: int, length: int) -> None:
     """Discard a range, as the guest's TRIM does."""
-    _qemu_io(domain, target, f"discard -q {offset} {length}")
+    _qemu_io(domain, block_devices(domain)[target].device, f"discard -q {offset} {length}")
 
 
 def _targets_by_alias(domain: libvirt.virDomain) -> dict[str, str]:
@@ -83,9 +87,8 @@ def _targets_by_alias(domain: libvirt.virDomain) -> dict[str, str]:
     return targets
 
 
-def _qemu_io(domain: libvirt.virDomain, target: str, request: str) -> None:
-    device = block_devices(domain)[target].device
+def _qemu_io(domain: libvirt.virDomain, device: str, request: str) -> None:
     flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
     said = libvirt_qemu.qemuMonitorCommand(domain, f'qemu-io -d {device} "{request}"', flags).strip()
     if said:
-        raise LabError(f"QEMU of {domain.name()}, disk {target}: {request}: {said}")
+        raise LabError(f"QEMU of {domain.name()}, device {device}: {request}: {said}")

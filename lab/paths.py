@@ -39,13 +39,27 @@ def vm_folder(label: str = "vm") -> Iterator[Path]:
     """A new folder that belongs to QEMU's user; removed with its content at the end."""
     parent = lab_dir() / "work"
     parent.mkdir(mode=0o755, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=f"{label}-", dir=parent))
+    _sweep_folders(parent)
+    path = Path(tempfile.mkdtemp(prefix=f"{label}-{os.getpid()}-", dir=parent))
     path.chmod(0o755)
     give_to_qemu(path)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def process_lives(pid: int) -> bool:
+    """Whether a process with this id exists."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def _sweep_folders(parent: Path) -> None:
+    # A killed process cannot remove its folder; its id, in the name, says that nobody uses it any more.
+    for path in parent.iterdir():
+        parts = path.name.split("-")
+        if len(parts) == 3 and parts[1].isdigit() and not process_lives(int(parts[1])):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lab import daemons
-from lab.guest import LabGuest
+from lab.guest import LabGuest, sweep
 from lab.paths import vm_folder
 from lab.require import in_ci, requires
 
@@ -34,6 +34,7 @@ def pytest_configure() -> None:
 def libvirt_daemons() -> Iterator[str]:
     """The URI of a libvirt that answers; daemons started for this session end with it unless others use them."""
     requires("libvirt")
+    sweep()
     yield daemons.URI
     with contextlib.suppress(OSError):
         daemons.stop()
