@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vmcellar.backup.model import BackupRequest, Mode, PointSummary
+from vmcellar.backup.model import BackupRequest, PointSummary
+from vmcellar.backup.selection import job_requests
 from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.output import note, print_error
-from vmcellar.cli.selection import vms_to_back_up
-from vmcellar.config import Config, load_config
-from vmcellar.errors import CancelledError, PermanentError, VmcellarError
+from vmcellar.config import load_config
+from vmcellar.errors import CancelledError, VmcellarError
 from vmcellar.progress import CancelToken
 
 
@@ -33,22 +33,8 @@ class Outcome:
 
 def run_backups(path: Path, names: Sequence[str], job: str | None, *, full: bool, cancel: CancelToken) -> Outcome:
     """Back up the VMs that are named, or that the job selects. One VM's failure does not stop the others."""
-    config = load_config(path)
-    requests = [_request(config, vm, job, full) for vm in vms_to_back_up(config, names, job)]
+    requests = job_requests(load_config(path), names, job or "", full=full)
     return _with_threads(path, requests, cancel)
-
-
-def _request(config: Config, vm: str, job: str | None, full: bool) -> BackupRequest:
-    if job is None:
-        return BackupRequest(vm, "full" if full else "auto")
-    entry = config.job(job)
-    if (entry.storage.kind, entry.storage.place) != ("tier", "hot"):
-        raise PermanentError(
-            f"job {job}: storage {entry.storage.kind} {entry.storage.place}: this version stores on the tier hot only",
-            hint="set `storage: hot`, or leave the key out; nothing was backed up",
-        )
-    mode: Mode = "full" if full or entry.mode == "full" else "auto"
-    return BackupRequest(vm, mode, job, exclude_disks=entry.excluded_disks(vm), compression=entry.compression)
 
 
 def _with_threads(path: Path, requests: Sequence[BackupRequest], cancel: CancelToken) -> Outcome:

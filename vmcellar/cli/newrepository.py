@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmcellar.cli.keyfiles import read_public
 from vmcellar.config import Config, load_config, parse_config
 from vmcellar.config.template import quoted, render_template, write_new_file
+from vmcellar.crypto.recipient import PublicKey
 from vmcellar.errors import PermanentError
 from vmcellar.repository.repository import Repository
 
@@ -22,28 +25,29 @@ class NewRepository:
     repository_id: str
 
 
-def create(path: Path, answers: tuple[Path, Path] | None) -> NewRepository:
+def create(path: Path, answers: tuple[Path, Path] | None, recipients: Sequence[Path]) -> NewRepository:
     """Make the repository of the configuration at `path`; with `answers` (directory, passphrase file) write it first.
 
     PermanentError when there is a repository already, or the passphrase cannot be read; then a file that this call
     wrote is gone again. After a crash in between, a call without answers goes on.
     """
+    keys = [read_public(file) for file in recipients]
     if answers is None:
-        return _made(path, load_config(path))
+        return _made(path, load_config(path), keys)
     directory, passphrase = answers
     text = render_template(directory, f"key:\n  file: {quoted(passphrase)}\n", _state_folder(path))
     config = parse_config(text, path)
     write_new_file(path, text)
     try:
-        return _made(path, config)
+        return _made(path, config, keys)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
-def _made(path: Path, config: Config) -> NewRepository:
+def _made(path: Path, config: Config, recipients: Sequence[PublicKey]) -> NewRepository:
     try:
-        repository = Repository.init(config)
+        repository = Repository.init(config, recipients)
     except OSError as error:
         raise PermanentError(
             f"{config.hot_directory()}: {error.strerror}", hint="run as root, or name a directory that you may write"

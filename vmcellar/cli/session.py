@@ -23,6 +23,15 @@ ConfigOption = Annotated[
         help="Configuration; else $VMCELLAR_CONFIG, ./vmcellar.yaml, /etc/vmcellar/vmcellar.yaml.",
     ),
 ]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        metavar="FILE",
+        help="A recipient's private key, for repositories in recipient mode; its passphrase is asked, "
+        "or taken from $VMCELLAR_IDENTITY_PASSPHRASE.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 
 PANEL_START = "Set up"
@@ -54,11 +63,16 @@ def read_config(ctx: typer.Context, chosen: Path | None) -> Config:
     return load_config(config_path(ctx, chosen))
 
 
-def open_repository(ctx: typer.Context, chosen: Path | None) -> Repository:
-    """The repository, unlocked; needs neither libvirt nor Prefect."""
+def open_repository(ctx: typer.Context, chosen: Path | None, identity: Path | None = None) -> Repository:
+    """The repository, unlocked by its passphrase or a recipient's private key; needs neither libvirt nor Prefect."""
     from vmcellar.repository.repository import Repository
 
-    return Repository.open(read_config(ctx, chosen))
+    config = read_config(ctx, chosen)
+    if identity is None:
+        return Repository.open(config)
+    from vmcellar.cli.keyfiles import read_private
+
+    return Repository.open(config, read_private(identity))
 
 
 def open_engine(ctx: typer.Context, chosen: Path | None) -> Engine:

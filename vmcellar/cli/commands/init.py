@@ -27,6 +27,13 @@ def init(
     passphrase_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file that holds the passphrase; only its name is kept.")
     ] = None,
+    recipient: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A public key (`vmcellar key generate`): only its private key can read disks back. May be repeated.",
+        ),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Write a commented vmcellar.yaml and create the repository with its keys.
@@ -40,11 +47,12 @@ def init(
     path = chosen or Path(os.environ.get("VMCELLAR_CONFIG") or "vmcellar.yaml")
     if path.exists():
         _refuse_options_for_existing(path, tier, passphrase_file)
-        made = create(path.absolute(), None)
+        made = create(path.absolute(), None, recipient or [])
     else:
-        made = create(path.absolute(), _answers(tier, passphrase_file, path.absolute().parent))
+        made = create(path.absolute(), _answers(tier, passphrase_file, path.absolute().parent), recipient or [])
     sys.stdout.write(f"{made.config}: configuration\n{made.directory}: repository {made.repository_id}\n")
-    note("keep a copy of the passphrase away from this host: without it nothing can be restored")
+    what = "every recipient's private key" if recipient else "the passphrase"
+    note(f"keep a copy of {what} away from this host: without it nothing can be restored")
     note("next: vmcellar doctor, then vmcellar backup VM")
 
 

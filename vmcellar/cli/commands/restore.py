@@ -9,7 +9,7 @@ import typer
 
 from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.output import console, note, print_json
-from vmcellar.cli.session import PANEL_WORK, ConfigOption, JsonOption, open_repository, read_config
+from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import UsageError
 
@@ -39,6 +39,7 @@ def restore(
     disk: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="Only this disk; may be repeated.")] = None,
     best_effort: Annotated[bool, typer.Option(help="Restore what can be read, and list what is lost.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only check everything and say what would be done.")] = False,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,7 +50,7 @@ def restore(
     folder = to or (IMAGES / define if define else None)
     if folder is None and not plan:
         raise UsageError("where to? Neither --to DIR nor --define NAME was given", hint="or look first, with --plan")
-    repository = open_repository(ctx, config)
+    repository = open_repository(ctx, config, identity)
     found = repository.point(point)
     if plan or folder is None:
         _show_plan(repository, found, tuple(disk or ()), best_effort, as_json)

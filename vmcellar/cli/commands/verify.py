@@ -9,7 +9,7 @@ import typer
 
 from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.output import console, print_json
-from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, open_repository
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, IdentityOption, JsonOption, open_repository
 from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import UsageError
 
@@ -29,6 +29,7 @@ def verify(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every point and all that is stored.")] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte back, decrypt and compare it.")] = False,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,7 +39,7 @@ def verify(
     with cancel_on_signals() as cancel, progress_bars() as progress:
         from vmcellar.repository import scrub
 
-        repository = open_repository(ctx, config)
+        repository = open_repository(ctx, config, identity)
         if point is None:
             report = scrub.verify_all(repository, deep=deep, progress=progress, cancel=cancel)
         else:

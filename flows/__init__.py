@@ -1,0 +1,1 @@
+"""Prefect flows: the DAGs. Nothing but composition."""

@@ -1,0 +1,142 @@
+"""Backing up: `backup_vm` is the DAG of one VM, `backup_job` runs several of them.
+
+    snapshot -> export (per disk and segment) -> release -> ... -> commit
+                   `-> compress -> place -> verify -'
+
+Release waits for the exports alone, so the VM is let go before the packs are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.parameters import BackupJob, BackupVm
+from tasks import backup as tasks
+from tasks.artifacts import progress_artifact, report_artifact
+from tasks.control import activity, engine_of
+from tasks.waiting import wait_for_all
+from vmcellar.backup import stages
+from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle
+from vmcellar.backup.selection import job_requests
+from vmcellar.errors import PermanentError
+
+WORKERS = 4 * 64 + 8
+"""A submitted task that waits for its upstream holds a thread; a disk has at most 64 segments, each with four
+tasks. Threads that wait cost nothing but their stack, and how much is read and compressed at once is the engine's
+business."""
+
+
+@flow(
+    name="backup-vm",
+    flow_run_name="backup {request.vm} {request.mode}",
+    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),
+)
+async def backup_vm(request: BackupVm) -> PointSummary:
+    """Back up one VM; fails, with what to do, unless a verified restore point of every covered disk came of it."""
+    engine = engine_of(request.config)
+    with engine.vm_lock(request.vm):
+        handle = tasks.snapshot(request.config, _request(request))
+        total = sum(segment.bytes for segment in handle.segments)
+        with activity(handle.run_id, total) as work:
+            try:
+                if handle.segments:
+                    with progress_artifact(request.vm, work):
+                        await _segments(request.config, handle)
+                else:
+                    tasks.release(request.config, handle.run_id, request.vm)
+                point = tasks.commit(request.config, handle.run_id, request.vm)
+            except BaseException as error:
+                stages.give_up(engine, handle.run_id, error)
+                raise
+    report_artifact(point)
+    return _covered(point)
+
+
+@flow(name="backup-job", flow_run_name="backup job {request.job}")
+async def backup_job(request: BackupJob) -> list[PointSummary]:
+    """Back up several VMs, some at once. One VM's failure does not stop the others, but the job is red then."""
+    config = engine_of(request.config).config
+    requests = job_requests(config, request.vms, request.job, full=request.full)
+    gate = asyncio.Semaphore(request.at_once or config.limits.vms)
+
+    async def one(wanted: BackupRequest) -> PointSummary:
+        async with gate:
+            return await backup_vm(_parameters(request.config, wanted))
+
+    results = await asyncio.gather(*(one(wanted) for wanted in requests), return_exceptions=True)
+    return _all_green([wanted.vm for wanted in requests], results)
+
+
+async def _segments(config: str, handle: RunHandle) -> None:
+    """Submit the segments' tasks and wait for all; on the first failure, or when stopped, the others are asked to
+    end.
+    """
+    repository = engine_of(config).repository.id.hex()
+    parts = [tasks.part_of(config, handle, repository, s.target, s.number) for s in handle.segments]
+    exports = [_export(part) for part in parts]
+    released = tasks.release.submit(config, handle.run_id, handle.vm, return_state=False, wait_for=exports)
+    ends: list[PrefectFuture[Any]] = [released]
+    for part, exported in zip(parts, exports, strict=True):
+        compressed = tasks.compress.submit(part, return_state=False, wait_for=[exported])
+        placed = tasks.place.submit(part, return_state=False, wait_for=[compressed])
+        verified = tasks.verify.submit(part, return_state=False, wait_for=[placed])
+        ends += [compressed, placed, verified]
+    await wait_for_all([*exports, *ends], handle.run_id)
+
+
+def _export(part: dict[str, Any]) -> PrefectFuture[dict[str, Any]]:
+    task = tasks.export if tasks.export_stands(part) else tasks.export.with_options(refresh_cache=True)
+    return task.submit(part)
+
+
+def _request(request: BackupVm) -> BackupRequest:
+    return BackupRequest(
+        request.vm,
+        request.mode,
+        request.job,
+        exclude_disks=request.exclude_disks,
+        compression=request.compression,
+    )
+
+
+def _parameters(config: str, wanted: BackupRequest) -> BackupVm:
+    return BackupVm(
+        config=config,
+        vm=wanted.vm,
+        mode=wanted.mode,
+        job=wanted.job,
+        exclude_disks=wanted.exclude_disks,
+        compression=wanted.compression,
+    )
+
+
+def _covered(point: PointSummary) -> PointSummary:
+    """The point, unless a disk is in no point and no policy says that it may be (pitfalls 13 and 30)."""
+    if point.uncovered:
+        raise PermanentError(
+            f"{point.vm}: point {point.id} is committed, but does not hold every disk: {'; '.join(point.uncovered)}",
+            hint="exclude these disks by name (exclude: disk:TARGET) when that is meant",
+        )
+    return point
+
+
+def _all_green(vms: Sequence[str], results: Sequence[PointSummary | BaseException]) -> list[PointSummary]:
+    failed = {vm: r for vm, r in zip(vms, results, strict=True) if isinstance(r, BaseException)}
+    for vm, error in failed.items():
+        get_run_logger().error("%s has no new verified point: %s", vm, error)
+    if failed:
+        first = next(iter(failed.values()))
+        if len(failed) == 1 or not isinstance(first, Exception):
+            raise first
+        raise PermanentError(
+            f"{len(failed)} of {len(vms)} VMs have no new verified point: "
+            + "; ".join(f"{vm}: {getattr(error, 'message', error)}" for vm, error in failed.items()),
+            hint="each VM's own run tells what to do",
+        )
+    return [result for result in results if isinstance(result, PointSummary)]

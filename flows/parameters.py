@@ -1,0 +1,60 @@
+"""The parameters of flows as models, so that the UI shows a form with a field for each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FlowParameters(BaseModel):
+    """Base: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: str = Field(default="", description="the vmcellar.yaml to use; empty: the usual place")
+
+
+class BackupVm(FlowParameters):
+    """Back up one VM."""
+
+    vm: str = Field(min_length=1, description="the VM's name in libvirt")
+    mode: Literal["auto", "full", "incremental"] = Field(
+        default="auto", description="auto: incremental where possible; full: read everything"
+    )
+    job: str = Field(default="", description="the job under backups: that this belongs to, for the record")
+    exclude_disks: tuple[str, ...] = Field(default=(), description="targets left out on purpose, as in vdb")
+    compression: str = Field(default="zstd:auto", description="zstd:auto, zstd:1 to zstd:19, or none")
+
+
+class BackupJob(FlowParameters):
+    """Back up several VMs, or those that a job selects."""
+
+    vms: tuple[str, ...] = Field(default=(), description="names of VMs; empty: those that the job selects")
+    job: str = Field(default="", description="a job under backups: in vmcellar.yaml; empty: the VMs named above")
+    full: bool = Field(default=False, description="read everything, whatever the job says")
+    at_once: int = Field(default=0, ge=0, le=64, description="VMs at the same time; 0: limits.vms of the configuration")
+
+
+class RestoreVm(FlowParameters):
+    """Restore one point into a folder."""
+
+    point: str = Field(min_length=1, description="a point's id, a unique beginning of one, or VM@latest")
+    directory: str = Field(min_length=1, description="an empty folder on the worker's host for the disk images")
+    format: Literal["qcow2", "raw"] = Field(default="qcow2", description="the images' format")
+    disks: tuple[str, ...] = Field(default=(), description="targets to restore; empty: all")
+    best_effort: bool = Field(default=False, description="restore what can be read and list what is lost")
+    define: str = Field(default="", description="define the restored VM in libvirt under this new name")
+
+
+class VerifyRepository(FlowParameters):
+    """Check what is stored."""
+
+    point: str = Field(default="", description="a point to check; empty: all")
+    deep: bool = Field(default=True, description="read and decode every chunk, not only the maps and the index")
+
+
+class Recover(FlowParameters):
+    """Settle what dead runs left."""
+
+    vm: str = Field(default="", description="the VM to settle; empty: all")

@@ -1,0 +1,62 @@
+"""What tasks of one process share beside the engine: cancel tokens and progress, by run.
+
+It lies in a module of its own because `flow.serve` pickles flows by value: a lock or an event in a flow's module
+would break that. Nothing here outlives the process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vmcellar.engine import Engine, open_engine
+from vmcellar.progress import CancelToken, ProgressSink
+
+
+@dataclass(slots=True)
+class Activity:
+    """One VM's run in this process: its cancel token, and how far each stage is, in bytes. Any thread."""
+
+    cancel: CancelToken = field(default_factory=CancelToken)
+    total: int = 0
+    started: float = field(default_factory=time.monotonic)
+    _done: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def progress(self, stage: str, count: int) -> None:
+        """The engine's progress sink."""
+        with self._lock:
+            self._done[stage] = self._done.get(stage, 0) + count
+
+    def done(self, stage: str) -> int:
+        """Bytes of `stage` so far."""
+        with self._lock:
+            return self._done.get(stage, 0)
+
+
+_activities: dict[str, Activity] = {}
+
+
+@contextmanager
+def activity(run_id: str, total: int) -> Iterator[Activity]:
+    """The activity of a run while its flow is in the block."""
+    made = _activities[run_id] = Activity(total=total)
+    try:
+        yield made
+    finally:
+        _activities.pop(run_id, None)
+
+
+def controls(run_id: str) -> tuple[ProgressSink, CancelToken]:
+    """Progress sink and cancel token of a run; fresh ones for a task that runs outside of a flow of ours."""
+    found = _activities.get(run_id) or Activity()
+    return found.progress, found.cancel
+
+
+def engine_of(config: str) -> Engine:
+    """The engine for the configuration file `config`, or for the usual one when it is empty."""
+    return open_engine(Path(config) if config else None)
