@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.repository.writing import back_up
 from vmcellar.cli import main as cli_main
 from vmcellar.config import load_config
+from vmcellar.crypto.passphrase import Argon2Cost
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
 
@@ -65,13 +67,16 @@ class Cellar:
     disks: dict[str, bytes]
 
 
-@pytest.fixture
-def cellar(tmp_path: Path) -> Cellar:
-    """Built through the repository's own interface, as a backup does."""
-    (tmp_path / "pass").write_text("correct horse\n")
-    config = tmp_path / "vmcellar.yaml"
+@pytest.fixture(scope="session")
+def cellar_template(tmp_path_factory: pytest.TempPathFactory) -> Cellar:
+    """Built once, through the repository's own interface, as a backup does; with a key slot that opens quickly."""
+    folder = tmp_path_factory.mktemp("cellar")
+    (folder / "pass").write_text("correct horse\n")
+    config = folder / "vmcellar.yaml"
     config.write_text("tiers: {hot: repo}\nkey: {file: pass}\nstate: state\n")
-    repository = Repository.init(load_config(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+        repository = Repository.init(load_config(config))
     one, two, three = (random.Random(seed).randbytes(CHUNK) for seed in range(3))
     with ThreadPoolExecutor(2) as pool:
         first = back_up(repository, pool, [(0, one), (4 * CHUNK, two)], SIZE, vm="web1")
@@ -84,4 +89,17 @@ def cellar(tmp_path: Path) -> Cellar:
         second.id: hole * 2 + three + hole + two + hole * 3,
         other.id: two + hole * 7,
     }
-    return Cellar(tmp_path, config, first, second, other, disks)
+    return Cellar(folder, config, first, second, other, disks)
+
+
+def quick_cost(*given: int) -> Argon2Cost:
+    """A cost for tests where none is given; what a slot asks for is kept."""
+    return Argon2Cost(*(given or (64, 1, 1)))
+
+
+@pytest.fixture
+def cellar(cellar_template: Cellar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cellar:
+    """A copy of the repository for one test, in the folder that the command runs in."""
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    shutil.copytree(cellar_template.folder, tmp_path, dirs_exist_ok=True)
+    return replace(cellar_template, folder=tmp_path, config=tmp_path / "vmcellar.yaml")

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, quick_cost
+
+
+@pytest.fixture(autouse=True)
+def _quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
 
 
 @pytest.fixture

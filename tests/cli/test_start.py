@@ -12,7 +12,9 @@ import pytest
 import vmcellar
 from tests.cli.conftest import Cli
 
-COMMANDS = ("doctor", "config", "backup", "list", "show", "recover", "locks")
+COMMANDS = (
+    "init", "doctor", "config", "backup", "restore", "list", "show", "verify", "recover", "locks", "key",
+)  # fmt: skip
 HEAVY = ("prefect", "pandas", "numpy", "libvirt", "nbd", "pydantic", "cryptography", "sqlite3", "flows", "tasks")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from vmcellar.crypto import slots
+from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.errors import IntegrityError, PermanentError, UsageError
 from vmcellar.repository import config_object, layout, points
 from vmcellar.repository.codec import Compression
@@ -75,19 +76,25 @@ class Repository:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, config: Settings) -> Self:
-        """The repository of a configuration; PermanentError with what to do when there is none, or for a wrong key."""
+    def open(cls, config: Settings, private: PrivateKey | None = None) -> Self:
+        """The repository of a configuration; PermanentError with what to do when there is none, or for a wrong key.
+
+        A recipient's `private` key opens it in place of the passphrase, and in recipient mode alone opens disk bytes.
+        """
         tier = LocalTier(config.hot_directory())
-        keyring, repository_id = unlock(tier, _passphrase(config))
+        keyring, repository_id = unlock(tier, private or _passphrase(config))
         return cls(tier, keyring, repository_id, config.state / "cache")._refreshed()
 
     @classmethod
-    def init(cls, config: Settings) -> Self:
-        """Make the repository of a configuration, and its directory, and open it; PermanentError when there is one."""
+    def init(cls, config: Settings, recipients: Sequence[PublicKey] = ()) -> Self:
+        """Make the repository of a configuration, and its directory, and open it; PermanentError when there is one.
+
+        With `recipients` it is one in recipient mode: only their private keys will open disk bytes.
+        """
         passphrase = _passphrase(config)
         folder = config.hot_directory()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make(LocalTier(folder), passphrase)
+        make(LocalTier(folder), passphrase, recipients)
         return cls.open(config)
 
     def _refreshed(self) -> Self:
@@ -220,21 +227,21 @@ def by_pack(found: Iterable[Location]) -> Iterator[tuple[PackRef, list[Location]
         yield pack, list(objects)
 
 
-def make(tier: Tier, passphrase: bytes) -> bytes:
+def make(tier: Tier, passphrase: bytes, recipients: Sequence[PublicKey] = ()) -> bytes:
     """Make an empty repository with new keys on a tier and return its id; PermanentError when there is one.
 
     The config object comes last, so a crash leaves no repository; the next call goes on with the keys it finds.
     """
     if tier.exists(layout.CONFIG_KEY):
         raise PermanentError(f"{tier!r} holds a repository already", hint="use it, or name another directory")
-    slots.create(tier, passphrase)
+    slots.create(tier, passphrase, recipients)
     keyring = slots.unlock(tier, passphrase)
     repository_id = secrets.token_bytes(layout.NAME_BYTES)
     tier.put(layout.CONFIG_KEY, config_object.encode(keyring, repository_id))
     return repository_id
 
 
-def unlock(tier: Tier, passphrase: bytes) -> tuple[Keyring, bytes]:
+def unlock(tier: Tier, key: bytes | PrivateKey) -> tuple[Keyring, bytes]:
     """The open keys and the id of the repository on a tier; PermanentError when there is none or the key is wrong."""
     try:
         data = tier.get(layout.CONFIG_KEY)
@@ -243,7 +250,7 @@ def unlock(tier: Tier, passphrase: bytes) -> tuple[Keyring, bytes]:
             f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right directory"
         ) from error
     found = config_object.parse(data)
-    keyring = slots.unlock(tier, passphrase)
+    keyring = slots.unlock(tier, key) if isinstance(key, bytes) else slots.unlock_private(tier, key)
     config_object.check(keyring, found)
     return keyring, found.id
 
