@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.repository.fakes import FixedKeyring
+from tests.tiers.conftest import mounted
 from vmcellar.errors import IntegrityError, PermanentError, UsageError, VmcellarError
 from vmcellar.progress import CancelToken, no_progress
 from vmcellar.repository import layout
@@ -30,6 +34,11 @@ def write(
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda plain: writer.append(keyring.chunk_id(plain), plain), plains))
     return writer.finish()
+
+
+def append_all(writer: PackWriter, keyring: FixedKeyring, plains: list[bytes]) -> None:
+    for plain in plains:
+        writer.append(keyring.chunk_id(plain), plain)
 
 
 def adopt(tier: LocalTier, packs: list[SealedPack]) -> None:
@@ -140,3 +149,32 @@ def test_compression_forms() -> None:
     assert Compression.parse("none").level is None
     assert Compression.parse("zstd:7").level == 7
     assert Compression.parse("zstd:auto").level == Compression().level
+
+
+def test_a_full_disk_is_permanent_and_leaves_nothing(keyring: FixedKeyring, tmp_path: Path) -> None:
+    """On a real tmpfs of 6 MiB; older kernels have no O_DIRECT there, so this also runs the buffered way."""
+    with mounted(tmp_path / "small", "6m") as folder:
+        writer = PackWriter(keyring, folder, pack_bytes=5 << 20)
+        plains = chunks(32, 1 << 20, seed=5)[::2]
+        with pytest.raises(PermanentError, match="No space left") as caught:
+            append_all(writer, keyring, plains)
+        assert "free space" in caught.value.hint
+        writer.abort()
+        assert list(folder.iterdir()) == []
+
+
+def test_a_file_system_without_direct_writes_is_written_through_the_cache(
+    tier: LocalTier, keyring: FixedKeyring, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some file systems do it: O_DIRECT opens, and the first write says EINVAL."""
+    pwrite = os.pwrite
+
+    def refusing(file: int, data: memoryview, offset: int) -> int:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return pwrite(file, data[:100_000], offset)
+
+    monkeypatch.setattr(os, "pwrite", refusing)
+    packs = write(keyring, tier.staging_dir(), chunks(10, 300_000))
+    adopt(tier, packs)
+    assert sum(verify_pack(tier, pack.key, keyring, pool) for pack in packs) == 10
