@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmcellar.errors import IntegrityError, PermanentError
-from vmcellar.restore.domain_xml import RestoredFiles, rewrite_domain
+from vmcellar.restore.domain_xml import BOOT_FILES, RestoredFiles, rewrite_domain
 from vmcellar.sources.libvirt_connection import Connection
 
 QEMU_USERS = ("libvirt-qemu", "qemu")
@@ -90,7 +90,8 @@ def _give_to_hypervisor(files: RestoredFiles) -> None:
     if account is None:
         return
     _check_reachable(files.folder, account)
-    for path in (*files.images.values(), *files.boot.values()):
+    boot = [path for name, path in files.boot.items() if name in BOOT_FILES]
+    for path in (*files.images.values(), *boot):
         shutil.chown(path, account.pw_uid, account.pw_gid)
 
 

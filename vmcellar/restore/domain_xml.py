@@ -23,7 +23,7 @@ ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 @dataclass(frozen=True, slots=True)
 class RestoredFiles:
-    """Where a point's parts were restored to: `images` by disk target, `boot` files by artifact name (nvram, kernel).
+    """Where a point's parts were restored to: `images` by disk target, `boot` files by artifact name.
 
     `folder` is where the files lie; logs of the new VM's serial ports go there, too. `image_format` is that of all
     images.
