@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,15 +20,23 @@ EXIT_CANCELLED = CancelledError.exit_code
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def _nothing() -> None:
+    """Do nothing more."""
+
+
 @contextmanager
-def cancel_on_signals() -> Iterator[CancelToken]:
-    """A token that SIGINT and SIGTERM set while the block runs; the handlers from before are put back after it."""
+def cancel_on_signals(also: Callable[[], object] = _nothing) -> Iterator[CancelToken]:
+    """A token that SIGINT and SIGTERM set while the block runs; the handlers from before are put back after it.
+
+    The first signal also calls `also`, from the signal handler.
+    """
     token = CancelToken()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         if token.cancelled:
             os._exit(EXIT_CANCELLED)
         token.cancel()
+        also()
         sys.stderr.write("\nstopping cleanly; press Ctrl-C again to leave at once\n")
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}

@@ -9,7 +9,6 @@ import typer
 
 from vmcellar.cli.output import console, print_json
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, JsonOption, config_path
-from vmcellar.cli.signals import cancel_on_signals
 
 if TYPE_CHECKING:
     from vmcellar.backup.model import PointSummary
@@ -36,8 +35,8 @@ def backup(
     """
     from vmcellar.cli.backuprun import run_backups
 
-    with cancel_on_signals() as cancel:
-        outcome = run_backups(config_path(ctx, config), vms or [], job, full=full, cancel=cancel)
+    verbose = ctx.find_root().obj.verbose > 0
+    outcome = run_backups(config_path(ctx, config), vms or [], job or "", full=full, verbose=verbose)
     if as_json:
         print_json([asdict(point) for point in outcome.points])
     else:

@@ -55,7 +55,7 @@ def restore(
     if plan or folder is None:
         _show_plan(repository, found, tuple(disk or ()), best_effort, as_json)
         return
-    from vmcellar.cli.restorerun import Wanted, run_restore
+    from vmcellar.restore.bring_back import Wanted, run_restore
 
     wanted = Wanted(folder.absolute(), image_format, tuple(disk or ()), best_effort, define)
     with cancel_on_signals() as cancel, progress_bars() as progress:

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from vmcellar.cli.render.text import seconds_text, size_text
-from vmcellar.cli.restorerun import Done
+from vmcellar.restore.bring_back import Done
 from vmcellar.restore.plan import RestorePlan
 from vmcellar.restore.report import LostRange
 

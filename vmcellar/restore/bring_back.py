@@ -58,8 +58,8 @@ def run_restore(
 
 
 def _connection(uri: str, name: str, point: RestorePoint) -> Connection:
-    from vmcellar.restore.define import check_name_free
-    from vmcellar.sources.libvirt_connection import Connection
+    from vmcellar.restore.define import check_name_free  # noqa: PLC0415  (needs libvirt)
+    from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415  (the same)
 
     if point.artifact(DOMAIN_XML) is None:
         raise PermanentError(
@@ -72,8 +72,8 @@ def _connection(uri: str, name: str, point: RestorePoint) -> Connection:
 
 
 def _define(connection: Connection, name: str, report: RestoreReport) -> DefinedDomain:
-    from vmcellar.restore.define import define_domain
-    from vmcellar.restore.domain_xml import RestoredFiles
+    from vmcellar.restore.define import define_domain  # noqa: PLC0415  (needs libvirt)
+    from vmcellar.restore.domain_xml import RestoredFiles  # noqa: PLC0415  (the same)
 
     xml = report.artifacts.get(DOMAIN_XML)
     if xml is None:

@@ -1,0 +1,94 @@
+"""Runs the backup flow in this process, quietly, and stops it cleanly on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmcellar.cli.bars import progress_bars
+from vmcellar.cli.outcome import Outcome
+from vmcellar.cli.output import note
+from vmcellar.cli.signals import cancel_on_signals
+from vmcellar.errors import CancelledError, VmcellarError
+
+if TYPE_CHECKING:
+    from flows.parameters import BackupJob
+    from vmcellar.backup.model import PointSummary
+    from vmcellar.progress import ProgressSink
+
+HEALTH_SECONDS = 3.0
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+"""Prefect's words on a terminal are for its developers; `--verbose` keeps them. What is set already stays."""
+
+
+def prefect_answers() -> bool:
+    """Whether the flow can run. A backup never waits for a server that is down: it is done without, and said so."""
+    if importlib.util.find_spec("prefect") is None:
+        note("note: Prefect is not installed: backing up without a run record or UI (pip install prefect)")
+        return False
+    url = os.environ.get("PREFECT_API_URL", "")
+    if not url or _healthy(url):
+        return True
+    note(f"note: the Prefect server at {url} does not answer: backing up without a run record")
+    return False
+
+
+def _healthy(url: str) -> bool:
+    if not url.startswith(("http://", "https://")):
+        return False
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=HEALTH_SECONDS):  # noqa: S310 (checked above)
+            return True
+    except urllib.error.HTTPError:
+        return True  # something answers, and may want credentials: let Prefect say
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose: bool) -> Outcome:
+    """Run `flows.backup.backup_job`; its errors come back in the outcome, CancelledError when a signal stopped it."""
+    for name, value in _QUIET.items():
+        if not (verbose and name == "PREFECT_LOGGING_LEVEL"):
+            os.environ.setdefault(name, value)
+    from flows.parameters import BackupJob
+
+    request = BackupJob(config=str(path), vms=tuple(names), job=job, full=full)
+    try:
+        with progress_bars() as progress:
+            return Outcome(points=_run(request, progress))
+    except VmcellarError as error:
+        if isinstance(error, CancelledError):
+            raise
+        return Outcome(failures=[error])
+
+
+def _run(request: BackupJob, progress: ProgressSink) -> list[PointSummary]:
+    from flows.backup import backup_job
+    from tasks.control import watched
+
+    async def stoppable() -> list[PointSummary]:
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        assert task is not None  # noqa: S101  (inside of a coroutine there is one)
+        with cancel_on_signals(lambda: loop.call_soon_threadsafe(task.cancel)):
+            return await backup_job(request)
+
+    try:
+        with watched(progress):
+            return asyncio.run(stoppable())
+    except BaseException as stop:
+        if isinstance(stop, Exception):
+            raise
+        # A signal, whoever caught it first: asyncio's CancelledError, KeyboardInterrupt or Prefect's TerminationSignal.
+        raise CancelledError("stopped on request", hint="the next backup goes on with what has been read") from stop
