@@ -31,6 +31,8 @@ class Activity:
         """The engine's progress sink."""
         with self._lock:
             self._done[stage] = self._done.get(stage, 0) + count
+        for watcher in _watchers:
+            watcher(stage, count)
 
     def done(self, stage: str) -> int:
         """Bytes of `stage` so far."""
@@ -39,6 +41,17 @@ class Activity:
 
 
 _activities: dict[str, Activity] = {}
+_watchers: list[ProgressSink] = []
+
+
+@contextmanager
+def watched(sink: ProgressSink) -> Iterator[None]:
+    """Report the progress of all runs of this process to `sink` as well: the command line's bars."""
+    _watchers.append(sink)
+    try:
+        yield
+    finally:
+        _watchers.remove(sink)
 
 
 @contextmanager
