@@ -16,6 +16,7 @@ from tests.repository.fakes import FixedKeyring
 from tests.repository.writing import back_up, read_disk, store
 from vmcellar.errors import IntegrityError
 from vmcellar.repository import envelope, index_parts, layout
+from vmcellar.repository.index import Index
 from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.layout import TOC_ROW
 from vmcellar.repository.pack_format import PackRef
@@ -108,6 +109,24 @@ def test_merged_parts_keep_what_the_old_ones_had(repository: Repository) -> None
         repository.tier.delete(key)
     repository.index.refresh()
     assert repository.index.known([*first, *second]) == {*first, *second}
+
+
+def test_whichever_of_two_parts_that_name_a_pack_goes_the_other_keeps_it(
+    repository: Repository, tmp_path: Path
+) -> None:
+    every = ids(10)
+    for _ in range(2):
+        repository.index.add([entry(1, every)])
+    keys = [key for key, _ in repository.tier.list(layout.INDEX)]
+    for number, gone in enumerate(keys):
+        index = Index(repository.tier, FixedKeyring(), tmp_path / f"cache{number}.sqlite")
+        index.refresh()
+        kept = repository.tier.get(gone)
+        repository.tier.delete(gone)
+        index.refresh()
+        assert index.known(every) == set(every)
+        repository.tier.put(gone, kept)
+        index.close()
 
 
 def test_a_damaged_part_is_named_with_its_remedy(

@@ -27,14 +27,15 @@ from vmcellar.tiers.base import Tier
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
 
-_VERSION = 1  # of the cache file; another version is thrown away and made again
+_VERSION = 2  # of the cache file; another version is thrown away and made again
 _BATCH = 500
 _BUSY_SECONDS = 60.0
 _SCHEMA = """
 CREATE TABLE parts (id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE packs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, epoch BLOB NOT NULL,
-    size INTEGER NOT NULL, part BLOB NOT NULL);
+    size INTEGER NOT NULL);
+CREATE TABLE named (part BLOB NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY (part, pack)) WITHOUT ROWID;
 CREATE TABLE entries (
     chunk BLOB NOT NULL, pack INTEGER NOT NULL, ordinal INTEGER NOT NULL, offset INTEGER NOT NULL,
     stored INTEGER NOT NULL, length INTEGER NOT NULL, method INTEGER NOT NULL, what INTEGER NOT NULL,
@@ -150,12 +151,12 @@ class Index:
     def _import_entries(database: sqlite3.Connection, part_id: bytes, part: IndexPart) -> None:
         numbers: dict[int, int] = {}
         for i, pack in enumerate(part.packs):
-            row = (pack.id, pack.kind, pack.epoch, pack.size, part_id)
-            done = database.execute("INSERT OR IGNORE INTO packs (id, kind, epoch, size, part) VALUES (?,?,?,?,?)", row)
-            if done.rowcount:
+            row = (pack.id, pack.kind, pack.epoch, pack.size)
+            done = database.execute("INSERT OR IGNORE INTO packs (id, kind, epoch, size) VALUES (?,?,?,?)", row)
+            if done.rowcount:  # else another part names it, too: with the same rows, as packs never change
                 numbers[i] = int(done.lastrowid or 0)
-            else:  # merged or rebuilt parts name packs that are known: they hold the same rows, as packs never change
-                database.execute("UPDATE packs SET part = ? WHERE id = ?", (part_id, pack.id))
+            named = "INSERT OR IGNORE INTO named SELECT ?, number FROM packs WHERE id = ?"
+            database.execute(named, (part_id, pack.id))
         rows = part.rows[np.isin(part.rows["pack"], list(numbers))]
         toc = rows["toc"]
         names = ("offset", "stored", "length", "method", "what")
@@ -168,8 +169,9 @@ class Index:
         with self._writing() as database:
             for part_id in gone:
                 database.execute("DELETE FROM parts WHERE id = ?", (part_id,))
-                database.execute("DELETE FROM packs WHERE part = ?", (part_id,))
+                database.execute("DELETE FROM named WHERE part = ?", (part_id,))
                 database.execute("DELETE FROM damaged WHERE part = ?", (part_id,))
+            database.execute("DELETE FROM packs WHERE number NOT IN (SELECT pack FROM named)")
             database.execute("DELETE FROM entries WHERE pack NOT IN (SELECT number FROM packs)")
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import index_parts, layout
 from vmcellar.repository.index_parts import PackEntry
 from vmcellar.repository.packs import PackReader
+from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
@@ -48,8 +50,9 @@ def rebuild_index(
             pending = []
     repository.index.add(pending)
     for key in old:
-        if not _is_note(repository, key):
-            repository.tier.delete(key)
+        with suppress(NotFoundError):  # somebody else rebuilds, too
+            if not _is_note(repository, key):
+                repository.tier.delete(key)
     repository.index.refresh()
     return RebuildReport(packs, objects, tuple(damaged))
 
