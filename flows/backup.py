@@ -19,23 +19,23 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.parameters import BackupJob, BackupVm
 from tasks import backup as tasks
 from tasks.artifacts import progress_artifact, report_artifact
-from tasks.control import activity, engine_of
-from tasks.waiting import wait_for_all
+from tasks.control import activity, controls, engine_of
+from tasks.waiting import stop_others_on_failure, wait_for_all
 from vmcellar.backup import stages
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle
 from vmcellar.backup.selection import job_requests
 from vmcellar.errors import PermanentError
 
-WORKERS = 4 * 64 + 8
-"""A submitted task that waits for its upstream holds a thread; a disk has at most 64 segments, each with four
-tasks. Threads that wait cost nothing but their stack, and how much is read and compressed at once is the engine's
-business."""
+WINDOW = 16
+"""Segments whose tasks are submitted at once. A submitted task that waits for its upstream holds a thread, and exports
+wait for room in the landing zone, which compress makes: so all tasks of a window need a thread each."""
+WORKERS = 4 * WINDOW + 4
 
 
 @flow(
     name="backup-vm",
     flow_run_name="backup {request.vm} {request.mode}",
-    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),
+    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),  # type: ignore[arg-type]  # its stub pins the future's type
 )
 async def backup_vm(request: BackupVm) -> PointSummary:
     """Back up one VM; fails, with what to do, unless a verified restore point of every covered disk came of it."""
@@ -74,20 +74,27 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
 
 
 async def _segments(config: str, handle: RunHandle) -> None:
-    """Submit the segments' tasks and wait for all; on the first failure, or when stopped, the others are asked to
-    end.
-    """
+    """Submit the segments' tasks, some ahead, and wait for all; on a failure or a stop the others are asked to end."""
     repository = engine_of(config).repository.id.hex()
-    parts = [tasks.part_of(config, handle, repository, s.target, s.number) for s in handle.segments]
-    exports = [_export(part) for part in parts]
-    released = tasks.release.submit(config, handle.run_id, handle.vm, return_state=False, wait_for=exports)
-    ends: list[PrefectFuture[Any]] = [released]
-    for part, exported in zip(parts, exports, strict=True):
-        compressed = tasks.compress.submit(part, return_state=False, wait_for=[exported])
-        placed = tasks.place.submit(part, return_state=False, wait_for=[compressed])
-        verified = tasks.verify.submit(part, return_state=False, wait_for=[placed])
-        ends += [compressed, placed, verified]
-    await wait_for_all([*exports, *ends], handle.run_id)
+    _, cancel = controls(handle.run_id)
+    exports: list[PrefectFuture[Any]] = []
+    rest: list[PrefectFuture[Any]] = []
+    try:
+        for number, segment in enumerate(handle.segments):
+            if number >= WINDOW:
+                await asyncio.to_thread(rest[3 * (number - WINDOW) + 2].wait)
+            if cancel.cancelled:
+                break
+            part = tasks.part_of(config, handle, repository, segment.target, segment.number)
+            exports.append(stop_others_on_failure(_export(part), cancel))
+            for stage in (tasks.compress, tasks.place, tasks.verify):
+                upstream = exports[-1] if stage is tasks.compress else rest[-1]
+                submitted = stage.submit(part, return_state=False, wait_for=[upstream])
+                rest.append(stop_others_on_failure(submitted, cancel))
+        release = tasks.release.submit(config, handle.run_id, handle.vm, return_state=False, wait_for=exports)
+        rest.append(release)
+    finally:
+        await wait_for_all([*exports, *rest], cancel)
 
 
 def _export(part: dict[str, Any]) -> PrefectFuture[dict[str, Any]]:

@@ -8,20 +8,22 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from tasks.control import controls
 from vmcellar.errors import CancelledError, TransientError
+from vmcellar.progress import CancelToken
 
 
-async def wait_for_all(futures: Sequence[PrefectFuture[Any]], run_id: str) -> None:
+def stop_others_on_failure(future: PrefectFuture[Any], cancel: CancelToken) -> PrefectFuture[Any]:
+    """Set the run's cancel token, which all stages poll, as soon as this task has failed for good."""
+    future.add_done_callback(lambda done: cancel.cancel() if _failed(done) else None)
+    return future
+
+
+async def wait_for_all(futures: Sequence[PrefectFuture[Any]], cancel: CancelToken) -> None:
     """Return when all have succeeded; else raise the error that came first in the DAG.
 
-    As soon as one fails, or this coroutine is cancelled (Ctrl-C, Cancel in the UI, SIGTERM), the run's cancel token
-    is set, which all stages poll. Whatever happens, no task runs any more when this returns or raises, so clean-up
-    is safe.
+    When this coroutine is cancelled (Ctrl-C, Cancel in the UI, SIGTERM) all stages are asked to stop. Whatever
+    happens, no task runs any more when this returns or raises, so clean-up is safe.
     """
-    _, cancel = controls(run_id)
-    for future in futures:
-        future.add_done_callback(lambda done: cancel.cancel() if _failed(done) else None)
     try:
         await asyncio.to_thread(_wait, futures)
     except BaseException:
@@ -41,9 +43,7 @@ def _failed(future: PrefectFuture[Any]) -> bool:
 
 
 def _raise_first(futures: Sequence[PrefectFuture[Any]]) -> None:
-    """An upstream's failure leaves the tasks below it not ready, neither failed nor done: all must have
-    completed.
-    """
+    """An upstream's failure leaves the tasks below it not ready, neither failed nor done: all must have completed."""
     states = [future.state for future in futures if not future.state.is_completed()]
     if not states:
         return

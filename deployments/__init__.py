@@ -1,0 +1,1 @@
+"""How flows become deployments: a file for those who know Prefect, a program for one host."""
