@@ -126,7 +126,7 @@ def _start(name: str) -> None:
         raise LabError(f"{name} is not installed; `./run setup` as root installs it")
     with _log().open("ab") as log:
         # Its own session: a Ctrl-C at the tests must not end the daemons. The reaper lives as long as its descendants.
-        subprocess.Popen(
+        reaper = subprocess.Popen(
             [sys.executable, "-I", str(REAPER), program],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -134,6 +134,7 @@ def _start(name: str) -> None:
             start_new_session=True,
             cwd="/",
         )
+    reaper.returncode = 0  # it outlives us on purpose; else Popen warns when it is dropped
     wait_for(lambda: _running(_system_pid(name), name), f"{name} to start; see {_log()}")
     _record(name).write_text(str(_system_pid(name)))
 

@@ -56,8 +56,9 @@ class History:
 
 
 @pytest.fixture
-def vm() -> Iterator[PausedVm]:
+def vm(libvirt_daemons: str) -> Iterator[PausedVm]:
     """A VM to which the test adds disks."""
+    assert libvirt_daemons
     with paused_vm() as found:
         yield found
 

@@ -120,7 +120,6 @@ class PausedVm:
 @contextlib.contextmanager
 def paused_vm() -> Iterator[PausedVm]:
     """A VM without disks yet; everything of it is gone at the end."""
-    daemons.ensure()
     with vm_folder("src") as folder:
         vm = PausedVm(folder)
         try:

@@ -45,9 +45,9 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def lab(libvirt_daemons: str) -> Iterator[Lab]:
     """One guest for all of these tests."""
-    daemons.ensure()
+    assert libvirt_daemons
     with vm_folder("agent") as folder, LabGuest(folder, [DiskSpec("vda", 64 << 20, ext4=True)]) as guest:
         guest.start()
         yield Lab(guest, LibvirtSource(daemons.URI, folder / "s", reserve=1 << 20), folder / "s")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 
 import libvirt
 import pytest
 
 from lab import daemons
-from lab.waiting import wait_for
 from tests.sources.conftest import History
 from tests.sources.paused_vm import PausedVm
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.sources.base import Extent
 from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
 
-pytestmark = pytest.mark.libvirt
+pytestmark = [pytest.mark.libvirt, pytest.mark.usefixtures("libvirt_daemons")]
 
 
 def test_no_such_vm_names_similar_ones(vm: PausedVm, history: History) -> None:
@@ -67,14 +65,12 @@ def test_errors_keep_their_class_across_processes() -> None:
 
 def test_a_daemon_restart_in_mid_job_costs_nothing(vm: PausedVm, history: History) -> None:
     """QEMU serves on while libvirtd is away; the job is still ours afterwards and ends as usual."""
-    if Path("/run/systemd/system").exists():
-        pytest.skip("systemd owns the daemon of this machine; the laboratory does not restart it")
     vm.add_qcow2()
     vm.start()
     history.backup()
     vm.io("vda", "write -P 4 0 64k")
     capture = history.source.begin(history.request())
-    restart_libvirtd()
+    daemons.restart_libvirtd()
     assert capture.dirty("vda") == [Extent(0, 64 << 10)]
     assert capture.alive()
     capture.end()
@@ -82,13 +78,6 @@ def test_a_daemon_restart_in_mid_job_costs_nothing(vm: PausedVm, history: Histor
     history.commit(capture)
     vm.connection = libvirt.open(daemons.URI)
     assert history.backup().result.disks[0].full_reason == ""
-
-
-def restart_libvirtd() -> None:
-    pid = int(Path("/run/libvirtd.pid").read_text())
-    os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "libvirtd to end")
-    daemons.ensure()
 
 
 def as_nobody(folder: Path, action: object) -> str:
