@@ -16,7 +16,6 @@ import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TextIO
 
 import libvirt
 
@@ -91,8 +90,9 @@ def _share_kvm() -> None:
 
 
 @cache
-def _hold_users_lock() -> TextIO:
-    file = (lab_dir() / "daemon-users.lock").open("w")
+def _hold_users_lock() -> int:
+    # A bare descriptor, held until the process ends; a file object would be warned about then.
+    file = os.open(lab_dir() / "daemon-users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.flock(file, fcntl.LOCK_SH)
     return file
 

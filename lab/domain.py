@@ -43,7 +43,6 @@ def domain_xml(
     ET.SubElement(devices, "controller", type="scsi", model="virtio-scsi")
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
-    ET.SubElement(devices, "serial", type="pty")
     for channel in [SHELL_CHANNEL, *([AGENT_CHANNEL] if agent else [])]:
         _add_channel(devices, channel)
     return ET.tostring(domain, encoding="unicode")
