@@ -10,6 +10,7 @@ import pytest
 
 from lab import daemons
 from tests.sources.paused_vm import PausedVm, paused_vm
+from vmcellar.memory import BufferPool
 from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord, PreviousDisk
 from vmcellar.sources.libvirt_source import LibvirtSource
 
@@ -72,3 +73,10 @@ def history(vm: PausedVm) -> History:
 def reasons(capture: Capture) -> dict[str, str]:
     """Why each disk is read in full, by target."""
     return {disk.target: disk.full_reason for disk in capture.result.disks}
+
+
+def read(capture: Capture, target: str, offset: int, length: int) -> bytes:
+    found = bytearray()
+    with capture.open_reader(target) as reader:
+        reader.read([(offset, length)], BufferPool(1 << 20), lambda _o, data: found.extend(data))
+    return bytes(found)
