@@ -61,6 +61,10 @@ def abandon(engine: Engine, run_id: str, reason: str) -> None:
     Packs that were placed already stay as garbage for gc: the tier is never cleaned on a guess. Idempotent.
     """
     log.warning("run %s is abandoned: %s", run_id, reason)
+    _clear(engine, run_id)
+
+
+def _clear(engine: Engine, run_id: str) -> None:
     directory = RunDirectory(engine.state / "runs" / run_id)
     record = load_record(directory)
     if record is not None:
@@ -89,7 +93,12 @@ def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
 def _settle(engine: Engine, vm: str, request: BackupRequest | None) -> tuple[Run | None, list[RecoverAction]]:
     actions: list[RecoverAction] = []
     kept: Run | None = None
+    committed = {point.run_id for point in engine.repository.points_of(vm)}
     for directory in _runs_of(engine, vm):
+        if directory.run_id in committed:  # it died while it tidied: a second point of it would be an old instant
+            _clear(engine, directory.run_id)
+            actions.append(RecoverAction(vm, directory.run_id, "abandoned", "its point was written; leftovers cleared"))
+            continue
         run = _resumable(engine, directory, request)
         if run is not None and kept is None:
             kept = run
