@@ -41,7 +41,9 @@ def test_every_point_restores_equal_after_each_of_ten_incrementals(
             cellar.assert_restores(point_id, expected)
         cellar.assert_nothing_left(guest)
     cellar.assert_restores(summary.id, disks, image_format="qcow2")
-    assert sum(point.bytes_zero for point in cellar.points(guest)) > 4 * MIB, "zeroes and discards were to be part of it"
+    assert sum(point.bytes_zero for point in cellar.points(guest)) > 4 * MIB, (
+        "zeroes and discards were to be part of it"
+    )
     assert guest.agent("guest-fsfreeze-status") == "thawed"
 
 
@@ -49,16 +51,19 @@ def change(guest: LabGuest, dice: random.Random, number: int) -> None:
     """Random writes, zeroes and discards on the raw disks, files and fstrim on the ext4."""
     for target in RAW_DISKS:
         size = guest.disks[target].size
-        for act in (guest.write, guest.write, guest.zero, guest.discard):
-            length = dice.choice((4 * KIB, 64 * KIB, 256 * KIB, MIB))
-            offset = dice.randrange((size - length) // (4 * KIB) + 1) * 4 * KIB
-            if act == guest.write:
-                guest.write(target, offset, length, dice.randrange(1 << 30))
-            else:
-                act(target, offset, length)
+        guest.write(target, *_range(dice, size), dice.randrange(1 << 30))
+        guest.write(target, *_range(dice, size), dice.randrange(1 << 30))
+        guest.zero(target, *_range(dice, size))
+        guest.discard(target, *_range(dice, size))
     guest.fill(f"file-{number}", dice.choice((64 * KIB, MIB)), dice.randrange(1 << 30))
     if number > 1:
         guest.delete(f"file-{number - 2}")
     if number % 3 == 2:
         guest.fstrim()
     guest.sync()
+
+
+def _range(dice: random.Random, size: int) -> tuple[int, int]:
+    """Offset and length of a piece of a disk of `size` bytes."""
+    length = dice.choice((4 * KIB, 64 * KIB, 256 * KIB, MIB))
+    return dice.randrange((size - length) // (4 * KIB) + 1) * 4 * KIB, length
