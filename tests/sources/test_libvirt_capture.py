@@ -7,7 +7,7 @@ import re
 import libvirt
 import pytest
 
-from tests.sources.conftest import REPOSITORY, History, reasons
+from tests.sources.conftest import REPOSITORY, History, read, reasons
 from tests.sources.paused_vm import MIB, PausedVm, run
 from vmcellar.errors import TransientError
 from vmcellar.sources import libvirt_checkpoints
