@@ -155,7 +155,7 @@ def test_damage_is_an_error_with_a_name_and_leaves_nothing(
 def test_best_effort_restores_the_rest_and_lists_what_is_lost(world: World, tmp_path: Path) -> None:
     rng = random.Random(6)
     model = rng.randbytes(12 * MIB)
-    point = world.add({"vda": model})
+    point = world.add({"vda": model}, {"domain.xml": b"<domain/>"})
     damage(files(world, "data")[0], flip_one)
     files(world, "data")[1].unlink()
     report = restore_point(world.repository, point, RestoreTarget(tmp_path / "out", "raw", best_effort=True))

@@ -19,6 +19,7 @@ from vmcellar.repository.layout import ID_BYTES, LEAF_BYTES, span_of
 from vmcellar.repository.nodes import Rows
 from vmcellar.repository.packs import Location, PackRef
 from vmcellar.repository.scrub_walk import pack_problem
+from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.report import LostRange, merge_lost
 
 if TYPE_CHECKING:
@@ -192,18 +193,28 @@ def make_plan(
     IntegrityError, PermanentError or TransientError name the first disk and offset that cannot be restored; with
     `best_effort` they are in the plan's `lost` instead.
     """
-    resolver = Resolver(repository, point, best_effort, cancel or CancelToken())
-    disks, stored = [], 0
+    return survey(repository, point, targets, best_effort, cancel or CancelToken())[0]
+
+
+def survey(
+    repository: Repository, point: RestorePoint, targets: Sequence[str], best_effort: bool, cancel: CancelToken
+) -> tuple[RestorePlan, dict[str, UsedClusters]]:
+    """The plan, and for each disk which clusters of its image will be written."""
+    resolver = Resolver(repository, point, best_effort, cancel)
+    disks, stored, used = [], 0, {}
     for disk in chosen_disks(point, targets):
         data = 0
+        clusters = used[disk.target] = UsedClusters(disk.size)
         for window in resolver.windows(disk):
             data += int(window.rows["length"].sum(dtype=np.int64))
+            clusters.add(window.rows)
             needed = {chunk: window.locations[chunk] for chunk in chunk_ids(window.rows)}
             stored += sum(found.stored for found in needed.values())
         disks.append(DiskPlan(disk.target, disk.size, data))
     for artifact in point.artifacts:
         stored += resolver.artifact(artifact)
-    return RestorePlan(point.id, point.vm, tuple(disks), len(resolver.packs), stored, merge_lost(resolver.lost))
+    plan = RestorePlan(point.id, point.vm, tuple(disks), len(resolver.packs), stored, merge_lost(resolver.lost))
+    return plan, used
 
 
 def _joined(parts: Iterator[Rows] | Sequence[Rows]) -> Rows:

@@ -22,7 +22,8 @@ from vmcellar.errors import IntegrityError, PermanentError, TransientError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.restore.fetch import Fetcher, Moved
-from vmcellar.restore.plan import Resolver, chosen_disks, make_plan
+from vmcellar.restore.plan import Resolver, chosen_disks, survey
+from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.report import LostRange, RestoredDisk, RestoreReport, RestoreTarget, merge_lost
 from vmcellar.restore.targets import open_target, write_error
 
@@ -55,8 +56,9 @@ def restore_point(
     with _folder(target.directory):
         job = _Job(repository, point, target, disks)
         job.refuse_existing()
-        _check_space(target.directory, make_plan(repository, point, target.disks, target.best_effort, cancel).data)
-        return job.run(progress, cancel, started)
+        plan, used = survey(repository, point, target.disks, target.best_effort, cancel)
+        _check_space(target.directory, plan.data)
+        return job.run(used, progress, cancel, started)
 
 
 class _Job:
@@ -78,13 +80,15 @@ class _Job:
             if path.exists() or path.is_symlink():
                 raise PermanentError(f"{path} exists already", hint="restore into an empty or new folder")
 
-    def run(self, progress: ProgressSink, cancel: CancelToken, started: float) -> RestoreReport:
+    def run(
+        self, used: Mapping[str, UsedClusters], progress: ProgressSink, cancel: CancelToken, started: float
+    ) -> RestoreReport:
         """Write, make durable, name. On any error nothing of it is left."""
         resolver = Resolver(self._repository, self._point, self._target.best_effort, cancel)
         moved: dict[str, Moved] = {}
         with ExitStack() as undo, Fetcher(self._repository, progress, cancel) as fetcher:
             for disk in self._disks:
-                moved[disk.target] = self._restore_disk(disk, resolver, fetcher, undo)
+                moved[disk.target] = self._restore_disk(disk, used[disk.target], resolver, fetcher, undo)
             contents = self._read_artifacts(resolver)
             cancel.check()
             lost = merge_lost([*resolver.lost, *(item for each in moved.values() for item in each.lost)])
@@ -104,9 +108,11 @@ class _Job:
             seconds=time.monotonic() - started,
         )
 
-    def _restore_disk(self, disk: DiskRecord, resolver: Resolver, fetcher: Fetcher, undo: ExitStack) -> Moved:
+    def _restore_disk(
+        self, disk: DiskRecord, used: UsedClusters, resolver: Resolver, fetcher: Fetcher, undo: ExitStack
+    ) -> Moved:
         image = self._images[disk.target]
-        target = open_target(self._target.format, _partial(image), disk.size)
+        target = open_target(self._target.format, _partial(image), used)
         undo.callback(_partial(image).unlink, missing_ok=True)
         moved = Moved()
         try:
