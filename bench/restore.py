@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/restore.py [--disk 2g|8g] [--directory DIR] [--rounds 5] [--profile]
 
-The disk is the lab's mixed one; it is stored in a repository through the repository's own interface. Side by side with
-virtnbdrestore is bench/peers.py's part, which needs a backup of that tool.
+The disk is the lab's mixed one; it is stored in a repository through the repository's own interface. Side by side
+with virtnbdrestore is bench/peers.py's part, which needs a backup of that tool.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def restore(repository: Repository, point: RestorePoint, folder: Path, image_for
 
 
 def convert(raw: Path, folder: Path, image_format: str) -> None:
-    """The floor: no repository, no decryption, no check; around the page cache on both sides and durable, as ours."""
+    """The floor: no repository, no decryption, no check; around the page cache on both sides and durable, as
+    ours.
+    """
     folder.mkdir()
     image = folder / "floor"
     subprocess.run(
