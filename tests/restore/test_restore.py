@@ -208,11 +208,17 @@ def test_cancel_in_the_middle_leaves_nothing(world: World, tmp_path: Path, image
 
 
 _KILLED = """
-import os, signal, sys from pathlib import Path from tests.restore.world import Settings from
-vmcellar.repository.repository import Repository from vmcellar.restore.report import RestoreTarget from
-vmcellar.restore.restore import restore_point root = Path(sys.argv[1]) repository = Repository.open(Settings(root /
-"state", root / "hot")) point = repository.point(sys.argv[2]) restore_point(repository, point, RestoreTarget(root /
-"out", sys.argv[3]), lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+import os, signal, sys
+from pathlib import Path
+from tests.restore.world import Settings
+from vmcellar.repository.repository import Repository
+from vmcellar.restore.report import RestoreTarget
+from vmcellar.restore.restore import restore_point
+root = Path(sys.argv[1])
+repository = Repository.open(Settings(root / "state", root / "hot"))
+point = repository.point(sys.argv[2])
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+restore_point(repository, point, RestoreTarget(root / "out", sys.argv[3]), die)
 """
 
 
