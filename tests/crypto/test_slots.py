@@ -64,7 +64,7 @@ def test_a_damaged_slot_hides_no_good_one(store: MemoryStore) -> None:
     store.objects[damaged] = b"?"
     slots.add_passphrase(store, secrets, b"other", CHEAP)
     assert slots.unlock_secrets(store, b"other") == secrets
-    with pytest.raises(PermanentError, match=rf"1 damaged slots were passed over: {damaged}"):
+    with pytest.raises(PermanentError, match=rf"1 slots cannot be used: {damaged}"):
         slots.unlock_secrets(store, WORD)
     assert {info.kind for info in slots.list_slots(store)} == {"damaged", "passphrase"}
 
@@ -110,7 +110,7 @@ def test_costs_and_lengths_are_bounded_before_they_are_used(store: MemoryStore, 
     name = store.only("keys/")
     kind, fields = documents.decode(name, store.get(name))
     store.objects[name] = documents.encode(kind, {**fields, **change})
-    with pytest.raises(PermanentError, match=f"1 damaged slots.*{name}"):
+    with pytest.raises(PermanentError, match=f"1 slots cannot be used: .*{name}"):
         slots.unlock(store, WORD)
 
 
@@ -119,6 +119,9 @@ def test_a_newer_slot_says_so(store: MemoryStore) -> None:
     store.objects[name] = documents.encode("passphrase", {"format": 2})
     with pytest.raises(PermanentError, match="another format version"):
         slots.unlock(store, WORD)
+    assert [info.kind for info in slots.list_slots(store)] == ["newer"]
+    secrets = passphrase_mode(store)
+    assert slots.unlock_secrets(store, WORD) == secrets, "a slot of this version beside it still opens"
 
 
 def test_slots_are_listed_and_removed_but_never_the_last_one(store: MemoryStore) -> None:

@@ -19,7 +19,7 @@ from vmcellar.crypto.names import KEYS, now
 from vmcellar.crypto.passphrase import Argon2Cost
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.crypto.secrets import Secrets
-from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.errors import IntegrityError, PermanentError, VmcellarError
 
 PASSPHRASE = "passphrase"  # noqa: S105  (the name of a kind)
 HOST = "host"
@@ -29,7 +29,7 @@ RECIPIENT = recipients.KIND
 
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
-    """What anybody can see of a slot. `kind` is passphrase, host, recipient, or damaged."""
+    """What anybody can see of a slot. `kind` is passphrase, host, recipient, damaged, or newer (of a newer format)."""
 
     id: str
     kind: str
@@ -79,9 +79,9 @@ def unlock_private(store: SmallObjects, private: PrivateKey) -> RepositoryKeyrin
 def unlock_secrets(store: SmallObjects, secret: bytes) -> Secrets:
     """The secrets themselves, to put them into another slot.
 
-    A damaged slot is passed over when another opens; IntegrityError when every passphrase slot is damaged.
+    A slot that is damaged or of a newer version is passed over when another opens; its error when there is no other.
     """
-    damaged: list[IntegrityError] = []
+    unusable: list[VmcellarError] = []
     tried = 0
     for name, _ in store.list(KEYS):
         try:
@@ -90,14 +90,14 @@ def unlock_secrets(store: SmallObjects, secret: bytes) -> Secrets:
                 continue
             tried += 1
             found = _open(name, kind, fields, secret)
-        except IntegrityError as error:
-            damaged.append(error)
+        except (IntegrityError, PermanentError) as error:
+            unusable.append(error)
             continue
         if found is not None:
             return found
-    if damaged and not tried:
-        raise damaged[0]
-    raise _refused(damaged)
+    if unusable and not tried:
+        raise unusable[0]
+    raise _refused(unusable)
 
 
 def _open(name: str, kind: str, fields: Fields, secret: bytes) -> Secrets | None:
@@ -108,8 +108,8 @@ def _open(name: str, kind: str, fields: Fields, secret: bytes) -> Secrets | None
     return None if plain is None else Secrets.from_bytes(plain)
 
 
-def _refused(damaged: Sequence[IntegrityError]) -> PermanentError:
-    note = f" ({len(damaged)} damaged slots were passed over: {damaged[0].message})" if damaged else ""
+def _refused(unusable: Sequence[VmcellarError]) -> PermanentError:
+    note = f" ({len(unusable)} slots cannot be used: {unusable[0].message})" if unusable else ""
     return PermanentError(
         f"no key slot of the repository opens with this passphrase{note}",
         hint="check the file or variable that `key:` in vmcellar.yaml names; `vmcellar key list` shows the slots",
@@ -127,6 +127,8 @@ def _info(name: str, data: bytes) -> SlotInfo:
         kind, fields = documents.decode(name, data)
     except IntegrityError:
         return SlotInfo(slot, "damaged")
+    except PermanentError:
+        return SlotInfo(slot, "newer")
     return SlotInfo(slot, kind, str(fields.get("label", "")), str(fields.get("created", "")))
 
 
