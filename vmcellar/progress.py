@@ -19,10 +19,14 @@ def no_progress(stage: str, count: int) -> None:
 
 
 class CancelToken:
-    """A flag that the edge sets and every loop of the engine asks; setting it twice is harmless."""
+    """A flag that the edge sets and every loop of the engine asks; setting it twice is harmless.
 
-    def __init__(self) -> None:
+    With a `parent` it stops a part of the work alone, and is stopped with the whole.
+    """
+
+    def __init__(self, parent: CancelToken | None = None) -> None:
         self._event = threading.Event()
+        self._parent = parent
 
     def cancel(self) -> None:
         """Ask all work that holds this token to stop at its next check."""
@@ -31,13 +35,9 @@ class CancelToken:
     @property
     def cancelled(self) -> bool:
         """Whether somebody asked to stop."""
-        return self._event.is_set()
+        return self._event.is_set() or (self._parent is not None and self._parent.cancelled)
 
     def check(self) -> None:
         """Raise CancelledError once somebody asked to stop."""
-        if self._event.is_set():
+        if self.cancelled:
             raise CancelledError("stopped on request")
-
-    def wait(self, seconds: float) -> bool:
-        """Wait at most `seconds`; True as soon as somebody asked to stop."""
-        return self._event.wait(seconds)

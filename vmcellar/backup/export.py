@@ -35,9 +35,6 @@ PLACE_KNOWN = -1
 PLACE_ZERO = -2
 """It is all zero."""
 
-READERS = 2
-"""Connections per segment: two keep QEMU's NBD server and both cores busy (docs/performance.md)."""
-
 
 def export(
     engine: Engine, run_id: str, target: str, segment: int, progress: ProgressSink, cancel: CancelToken
@@ -98,10 +95,11 @@ class _SegmentExport:
     def read(self, progress: ProgressSink, cancel: CancelToken) -> np.ndarray:
         """All chunks of the segment as LANDED rows in disk order."""
         self._run.claims.drop(self._owner)
-        inner = CancelToken()
+        inner = CancelToken(cancel)
+        readers = self._engine.config.limits.connections
         try:
-            with ThreadPoolExecutor(READERS, thread_name_prefix=f"export-{self._target}") as pool:
-                futures = [pool.submit(self._reader, progress, cancel, inner) for _ in range(READERS)]
+            with ThreadPoolExecutor(readers, thread_name_prefix=f"export-{self._target}") as pool:
+                futures = [pool.submit(self._reader, progress, inner) for _ in range(readers)]
                 raise_first(futures)
         finally:
             self.writer.close()
@@ -110,10 +108,9 @@ class _SegmentExport:
             rows[i] = (offset, length, place, np.frombuffer(chunk, np.uint8))
         return rows
 
-    def _reader(self, progress: ProgressSink, cancel: CancelToken, inner: CancelToken) -> None:
+    def _reader(self, progress: ProgressSink, cancel: CancelToken) -> None:
         def sink(offset: int, data: memoryview) -> None:
             cancel.check()
-            inner.check()
             self._run.check_pressure()
             self._take(offset, data)
             progress("export", len(data))
@@ -123,7 +120,7 @@ class _SegmentExport:
             with ExportReader(self._run.capture.uri(self._target), disk=disk) as reader:
                 reader.read(self._ranges(), self._engine.read_buffers, sink, cancel)
         except BaseException:
-            inner.cancel()
+            cancel.cancel()
             raise
 
     def _ranges(self) -> Iterator[tuple[int, int]]:

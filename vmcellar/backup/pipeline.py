@@ -8,7 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from vmcellar.backup import stages
+from vmcellar.backup.export import raise_first
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, SegmentHandle
+from vmcellar.errors import CancelledError
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 
 if TYPE_CHECKING:
@@ -41,31 +43,31 @@ def run(
 
 
 def _work(engine: Engine, handle: RunHandle, progress: ProgressSink, cancel: CancelToken) -> None:
+    stop = CancelToken(cancel)
     with ThreadPoolExecutor(AFTER_EXPORT_WORKERS, thread_name_prefix="after-export") as pool:
         futures: list[Future[None]] = []
         try:
             for segment in handle.segments:
-                _raise_failed(futures)
-                stages.export(engine, handle.run_id, segment.target, segment.number, progress, cancel)
-                futures.append(pool.submit(_after_export, engine, handle.run_id, segment, progress, cancel))
+                stages.export(engine, handle.run_id, segment.target, segment.number, progress, stop)
+                futures.append(pool.submit(_after_export, engine, handle.run_id, segment, progress, stop))
             stages.release(engine, handle.run_id)
-            for future in futures:
-                future.result()
-        except BaseException:
-            for future in futures:
-                future.cancel()
+        except CancelledError:
+            raise_first(futures)  # the segment that failed stopped the export: its error is the one to tell
             raise
+        except BaseException:
+            stop.cancel()
+            raise
+        raise_first(futures)
 
 
 def _after_export(
-    engine: Engine, run_id: str, segment: SegmentHandle, progress: ProgressSink, cancel: CancelToken
+    engine: Engine, run_id: str, segment: SegmentHandle, progress: ProgressSink, stop: CancelToken
 ) -> None:
-    for stage in (stages.compress, stages.place, stages.verify):
-        cancel.check()
-        stage(engine, run_id, segment.target, segment.number, progress, cancel)
-
-
-def _raise_failed(futures: list[Future[None]]) -> None:
-    for future in futures:
-        if future.done():
-            future.result()
+    """Compress, place and verify one segment; a failure stops all other work on the run, also an export that waits."""
+    try:
+        for stage in (stages.compress, stages.place, stages.verify):
+            stop.check()
+            stage(engine, run_id, segment.target, segment.number, progress, stop)
+    except BaseException:
+        stop.cancel()
+        raise
