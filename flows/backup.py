@@ -54,7 +54,7 @@ async def backup_vm(request: BackupVm) -> PointSummary:
             except BaseException as error:
                 stages.give_up(engine, handle.run_id, error)
                 raise
-    report_artifact(point)
+    await report_artifact(point)
     return _covered(point)
 
 

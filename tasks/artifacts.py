@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import acreate_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from tasks.control import Activity
 from vmcellar.backup.model import PointSummary
@@ -38,9 +38,9 @@ def progress_artifact(vm: str, activity: Activity) -> Iterator[None]:
         watcher.join()
 
 
-def report_artifact(point: PointSummary) -> None:
+async def report_artifact(point: PointSummary) -> None:
     """Publish the report of a committed point."""
-    create_markdown_artifact(
+    await acreate_markdown_artifact(
         key=artifact_key("backup", point.vm), markdown=markdown_report(point), description=f"{point.vm}: {point.id}"
     )
 

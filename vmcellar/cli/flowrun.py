@@ -26,10 +26,13 @@ HEALTH_SECONDS = 3.0
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
-    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
 }
-"""Prefect's words on a terminal are for its developers; `--verbose` keeps them. What is set already stays."""
+_CONSOLE = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+"""Prefect's words and tracebacks on a terminal are for developers; `--verbose` keeps them. Its server gets all of them.
+
+What is set in the environment already stays.
+"""
 
 
 def prefect_answers() -> bool:
@@ -58,9 +61,8 @@ def _healthy(url: str) -> bool:
 
 def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose: bool) -> Outcome:
     """Run `flows.backup.backup_job`; its errors come back in the outcome, CancelledError when a signal stopped it."""
-    for name, value in _QUIET.items():
-        if not (verbose and name == "PREFECT_LOGGING_LEVEL"):
-            os.environ.setdefault(name, value)
+    for name, value in (_QUIET if verbose else {**_QUIET, **_CONSOLE}).items():
+        os.environ.setdefault(name, value)
     from flows.parameters import BackupJob
 
     request = BackupJob(config=str(path), vms=tuple(names), job=job, full=full)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,8 +83,15 @@ def open_engine(ctx: typer.Context, chosen: Path | None) -> Engine:
     return open_one(config_path(ctx, chosen))
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what sys.stderr is at that moment, so that progress bars may redirect it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
+
+
 def set_up_logging(verbose: int) -> None:
-    """Warnings on stderr; with --verbose the engine's own steps, given twice everything."""
-    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("vmcellar").setLevel(level)
+    """The engine's warnings on stderr; with --verbose its steps too, given twice everything."""
+    logger = logging.getLogger("vmcellar")
+    logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+    logger.handlers = [_ToStderr()]

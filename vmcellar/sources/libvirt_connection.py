@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import difflib
 import errno
 import os
@@ -54,6 +56,17 @@ class Connection:
         self.uri = uri
         self._lock = threading.Lock()
         self._open: libvirt.virConnect | None = None
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again.
+
+        Also called when the process ends: later, the binding's own clean-up fails with a message on standard error.
+        """
+        with self._lock, contextlib.suppress(libvirt.libvirtError):
+            if self._open is not None:
+                self._open.close()
+            self._open = None
 
     def domain(self, vm: str) -> libvirt.virDomain:
         """The domain of that name; PermanentError with similar names when there is none.
