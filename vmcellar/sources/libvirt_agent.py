@@ -74,12 +74,15 @@ class Quiesce:
         self._guard.start()
 
     def thaw(self) -> None:
-        """Let the guest go on, also when the freeze failed. Idempotent; never raises."""
+        """Let the guest go on, also when the freeze failed. Idempotent; never raises, and waits for a dead agent once."""
         if self._guard is not None:
             self._guard.cancel()
+        if is_thawing(self._marker):
+            return
         error = self._try_thaw()
         if error:
             self.reason = self.reason or f"the thaw was not confirmed: {error}"
+            _thawing.add(self._marker)
             threading.Thread(target=self._keep_thawing, daemon=True, name="vmcellar-thaw").start()
 
     def _too_long(self) -> None:
@@ -103,11 +106,23 @@ class Quiesce:
 
     def _keep_thawing(self) -> None:
         deadline = time.monotonic() + KEEP_THAWING_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(THAW_INTERVAL_SECONDS)
-            if not self._try_thaw():
-                return
+        try:
+            while time.monotonic() < deadline:
+                time.sleep(THAW_INTERVAL_SECONDS)
+                if not self._try_thaw():
+                    return
+        finally:
+            _thawing.discard(self._marker)
         log.warning("%s: the guest agent never confirmed a thaw; check the guest", self._domain.name())
+
+
+_thawing: set[Path] = set()
+"""The markers of guests that a thread of this process goes on thawing: each further caller would wait five seconds."""
+
+
+def is_thawing(marker: Path) -> bool:
+    """Whether a thread of this process goes on asking the guest of this marker's capture to thaw."""
+    return marker in _thawing
 
 
 def thaw(domain: libvirt.virDomain) -> str:

@@ -10,7 +10,7 @@ import libvirt
 
 from vmcellar.sources import libvirt_job, libvirt_scratch
 from vmcellar.sources.base import CaptureResult, ClearAction, Extent, PreviousDisk, ScratchPressure, SourceDisk
-from vmcellar.sources.libvirt_agent import thaw
+from vmcellar.sources.libvirt_agent import is_thawing, thaw
 from vmcellar.sources.libvirt_connection import Connection, explain
 from vmcellar.sources.libvirt_job import JobFiles
 from vmcellar.sources.nbd import DIRTY_BITMAP, ExportReader
@@ -91,8 +91,9 @@ def clear_job(domain: libvirt.virDomain | None, files: JobFiles) -> list[ClearAc
     if domain is not None and libvirt_job.end(domain, files):
         actions.append("job-aborted")
     running = domain is not None and domain.isActive()
-    if running and (files.folder / libvirt_scratch.FROZEN_MARKER).exists():
-        if thaw(domain):
+    marker = files.folder / libvirt_scratch.FROZEN_MARKER
+    if running and marker.exists():
+        if is_thawing(marker) or thaw(domain):
             libvirt_scratch.remove_files(files.folder)
             return actions
         actions.append("thawed")
