@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import tarfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,8 @@ import pytest
 from lab.disks import MIB, DiskSpec
 from lab.inside import GuestInside
 from tests.restore.world import World
-from vmcellar.errors import PermanentError
-from vmcellar.restore.define import check_name_free, define_domain
+from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.restore.define import _place_tpm_state, check_name_free, define_domain
 from vmcellar.restore.domain_xml import RestoredFiles
 from vmcellar.restore.report import RestoreReport, RestoreTarget
 from vmcellar.restore.restore import restore_point
@@ -129,3 +131,26 @@ def test_what_libvirt_refuses_leaves_no_vm_and_no_tpm_state(
     with pytest.raises(PermanentError):
         define_domain(Connection(libvirt_daemons), xml.replace("placement='static'", ""), name, files)
     check_name_free(Connection(libvirt_daemons), name)
+
+
+def archive(folder: Path, names: dict[str, bytes]) -> Path:
+    path = folder / "tpm.tar"
+    with tarfile.open(path, "w") as tar:
+        for entry_name, data in names.items():
+            entry = tarfile.TarInfo(entry_name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_tpm_state_lies_where_libvirt_looks_for_it(tmp_path: Path) -> None:
+    _place_tpm_state(archive(tmp_path, {"tpm2/tpm2-00.permall": b"state"}), tmp_path / "uuid")
+    assert (tmp_path / "uuid" / "tpm2" / "tpm2-00.permall").read_bytes() == b"state"
+
+
+@pytest.mark.parametrize("outside", ["../escaped", "/vmcellar-escaped", "tpm2/../../escaped"])
+def test_tpm_state_never_leaves_its_folder(tmp_path: Path, outside: str) -> None:
+    with pytest.raises(IntegrityError):
+        _place_tpm_state(archive(tmp_path, {outside: b"x"}), tmp_path / "uuid")
+    assert not (tmp_path / "escaped").exists()
+    assert not Path("/vmcellar-escaped").exists()
