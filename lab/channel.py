@@ -67,7 +67,10 @@ class ShellChannel:
 
     def _receive(self, deadline: float) -> None:
         self._limit(deadline)
-        data = self._socket.recv(1 << 20)
+        try:
+            data = self._socket.recv(1 << 20)
+        except ConnectionError:  # QEMU died with our bytes unread: the same as an orderly end
+            data = b""
         if not data:
             raise LabError(f"the guest ended while it was asked something ({self._path})")
         self._buffer += data
@@ -76,7 +79,7 @@ class ShellChannel:
         self._limit(deadline)
         try:
             self._socket.sendall(data)
-        except BrokenPipeError as error:
+        except ConnectionError as error:
             raise LabError(f"the guest has ended ({self._path})") from error
 
     def _limit(self, deadline: float) -> None:

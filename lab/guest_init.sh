@@ -34,7 +34,9 @@ serve() {
         cat /run/output
     done
 }
+# The port stays open between clients: closing it drops what the next client has already sent.
+exec 3<>/dev/virtio-ports/lab.shell.0
 while :; do
-    serve <>/dev/virtio-ports/lab.shell.0 >&0
+    serve <&3 >&3
     sleep 0.1
 done

@@ -32,6 +32,12 @@ def test_guest_writes_zeroes_and_discards_reach_the_disk(shared_guest: LabGuest,
     assert disk_bytes(shared_guest, vm_tmp, target)[MIB : 5 * MIB] == expected
 
 
+def test_every_new_client_of_the_channel_is_heard(shared_guest: LabGuest) -> None:
+    for number in range(20):
+        shared_guest.close_channel()
+        assert shared_guest.check(f"echo {number}", seconds=20) == f"{number}\n"
+
+
 def test_files_fill_delete_and_trim(shared_guest: LabGuest) -> None:
     shared_guest.fill("some file", 4 * MIB, seed=3)
     assert shared_guest.check("stat -c %s '/data/some file'").strip() == str(4 * MIB)
