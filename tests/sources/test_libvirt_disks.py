@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,6 +11,7 @@ import libvirt
 import pytest
 
 from lab.image import guest_image
+from lab.require import requires
 from tests.sources.conftest import History, read, reasons
 from tests.sources.nbd_server import image, serve
 from tests.sources.paused_vm import MIB, PausedVm, run
@@ -224,9 +224,9 @@ def test_boot_files_are_captured(vm: PausedVm, history: History) -> None:
     assert b"<domain" in found["domain.xml"]
 
 
-@pytest.mark.skipif(not Path("/usr/share/OVMF").exists() or not shutil.which("swtpm"), reason="needs ovmf and swtpm")
 def test_nvram_and_tpm_state_are_captured(vm: PausedVm, history: History) -> None:
     """Pitfall 18: an UEFI guest with a TPM does not boot from its disks alone."""
+    requires("swtpm")
     vm.add_qcow2()
     vm.extra = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
     xml = vm.xml().replace("machine='pc'", "machine='q35'").replace("<os>", "<os firmware='efi'>")
