@@ -329,3 +329,35 @@ def test_objects_that_were_swapped_are_found(attempt: Attempt, kept: Path) -> No
         one.write_bytes(first)
         two.write_bytes(second)
     assert attempt(kept) == 0
+
+
+def test_a_point_that_is_sealed_but_not_signed_is_refused(
+    attempt: Attempt, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sealed by somebody who has the metadata key and not the signing key."""
+    keyring, _ = unlock(LocalTier(kept), PASSPHRASE)
+    path = kept / "points" / LATEST
+    plain = keyring.open_meta(b"point", LATEST.encode(), path.read_bytes()[16:])
+    forged = plain.replace(b'"vda"', b'"vdb"')
+    assert forged != plain
+    path.write_bytes(path.read_bytes()[:16] + keyring.seal_meta(b"point", LATEST.encode(), forged))
+    assert attempt(kept) is None
+    assert "the signature is not this repository's" in capsys.readouterr().err
+
+
+def test_content_that_is_not_what_its_id_says_is_refused(reader: ModuleType, secrets: bytes) -> None:
+    """A fault of the program that wrote it: sealed rightly, filed under another id."""
+    repository = reader.Repository([FIXTURE], reader.keys_of(secrets))
+    chunks = [wanted for wanted, places in repository.places.items() if places[0].kind == 1]
+    repository.places[chunks[0]] = repository.places[chunks[1]]
+    repository.scanned = True
+    with pytest.raises(reader.Damage, match="its content is not what its id says"):
+        repository.read(chunks[0], b"chunk id")
+
+
+def test_a_lost_map_is_named_to_the_end_of_the_disk_and_not_beyond(
+    attempt: Attempt, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(kept / "meta")
+    assert attempt(kept, best_effort=True) == 1
+    assert f"lost: disk vda, {SIZE} bytes at 0: " in capsys.readouterr().err
