@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,14 @@ NOBODY = "http://127.0.0.1:1/api"
 """A Prefect server that does not answer: the command then does without."""
 
 WAITS_IN_EXPORT = """
-import sys
+import time
 from vmcellar.backup import stages
 real = stages.export
 def export(engine, run, target, segment, progress, cancel):
     print("exporting", flush=True)
-    cancel.wait(60)
+    deadline = time.monotonic() + 60
+    while not cancel.cancelled and time.monotonic() < deadline:
+        time.sleep(0.01)
     return real(engine, run, target, segment, progress, cancel)
 stages.export = export
 from vmcellar.cli.main import main
@@ -60,18 +63,22 @@ class Host:
             check=False,
         )
 
-    def start_waiting(self, server: str = NOBODY) -> subprocess.Popen[str]:
+    @contextmanager
+    def waiting(self, server: str = NOBODY) -> Iterator[subprocess.Popen[str]]:
         """A backup that stands in its first export."""
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", WAITS_IN_EXPORT, "backup", self.vm.name],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment(server),
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "exporting\n"
-        return process
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "exporting\n"
+                yield process
+            finally:
+                process.kill()
 
     def has_job(self) -> bool:
         return bool(self.vm.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
@@ -132,10 +139,10 @@ def test_one_unknown_vm_does_not_stop_the_others_and_the_run_is_red(host: Host) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_job_and_the_next_backup_works(host: Host, number: signal.Signals) -> None:
-    process = host.start_waiting()
-    assert host.has_job()
-    process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    with host.waiting() as process:
+        assert host.has_job()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, ""), err
     assert "Traceback" not in err
     assert not host.has_job()
@@ -144,12 +151,10 @@ def test_a_signal_ends_the_job_and_the_next_backup_works(host: Host, number: sig
 
 
 def test_two_signals_leave_at_once_and_recover_clears_what_is_left(host: Host) -> None:
-    process = host.start_waiting()
-    os.kill(process.pid, signal.SIGSTOP)
-    os.kill(process.pid, signal.SIGINT)
-    os.kill(process.pid, signal.SIGTERM)
-    os.kill(process.pid, signal.SIGCONT)
-    process.communicate(timeout=120)
+    with host.waiting() as process:
+        for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+            process.send_signal(number)
+        process.communicate(timeout=120)
     assert process.returncode == 130
     recovered = host.run("recover", "--json")
     assert recovered.returncode == 0, recovered.stderr
@@ -172,9 +177,9 @@ def test_through_the_flow_in_prefects_own_local_mode(host: Host) -> None:
 @pytest.mark.prefect
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_flow_cleanly(host: Host, number: signal.Signals) -> None:
-    process = host.start_waiting(server="")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    with host.waiting(server="") as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, ""), err
     assert "Traceback" not in err
     assert not host.has_job()

@@ -5,42 +5,52 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 WAITS = """
-import sys
+import sys, time
 from vmcellar.cli.signals import cancel_on_signals
 with cancel_on_signals() as cancel:
     print("ready", flush=True)
-    if not cancel.wait(60): sys.exit(3)
+    deadline = time.monotonic() + 60
+    while not cancel.cancelled:
+        if time.monotonic() > deadline: sys.exit(3)
+        time.sleep(0.01)
     {then}
 """
 
 
-def start(then: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITS.format(then=then)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+@contextmanager
+def waiting(then: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that waits to be cancelled, and then does `then`."""
+    command = [sys.executable, "-c", WAITS.format(then=then)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_to_stop(number: signal.Signals) -> None:
-    process = start("print('stopped cleanly'); sys.exit(130)")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    with waiting("print('stopped cleanly'); sys.exit(130)") as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "stopped cleanly\n")
     assert "stopping cleanly" in err
 
 
 def test_the_second_leaves_at_once() -> None:
-    process = start("print('busy', flush=True); import threading; threading.Event().wait(60); sys.exit(3)")
-    process.send_signal(signal.SIGINT)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "busy\n"
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    busy = "print('busy', flush=True); import threading; threading.Event().wait(60); sys.exit(3)"
+    with waiting(busy) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
     assert process.returncode == 130

@@ -40,15 +40,17 @@ class LandingZone:
         """Where this segment lands."""
         return self.path / run_id / f"{target}.{segment:04d}.land"
 
-    def reserve(self, path: Path, size: int, cancel: CancelToken) -> None:
+    def reserve(self, path: Path, size: int, cancel: CancelToken, watch: Callable[[], None] = lambda: None) -> None:
         """Wait until `size` bytes of the budget are free and take them for `path`; CancelledError when stopped.
 
-        A single segment larger than the budget goes alone, rather than waiting for ever.
+        `watch` is called now and then while it waits; what it raises ends the waiting. A single segment larger than
+        the budget goes alone, rather than waiting for ever.
         """
         with self._changed:
             self._held.pop(path, None)
             while self._held and sum(self._held.values()) + size > self.budget:
                 cancel.check()
+                watch()
                 self._changed.wait(POLL_SECONDS)
             self._held[path] = size
 
@@ -146,6 +148,6 @@ def _landing_error(path: Path, error: OSError) -> PermanentError | TransientErro
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return PermanentError(
             f"the landing zone is full: cannot write {path}",
-            hint="free space there, or lower `landing.bytes`, or move `landing.dir` in vmcellar.yaml",
+            hint="free space there, or lower `landing.budget`, or move `landing.dir` in vmcellar.yaml",
         )
     return TransientError(f"cannot write {path}: {error}", hint="check the file system of `landing.dir`")

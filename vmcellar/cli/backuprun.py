@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vmcellar.backup import pipeline
 from vmcellar.backup.model import BackupRequest
 from vmcellar.backup.selection import job_requests
 from vmcellar.cli.bars import progress_bars
@@ -12,21 +13,23 @@ from vmcellar.cli.flowrun import prefect_answers, run_flow
 from vmcellar.cli.outcome import Outcome
 from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.config import load_config
+from vmcellar.engine import Engine, open_engine
 from vmcellar.errors import CancelledError, VmcellarError
 
 
 def run_backups(path: Path, names: Sequence[str], job: str, *, full: bool, verbose: bool = False) -> Outcome:
-    """Back up the VMs that are named, or that the job selects. One VM's failure does not stop the others."""
-    if not prefect_answers():
-        return _with_threads(path, job_requests(load_config(path), names, job, full=full))
-    return run_flow(path, names, job, full=full, verbose=verbose)
+    """Back up the VMs that are named, or that the job selects. One VM's failure does not stop the others.
 
-
-def _with_threads(path: Path, requests: Sequence[BackupRequest]) -> Outcome:
-    from vmcellar.backup import pipeline
-    from vmcellar.engine import open_engine
-
+    What is wrong with the request, the key or the repository is said at once, before Prefect is started.
+    """
+    requests = job_requests(load_config(path), names, job, full=full)
     engine = open_engine(path)
+    if prefect_answers():
+        return run_flow(path, names, job, full=full, verbose=verbose)
+    return _with_threads(engine, requests)
+
+
+def _with_threads(engine: Engine, requests: Sequence[BackupRequest]) -> Outcome:
     outcome = Outcome()
     with cancel_on_signals() as cancel:
         for request in requests:

@@ -27,8 +27,7 @@ _HUGE_MODES = ("huge=within_size", "huge=always", "huge=advise")
 def check_host(config: Config) -> Iterator[Finding]:
     """All checks of this room, in the order in which a backup meets them."""
     yield _libnbd()
-    yield _tool("qemu-nbd")
-    yield _tool("qemu-img")
+    yield _qemu_img()
     yield _scratch(config.scratch)
     yield from _landing(config)
     yield _clock()
@@ -56,11 +55,12 @@ def _libnbd() -> Finding:
         return Finding("libnbd", "failed", f"Python cannot import nbd: {error}", "apt install python3-libnbd")
 
 
-def _tool(name: str) -> Finding:
-    path = shutil.which(name)
+def _qemu_img() -> Finding:
+    path = shutil.which("qemu-img")
     if path is None:
-        return Finding(name, "failed", "not on PATH; restoring to qcow2 needs it", "apt install qemu-utils")
-    return Finding(name, "ok", path)
+        detail = "not on PATH; it checks restored qcow2 images (raw ones do without)"
+        return Finding("qemu-img", "failed", detail, "apt install qemu-utils")
+    return Finding("qemu-img", "ok", path)
 
 
 def _scratch(scratch: Path) -> Finding:
