@@ -51,7 +51,7 @@ def export(
         return done
     plan = run.segment(target, segment)
     path = engine.landing.file(run_id, target, segment)
-    engine.landing.reserve(path, plan.read_bytes, cancel)
+    engine.landing.reserve(path, plan.read_bytes, cancel, run.check_pressure)  # the guest writes on meanwhile
     started = time.monotonic()
     try:
         job = _SegmentExport(engine, run, target, plan, LandingWriter(path))

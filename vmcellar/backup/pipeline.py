@@ -52,10 +52,12 @@ def _work(engine: Engine, handle: RunHandle, progress: ProgressSink, cancel: Can
                 futures.append(pool.submit(_after_export, engine, handle.run_id, segment, progress, stop))
             stages.release(engine, handle.run_id)
         except CancelledError:
+            stages.let_go(engine, handle.run_id)  # now: what is being compressed takes its time to stop
             raise_first(futures)  # the segment that failed stopped the export: its error is the one to tell
             raise
         except BaseException:
             stop.cancel()
+            stages.let_go(engine, handle.run_id)
             raise
         raise_first(futures)
 

@@ -75,6 +75,13 @@ def _clear(engine: Engine, run_id: str) -> None:
     directory.remove()
 
 
+def let_go(engine: Engine, run_id: str) -> None:
+    """End the job of a run that failed, and nothing else; never raises a VmcellarError. `give_up` follows."""
+    record = load_record(RunDirectory(engine.state / "runs" / run_id))
+    if record is not None:
+        _end_job(engine, run_id, record)
+
+
 def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
     """What becomes of a run that failed while this process lives: the VM is let go in any case.
 

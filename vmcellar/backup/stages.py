@@ -12,9 +12,21 @@ from vmcellar.backup.commit import commit
 from vmcellar.backup.compress import compress
 from vmcellar.backup.export import export
 from vmcellar.backup.place import place
-from vmcellar.backup.recover import abandon, give_up, recover
+from vmcellar.backup.recover import abandon, give_up, let_go, recover
 from vmcellar.backup.release import release
 from vmcellar.backup.snapshot import snapshot
 from vmcellar.backup.verify import verify
 
-__all__ = ["abandon", "commit", "compress", "export", "give_up", "place", "recover", "release", "snapshot", "verify"]
+__all__ = [
+    "abandon",
+    "commit",
+    "compress",
+    "export",
+    "give_up",
+    "let_go",
+    "place",
+    "recover",
+    "release",
+    "snapshot",
+    "verify",
+]

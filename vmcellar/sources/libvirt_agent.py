@@ -74,7 +74,7 @@ class Quiesce:
         self._guard.start()
 
     def thaw(self) -> None:
-        """Let the guest go on, also when the freeze failed. Idempotent; never raises, and waits for a dead agent once."""
+        """Let the guest go on, also when the freeze failed. Idempotent; never raises; waits for a dead agent once."""
         if self._guard is not None:
             self._guard.cancel()
         if is_thawing(self._marker):
