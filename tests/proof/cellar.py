@@ -154,7 +154,7 @@ class Cellar:
     def leftovers(self) -> list[Path]:
         """What a backup may have below its folders only while it runs."""
         staging = Repository.open(self.config).tier.staging_dir()
-        places = [(self.config.scratch, "*"), (self.config.state, "runs/*")]
+        places = [(self.config.scratch, "*"), (self.config.state, "runs/*/*")]
         places += [(folder, "**/*") for folder in (self.config.landing.dir, staging)]
         return [path for folder, pattern in places for path in folder.glob(pattern) if _is_left(path, folder)]
 

@@ -103,7 +103,7 @@ def test_killed_at_any_step_the_next_backups_lose_nothing(
     stopped_at = cellar.reference(guest)
     ran = subprocesses.run(cellar, guest.name, *options(place, "SIGKILL"))
     assert (ran.code, ran.struck) == (-signal.SIGKILL, True), ran
-    died = [path.name for path in cellar.config.state.glob("runs/*")]
+    died = [path.name for path in cellar.config.state.glob("runs/*/*")]
     resumed = assert_next_backups_are_complete(guest, cellar, earlier, stopped_at, died)
     assert resumed == (place not in NOT_RESUMED)
 
