@@ -28,6 +28,9 @@ from vmcellar.repository.packs import PackWriter
 from vmcellar.repository.repository import Repository
 from vmcellar.sources.base import Source
 
+REPOSITORY_DIGITS = 8
+"""Of a repository's id, in names of folders and checkpoints: many configurations may share a state directory."""
+
 CPU_NICENESS = 10
 """Compression yields to the guests and to the reading, so the VM is let go sooner."""
 
@@ -44,7 +47,8 @@ class Engine:
         self.source = source
         self.state = config.state
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.instance = _instance(self.state)
+        self.instance = f"{_instance(self.state)}-{repository.id.hex()[:REPOSITORY_DIGITS]}"
+        self.runs = self.state / "runs" / self.instance
         self.landing = LandingZone(config.landing.dir / self.instance, config.landing.budget_bytes())
         self.read_buffers = BufferPool(CHUNK_MAX)
         self._runs: dict[str, Run] = {}
@@ -115,11 +119,19 @@ class Engine:
             self._runs.pop(run_id, None)
 
     def _open_run(self, run_id: str) -> Run:
-        directory = RunDirectory(self.state / "runs" / run_id)
+        directory = self.run_directory(run_id)
         record = load_record(directory)
         if record is None:
             raise PermanentError(f"there is no run {run_id} under {self.state}", hint="run the backup again")
         return Run(directory, record, self.source.reattach(record.capture))
+
+    def run_directory(self, run_id: str) -> RunDirectory:
+        """Where a run of this repository keeps its hand-overs, whether it is there or not."""
+        return RunDirectory(self.runs / run_id)
+
+    def run_directories(self) -> list[RunDirectory]:
+        """All runs of this repository that left a folder, oldest first."""
+        return [RunDirectory(path) for path in sorted(self.runs.glob("*")) if path.is_dir()]
 
     def staging(self, run_id: str) -> Path:
         """Where a run's packs are built; of this host and state directory alone."""

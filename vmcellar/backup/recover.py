@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from vmcellar.backup.export import landed_before
 from vmcellar.backup.model import BackupRequest, RecoverAction
 from vmcellar.backup.release import release
-from vmcellar.backup.rundir import RunDirectory, run_directories, stage_file
+from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.backup.runs import RELEASED, Run, RunRecord, load_record
 from vmcellar.errors import TransientError, VmcellarError
 from vmcellar.sources.base import Capture
@@ -65,7 +65,7 @@ def abandon(engine: Engine, run_id: str, reason: str) -> None:
 
 
 def _clear(engine: Engine, run_id: str) -> None:
-    directory = RunDirectory(engine.state / "runs" / run_id)
+    directory = engine.run_directory(run_id)
     record = load_record(directory)
     if record is not None:
         _end_job(engine, run_id, record)
@@ -77,7 +77,7 @@ def _clear(engine: Engine, run_id: str) -> None:
 
 def let_go(engine: Engine, run_id: str) -> None:
     """End the job of a run that failed, and nothing else; never raises a VmcellarError. `give_up` follows."""
-    record = load_record(RunDirectory(engine.state / "runs" / run_id))
+    record = load_record(engine.run_directory(run_id))
     if record is not None:
         _end_job(engine, run_id, record)
 
@@ -88,7 +88,7 @@ def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
     When all had landed and the error may pass, the run is kept and the next backup of the VM goes on with it; else
     it is abandoned.
     """
-    directory = RunDirectory(engine.state / "runs" / run_id)
+    directory = engine.run_directory(run_id)
     record = load_record(directory)
     if record is not None and isinstance(error, TransientError) and _all_exported(directory, record):
         release(engine, run_id)
@@ -175,7 +175,7 @@ def _end_job(engine: Engine, run_id: str, record: RunRecord) -> None:
 
 
 def _runs_of(engine: Engine, vm: str) -> list[RunDirectory]:
-    return [d for d in run_directories(engine.state) if _vm_of(d) == vm]
+    return [d for d in engine.run_directories() if _vm_of(d) == vm]
 
 
 def _vm_of(directory: RunDirectory) -> str | None:
@@ -184,14 +184,14 @@ def _vm_of(directory: RunDirectory) -> str | None:
 
 
 def _vms_with_leftovers(engine: Engine) -> Iterable[str]:
-    found = {_vm_of(d) for d in run_directories(engine.state)} | {p.vm for p in engine.repository.points()}
+    found = {_vm_of(d) for d in engine.run_directories()} | {p.vm for p in engine.repository.points()}
     return sorted(vm for vm in found if vm is not None)
 
 
 def _drop_orphans(engine: Engine) -> list[RecoverAction]:
     """Landings and staged packs whose run directory is gone."""
     found = {*engine.landing.runs(), *engine.staged_runs()}
-    known = {d.run_id for d in run_directories(engine.state)}  # looked at second: a run makes its directory first
+    known = {d.run_id for d in engine.run_directories()}  # looked at second: a run makes its directory first
     orphans = sorted(found - known)
     for run_id in orphans:
         engine.landing.drop_run(run_id)

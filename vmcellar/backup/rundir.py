@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -81,15 +81,6 @@ class RunDirectory:
 def stage_file(target: str, segment: int, stage: str, suffix: str = "json") -> str:
     """The name of a segment's hand-over: `vda.0003.export.json`."""
     return f"{target}.{segment:04d}.{stage}.{suffix}"
-
-
-def run_directories(state: Path) -> Iterator[RunDirectory]:
-    """All runs that have left a folder under the state directory, oldest first."""
-    runs = state / "runs"
-    if runs.is_dir():
-        for path in sorted(runs.iterdir()):
-            if path.is_dir():
-                yield RunDirectory(path)
 
 
 def _write_durably(path: Path, write: Callable[[Path], None]) -> None:

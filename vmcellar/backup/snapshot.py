@@ -40,19 +40,29 @@ def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> Run
         return resumable.handle(resumed=True)
     parent = _parent(engine, request)
     run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
-    directory = RunDirectory(engine.state / "runs" / run_id)
+    directory = engine.run_directory(run_id)
     directory.create()
     directory.save("request.json", request)
-    capture = engine.source.begin(_capture_request(engine, request, run_id, parent))
+    try:
+        run = _begin(engine, request, directory, parent, cancel)
+    except BaseException:
+        directory.remove()
+        raise
+    engine.remember(run)
+    return run.handle(resumed=False)
+
+
+def _begin(
+    engine: Engine, request: BackupRequest, directory: RunDirectory, parent: RestorePoint | None, cancel: CancelToken
+) -> Run:
+    capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent))
     try:
         run = _plan(engine, request, directory, capture, parent)
         cancel.check()
     except BaseException:
         capture.end()
-        directory.remove()
         raise
-    engine.remember(run)
-    return run.handle(resumed=False)
+    return run
 
 
 def _parent(engine: Engine, request: BackupRequest) -> RestorePoint | None:
