@@ -28,6 +28,7 @@ RANKS = {
     "vmcellar.restore": 4,
     "vmcellar.backup": 4,
     "vmcellar.upkeep": 4,
+    "vmcellar.upkeep": 4,
     "vmcellar.engine": 5,
     "tasks": 6,
     "flows": 7,

@@ -75,7 +75,9 @@ class Host:
         ) as process:
             try:
                 assert process.stdout is not None
-                assert process.stdout.readline() == "exporting\n"
+                assert process.stderr is not None
+                if process.stdout.readline() != "exporting\n":
+                    pytest.fail(f"the backup ended before its first export: {process.stderr.read()}")
                 yield process
             finally:
                 process.kill()

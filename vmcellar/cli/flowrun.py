@@ -15,7 +15,7 @@ from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.outcome import Outcome
 from vmcellar.cli.output import note
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import CancelledError, VmcellarError
+from vmcellar.errors import CancelledError, TransientError, VmcellarError
 
 if TYPE_CHECKING:
     from flows.parameters import BackupJob
@@ -27,6 +27,7 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 _CONSOLE = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
 """Prefect's words and tracebacks on a terminal are for developers; `--verbose` keeps them. Its server gets all of them.
@@ -69,10 +70,26 @@ def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose:
     try:
         with progress_bars() as progress:
             return Outcome(points=_run(request, progress))
+    except CancelledError:
+        raise
     except VmcellarError as error:
-        if isinstance(error, CancelledError):
-            raise
         return Outcome(failures=[error])
+    except Exception as error:
+        if not _is_of_prefect(error):
+            raise
+        return Outcome(failures=[_prefect_failed(error)])
+
+
+def _is_of_prefect(error: Exception) -> bool:
+    """Whether Prefect, its HTTP client or its server failed, rather than our own code."""
+    return type(error).__module__.partition(".")[0] in ("prefect", "httpx", "httpcore") or "Prefect" in str(error)
+
+
+def _prefect_failed(error: Exception) -> VmcellarError:
+    return TransientError(
+        f"Prefect failed: {str(error) or type(error).__name__}",
+        hint="what was read is kept: repair its server, or unset PREFECT_API_URL, and run the backup again",
+    )
 
 
 def _run(request: BackupJob, progress: ProgressSink) -> list[PointSummary]:
