@@ -1,7 +1,8 @@
 """commit: the one place where a point becomes part of a repository, in the one order that a crash cannot hurt.
 
 1. the data packs are on the tier (placed and verified before); 2. the metadata pack with new map nodes and small
-artifacts, read back; 3. the index part; 4. every reference of the new nodes resolves; 5. the point.
+artifacts, read back; 3. the index part; 4. every reference of the new nodes resolves, to packs that no gc is about to
+delete; 5. the point; 6. a second look (`guard`), after which nothing that the point needs can go.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from vmcellar.errors import IntegrityError
 from vmcellar.repository import layout, nodes, points
 from vmcellar.repository.codec import Compression
+from vmcellar.repository.guard import Guard
 from vmcellar.repository.index_parts import PackEntry
 from vmcellar.repository.layout import ABSENT, CHUNK_MAX, KIND_DATA, KIND_META, WHAT_CHUNK, WHAT_NODE, pack_key
 from vmcellar.repository.pack_format import Table
@@ -26,6 +28,7 @@ from vmcellar.repository.packs import PackReader, PackRef, PackWriter, verify_pa
 from vmcellar.repository.points import Artifact, RestorePoint
 
 if TYPE_CHECKING:
+    from vmcellar.repository.leases import HeldLease
     from vmcellar.repository.repository import Repository
 
 SMALL_ARTIFACT = 64 << 10
@@ -37,12 +40,13 @@ _META_COMPRESSION = Compression(3)
 class Commit:
     """One commit; used once, by one thread."""
 
-    def __init__(self, repository: Repository, pool: Executor) -> None:
-        """`pool` decodes when packs are read back; the caller is not one of its threads."""
+    def __init__(self, repository: Repository, pool: Executor, lease: HeldLease | None) -> None:
+        """`pool` decodes when packs are read back; the caller is not one of its threads. `lease` is that of the run."""
         self._repository = repository
         self._tier = repository.tier
         self._keyring = repository.keyring
         self._pool = pool
+        self._lease = lease
 
     def run(
         self,
@@ -53,19 +57,24 @@ class Commit:
     ) -> RestorePoint:
         """The committed point, with artifacts and metadata packs filled in.
 
-        `packs` are the TOC_ROWs of placed and verified data packs by their ids. Raises what the tier raises, and
-        IntegrityError when something that the point needs is not there; nothing refers to what was written then.
+        `packs` are the TOC_ROWs of placed and verified data packs by their ids. Raises what the tier raises,
+        IntegrityError when something that the point needs is not there, TransientError when the lease was taken away,
+        PermanentError when gc has marked a pack that this run deduplicated against; nothing refers to what was written
+        then.
         """
-        self._repository.index.refresh()
+        self._repository.index.refresh(writing=True)
+        guard = Guard(self._repository, self._lease, point)
         placed = [self._placed(pack_id, rows) for pack_id, rows in packs.items()]
         records = tuple(self._artifact(name, data) for name, data in artifacts.items())
         written = self._write(new_nodes, artifacts)
         self._repository.index.add([*placed, *written])
-        self._check_references(new_nodes, point)
+        self._check_references(new_nodes, point, records, guard)
         names = tuple(entry.pack.id.hex() for entry in written)
         done = replace(point, artifacts=records, metadata_packs=names)
         data = points.encode(self._keyring, self._repository.id, done)
+        guard.before_point()
         self._tier.put(layout.point_key(done.id), data)
+        guard.after_point()
         return done
 
     def _placed(self, pack_id: bytes, rows: Table) -> PackEntry:
@@ -112,14 +121,17 @@ class Commit:
         with PackReader(self._tier, key, self._keyring) as reader:
             return reader.pack
 
-    def _check_references(self, new_nodes: Mapping[bytes, bytes], point: RestorePoint) -> None:
+    def _check_references(
+        self, new_nodes: Mapping[bytes, bytes], point: RestorePoint, artifacts: Iterable[Artifact], guard: Guard
+    ) -> None:
         roots = {bytes.fromhex(disk.root) for disk in point.disks} - {ABSENT}
-        self._check_known(f"point {point.id}", dict.fromkeys(roots, 1))
+        chunks = {bytes.fromhex(chunk) for artifact in artifacts for chunk in artifact.chunks}
+        self._check_known(f"point {point.id}", dict.fromkeys(roots | chunks, 1), guard)
         for node, data in new_nodes.items():
-            self._check_known(f"map node {node.hex()}", _references(data))
+            self._check_known(f"map node {node.hex()}", _references(data), guard)
 
-    def _check_known(self, what: str, needed: Mapping[bytes, int]) -> None:
-        """Every id in `needed` is in the index, with at least so many bytes."""
+    def _check_known(self, what: str, needed: Mapping[bytes, int], guard: Guard) -> None:
+        """Every id in `needed` is in the index, with at least so many bytes, and not in packs that are to go."""
         found = self._repository.index.locate(needed)
         for wanted, length in needed.items():
             if wanted not in found or found[wanted].length < length:
@@ -127,6 +139,7 @@ class Commit:
                     f"{what} needs object {wanted.hex()}, which the repository does not have: nothing was committed",
                     hint="run the backup again with --full; if it comes again, `vmcellar verify --all`",
                 )
+        guard.relies_on(found)
 
 
 def _references(node: bytes) -> dict[bytes, int]:

@@ -6,6 +6,7 @@ held in memory. The truth is on the tier: `refresh` brings the cache up to it, p
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmcellar.errors import IntegrityError, PermanentError
-from vmcellar.repository import index_parts, layout
+from vmcellar.repository import index_parts, layout, marks
 from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.layout import ID_BYTES, INDEX_ROW, index_key
 from vmcellar.repository.pack_format import PackRef
@@ -27,6 +28,7 @@ from vmcellar.tiers.base import Tier
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
 
+_log = logging.getLogger(__name__)
 _VERSION = 2  # of the cache file; another version is thrown away and made again
 _BATCH = 500
 _BUSY_SECONDS = 60.0
@@ -44,9 +46,10 @@ CREATE TABLE damaged (
     chunk BLOB NOT NULL, pack BLOB NOT NULL, part BLOB NOT NULL, PRIMARY KEY (chunk, pack, part)) WITHOUT ROWID;
 """
 _KNOWN = """
-SELECT DISTINCT e.chunk FROM entries e JOIN packs p ON p.number = e.pack WHERE e.chunk IN ({marks})
+SELECT e.chunk, p.id FROM entries e JOIN packs p ON p.number = e.pack WHERE e.chunk IN ({marks})
 AND NOT EXISTS (SELECT 1 FROM damaged d WHERE d.chunk = e.chunk AND d.pack = p.id)
 """
+_HOLDERS = "SELECT e.chunk, p.id FROM entries e JOIN packs p ON p.number = e.pack WHERE e.chunk IN ({marks})"
 _LOCATE = """
 SELECT e.chunk, e.ordinal, e.offset, e.stored, e.length, e.method, e.what, p.id, p.kind, p.epoch, p.size
 FROM entries e JOIN packs p ON p.number = e.pack LEFT JOIN damaged d ON d.chunk = e.chunk AND d.pack = p.id
@@ -65,6 +68,8 @@ class Index:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        self._marks: dict[str, frozenset[bytes]] = {}
+        self._marked: frozenset[bytes] = frozenset()
 
     def close(self) -> None:
         """Close the connections of all threads; the index is not used any more."""
@@ -75,11 +80,26 @@ class Index:
             self._local = threading.local()
 
     def known(self, ids: Iterable[bytes]) -> set[bytes]:
-        """Which of these the repository has, in a copy that never failed a check: what deduplication may refer to."""
+        """Which of these deduplication may refer to: in a copy that never failed a check, in a pack that no gc marked
+        (as of the last `refresh`; pitfalls 20 and 21).
+        """
+        return {chunk for chunk, pack in self._copies(_KNOWN, ids) if pack not in self._marked}
+
+    def holders(self, ids: Iterable[bytes]) -> dict[bytes, set[bytes]]:
+        """The ids of all packs that have a copy of each object, whatever is known against them."""
+        found: dict[bytes, set[bytes]] = {}
+        for chunk, pack in self._copies(_HOLDERS, ids):
+            found.setdefault(chunk, set()).add(pack)
+        return found
+
+    def _copies(self, query: str, ids: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
         with self._reading() as database:
-            return {
-                row[0] for part in _batches(ids) for row in database.execute(_KNOWN.format(marks=_marks(part)), part)
-            }
+            for part in _batches(ids):
+                yield from database.execute(query.format(marks=_marks(part)), part).fetchall()
+
+    def marks(self) -> dict[str, frozenset[bytes]]:
+        """The packs that each mark of gc named, as of the last `refresh`."""
+        return self._marks
 
     def locate(self, ids: Iterable[bytes]) -> dict[bytes, Location]:
         """Where each object lies, as far as the repository has it; a copy that failed a check if none is better."""
@@ -101,11 +121,13 @@ class Index:
         for row in rows:
             yield PackRef(*row)
 
-    def refresh(self) -> None:
-        """Bring the cache up to the tier: new parts in, parts that are gone out.
+    def refresh(self, *, writing: bool = False) -> None:
+        """Bring the cache up to the tier: new parts in, parts that are gone out; and the marks of gc.
 
-        IntegrityError names a part that is damaged; what the tier raises when a listing is not complete.
+        IntegrityError names a part that is damaged; what the tier raises when a listing is not complete. A damaged mark
+        is an error for who is `writing`, and a warning for others.
         """
+        self._refresh_marks(writing)  # first: when a mark goes, index parts with its packs are gone already
         listed = {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
         with self._reading() as database:
             cached = {row[0] for row in database.execute("SELECT id FROM parts")}
@@ -114,6 +136,21 @@ class Index:
             self._import(part_id, part)
         if cached - listed:
             self._drop(cached - listed)
+
+    def _refresh_marks(self, writing: bool) -> None:
+        found = {}
+        for name in marks.names_of(self._tier):
+            try:
+                known = self._marks.get(name)
+                read = {} if known is not None else marks.read(self._tier, self._keyring, [name])
+            except IntegrityError as error:
+                if writing:
+                    raise
+                _log.warning("%s", error.message)
+                continue
+            found.update({name: known} if known is not None else {n: frozenset(m.packs()) for n, m in read.items()})
+        self._marks = found
+        self._marked = frozenset().union(*found.values())
 
     def add(self, entries: Sequence[PackEntry]) -> None:
         """Make the objects of these packs known to everybody: durable parts on the tier, then the cache."""

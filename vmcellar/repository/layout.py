@@ -17,6 +17,9 @@ DATA: Final = "data/"
 META: Final = "meta/"
 INDEX: Final = "index/"
 POINTS: Final = "points/"
+LEASES: Final = "leases/"
+MARKS: Final = "gc/"
+PINS: Final = "pins/"
 
 ID_BYTES: Final = 32  # section 3: keyed BLAKE3 of a chunk or node
 NAME_BYTES: Final = 16  # section 3: random name of a pack, an index part, a repository, an epoch
@@ -85,6 +88,14 @@ POINT_MAGIC: Final = b"vmcpoin\n"
 POINT_SEAL: Final = b"point"
 POINT_SIGNED: Final = b"vmcellar restore point, version 1\n"
 CONFIG_SEAL: Final = b"config"
+
+# Section 12: what upkeep and running writers leave for each other
+LEASE_MAGIC: Final = b"vmcleas\n"
+LEASE_SEAL: Final = b"lease"
+MARK_MAGIC: Final = b"vmcmark\n"
+MARK_SEAL: Final = b"gc mark"
+PIN_MAGIC: Final = b"vmcpins\n"
+PIN_SEAL: Final = b"pin"
 ENVELOPE: Final = "<8sH6x"  # magic, version; the sealed object follows
 
 
@@ -115,3 +126,18 @@ def level_for(size: int) -> int:
 def span_of(level: int) -> int:
     """How many bytes of disk a node of this level covers (section 6)."""
     return LEAF_BYTES * int(FAN_OUT**level)
+
+
+def mark_key(mark_id: str) -> str:
+    """The key of a gc mark (section 12)."""
+    return f"{MARKS}{mark_id}"
+
+
+def pin_key(point_id: str) -> str:
+    """The key of the pin of a restore point (section 12)."""
+    return f"{PINS}{point_id}"
+
+
+def lease_key(lease_id: str, number: int) -> str:
+    """The key of the `number`-th object of a lease (section 12)."""
+    return f"{LEASES}{lease_id}-{number:08}"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from vmcellar.crypto import slots
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.errors import IntegrityError, PermanentError, UsageError
-from vmcellar.repository import config_object, layout, points
+from vmcellar.repository import config_object, layout, leases, points
 from vmcellar.repository.codec import Compression
 from vmcellar.repository.commit import Commit
 from vmcellar.repository.diskmap import DiskMap
@@ -66,13 +68,24 @@ class KeySource(Protocol):
 class Repository:
     """An open repository. Any thread; any number of processes and hosts at once."""
 
-    def __init__(self, tier: Tier, keyring: Keyring, repository_id: bytes, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        tier: Tier,
+        keyring: Keyring,
+        repository_id: bytes,
+        cache_dir: Path,
+        clock: leases.Clock = time.time,
+    ) -> None:
+        """`clock` gives seconds since the epoch."""
         self.id = repository_id
+        self.clock = clock
+        self.cache_dir = cache_dir
         self.tier = tier
         self.keyring = keyring
         self.index = Index(tier, keyring, cache_dir / f"index-{repository_id.hex()}.sqlite")
         self._nodes: OrderedDict[bytes, bytes] = OrderedDict()
         self._points: dict[str, RestorePoint] = {}
+        self._held: dict[str, leases.HeldLease] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -104,6 +117,22 @@ class Repository:
     def close(self) -> None:
         """Let the index cache go."""
         self.index.close()
+
+    @contextmanager
+    def working_on(self, vm: str) -> Iterator[leases.HeldLease]:
+        """Hold a lease for a backup of `vm` from before its first look at the index until after its commit.
+
+        While it lives, no gc takes what the backup relies on. Raises what the tier raises.
+        """
+        with leases.holding(self.tier, self.keyring, f"backup {vm}", self.clock) as lease:
+            self.index.refresh(writing=True)
+            with self._lock:
+                self._held[vm] = lease
+            try:
+                yield lease
+            finally:
+                with self._lock:
+                    self._held.pop(vm, None)
 
     def pack_writer(self, folder: Path, compression: str) -> PackWriter:
         """A writer of data packs that builds them in `folder`; UsageError for an unknown compression."""
@@ -148,7 +177,8 @@ class Repository:
         pool: Executor,
     ) -> RestorePoint:
         """Make a point part of the repository, last of all; see `vmcellar.repository.commit`."""
-        committed = Commit(self, pool).run(packs, nodes, artifacts, replace(point, repository=self.id.hex()))
+        whole = replace(point, repository=self.id.hex())
+        committed = Commit(self, pool, self._held.get(point.vm)).run(packs, nodes, artifacts, whole)
         with self._lock:
             self._points[committed.id] = committed
         return committed

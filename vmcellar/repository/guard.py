@@ -1,0 +1,126 @@
+"""guard: what stands between a commit and a gc that runs beside it (format page, section 12; pitfall 20).
+
+gc marks a pack, later looks at all leases, then at all points, and only then deletes. A commit writes its point, then
+looks whether its lease is still there. Whichever way the two interleave, either gc sees the lease or the point, or the
+commit finds that its lease was taken away, and takes its point back. No clock is part of this.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from vmcellar.errors import PermanentError, VmcellarError
+from vmcellar.repository import layout
+from vmcellar.repository.layout import ID_BYTES, point_key
+from vmcellar.repository.packs import Location, PackRef
+
+if TYPE_CHECKING:
+    from vmcellar.repository.leases import HeldLease
+    from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+
+_log = logging.getLogger(__name__)
+_AGAIN = "run the backup again: it stores these pieces anew"
+
+
+class Guard:
+    """Watches one commit; used by one thread, after the index was refreshed for writing."""
+
+    def __init__(self, repository: Repository, lease: HeldLease | None, point: RestorePoint) -> None:
+        """Without a lease, every mark counts against the commit; with one, those that it knew when it began."""
+        self._repository = repository
+        self._lease = lease
+        self._point = point
+        self._parent = point_key(point.parent) if point.parent else None
+        self._packs: set[PackRef] = set()
+        self._inherited: set[bytes] | None = None
+        self._forbidden = self._marked()
+
+    def _marked(self) -> frozenset[bytes]:
+        known = self._repository.index.marks()
+        counted = [packs for name, packs in known.items() if self._lease is None or name in self._lease.known]
+        return frozenset().union(*counted)
+
+    def relies_on(self, found: Mapping[bytes, Location]) -> None:
+        """Take in what the point refers to; PermanentError when gc may delete one of these before it sees the point."""
+        self._packs.update(location.pack for location in found.values())
+        if not self._forbidden:
+            return
+        for wanted, packs in self._repository.index.holders(found).items():
+            if packs <= self._forbidden and wanted not in self._of_parent():
+                raise PermanentError(
+                    f"{self._point.vm}: gc is about to delete what this backup relies on (object {wanted.hex()}): "
+                    "nothing was committed",
+                    hint=_AGAIN,
+                )
+
+    def _of_parent(self) -> set[bytes]:
+        """All ids that the parent refers to: as long as it is there, gc keeps them."""
+        if self._inherited is None:
+            self._inherited = set(self._parent_ids())
+        return self._inherited
+
+    def _parent_ids(self) -> Iterator[bytes]:
+        if self._point.parent is None or not self._parent_is_there():
+            return
+        parent = self._repository.point(self._point.parent)
+        for artifact in parent.artifacts:
+            yield from map(bytes.fromhex, artifact.chunks)
+        for disk in parent.disks:
+            disk_map = self._repository.map(disk)
+            for ids in disk_map.node_ids():
+                yield from ids
+            for rows in disk_map.rows():
+                data = rows["chunk"].tobytes()
+                yield from (data[start : start + ID_BYTES] for start in range(0, len(data), ID_BYTES))
+
+    def _parent_is_there(self) -> bool:
+        return self._parent is None or self._repository.tier.exists(self._parent)
+
+    def before_point(self) -> None:
+        """The last look before the point is written. TransientError or PermanentError as `after_point`."""
+        self._look()
+
+    def after_point(self) -> None:
+        """The look after which nothing that the point needs can go; on any error the point is taken back."""
+        try:
+            self._look()
+        except VmcellarError:
+            self._take_back()
+            raise
+
+    def _look(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+        else:
+            self._check_marks()
+        if not self._parent_is_there():
+            raise PermanentError(
+                f"{self._point.vm}: restore point {self._point.parent}, which this backup builds on, was dropped "
+                "meanwhile: nothing was committed",
+                hint="run the backup again",
+            )
+        for pack in self._packs:
+            if not self._repository.tier.exists(pack.key):
+                raise PermanentError(
+                    f"{self._point.vm}: pack {pack.key}, which this backup relies on, is gone: nothing was committed",
+                    hint=f"{_AGAIN}; if it comes again, type `vmcellar rebuild-index`, then `vmcellar verify --all`",
+                )
+
+    def _check_marks(self) -> None:
+        self._repository.index.refresh(writing=True)
+        marked = self._marked()
+        if marked - self._forbidden and {pack.id for pack in self._packs} & (marked - self._forbidden):
+            raise PermanentError(
+                f"{self._point.vm}: gc has marked a pack that this backup relies on: nothing was committed",
+                hint=_AGAIN,
+            )
+
+    def _take_back(self) -> None:
+        key = layout.point_key(self._point.id)
+        try:
+            self._repository.tier.delete(key)
+        except VmcellarError as error:
+            _log.error("%s could not be taken back and may not restore: delete it: %s", key, error.message)

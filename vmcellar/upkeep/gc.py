@@ -1,0 +1,297 @@
+"""gc: delete packs that no restore point needs, in two phases with a grace time between them (pitfall 20).
+
+A first run marks what no point needs. A later one, when the grace time has passed, looks again and deletes what still
+no point needs. Order of a run, on which the guard of commits relies (vmcellar/repository/guard.py): marks are listed,
+then leases (stale ones are taken away), then packs, the index, and last the points; then old marks are worked off
+(index parts first, then packs, then the mark), then new ones are written. Nothing at all is deleted when any listing,
+point, node, index part or lease cannot be read, or anything that a point needs is missing. This host's index cache is
+not trusted for it: each run reads the index parts anew. A run that dies is gone on with by the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vmcellar.errors import IntegrityError
+from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.repository import layout, leases, marks
+from vmcellar.repository.layout import KIND_DATA, KIND_META, pack_key
+from vmcellar.repository.leases import FoundLease
+from vmcellar.repository.marks import Mark
+from vmcellar.repository.repository import Repository
+from vmcellar.tiers.base import NotFoundError
+from vmcellar.upkeep import index_parts
+from vmcellar.upkeep.reach import Reach
+
+GRACE = 24 * 3600.0
+"""Seconds between marking and deleting, unless the caller says otherwise."""
+LEASE = "gc"
+_BACKUP = "backup "
+"""How leases of writers begin; all but those of upkeep hold gc back."""
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What a run found and did, or would do if `dry_run`; sizes in bytes.
+
+    `marked` are keys of packs that were newly marked, `deleted` of packs that are gone. `waiting` tells for each mark
+    that was left alone how many packs it names and why.
+    """
+
+    dry_run: bool
+    points: int
+    packs: int
+    bytes: int
+    needed: int
+    marked: tuple[str, ...]
+    marked_bytes: int
+    deleted: tuple[str, ...]
+    deleted_bytes: int
+    index_parts: int
+    waiting: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What one run saw, in the order in which it looked."""
+
+    marks: dict[str, Mark]
+    leases: list[FoundLease]
+    packs: dict[bytes, tuple[int, int]]
+    points: int
+    needed: set[bytes]
+    indexed: set[bytes]
+    lost: set[bytes]
+    notes: list[str] = field(default_factory=list)
+
+
+def collect(
+    repository: Repository,
+    *,
+    grace: float = GRACE,
+    dry_run: bool = False,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> GcReport:
+    """One run; `grace` in seconds. Reports points that were walked, and packs that went, as stage "gc".
+
+    Raises what the tier raises, IntegrityError when anything that points need is missing or damaged (nothing was
+    deleted then), PermanentError when another gc runs, TransientError when this run was paused for so long that its
+    lease was taken away. Any number of runs at once, on any hosts, do no harm.
+    """
+    cancel = cancel or CancelToken()
+    with ExitStack() as stack:
+        lease = None
+        if not dry_run:
+            work = leases.holding(repository.tier, repository.keyring, LEASE, repository.clock)
+            lease = stack.enter_context(work)
+        own = stack.enter_context(_with_fresh_index(repository))
+        run = _Run(own, grace, lease, progress, cancel)
+        report = run.dry() if dry_run else run.wet()
+    if not dry_run:
+        repository.index.refresh()
+    return report
+
+
+@contextmanager
+def _with_fresh_index(repository: Repository) -> Iterator[Repository]:
+    """The same repository with an index cache of its own, made from the tier's index parts alone."""
+    with TemporaryDirectory(prefix="vmcellar-gc-", dir=repository.cache_dir) as folder:
+        own = Repository(repository.tier, repository.keyring, repository.id, Path(folder), repository.clock)
+        try:
+            yield own
+        finally:
+            own.close()
+
+
+class _Run:
+    """One run of gc; one thread. Without a lease it only looks."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        grace: float,
+        lease: leases.HeldLease | None,
+        progress: ProgressSink,
+        cancel: CancelToken,
+    ) -> None:
+        self._repository = repository
+        self._tier = repository.tier
+        self._keyring = repository.keyring
+        self._grace = grace
+        self._lease = lease
+        self._progress = progress
+        self._cancel = cancel
+
+    def dry(self) -> GcReport:
+        """What `wet` would do now."""
+        found = self._look()
+        due, waiting = self._due(found)
+        return self._report(found, self._new_garbage(found), self._dead(found, due), waiting, 0)
+
+    def wet(self) -> GcReport:
+        """Delete what is due, mark what is new."""
+        found = self._look()
+        due, waiting = self._due(found)
+        dead = self._dead(found, due)
+        named = {pack for mark in due.values() for pack in mark.packs()} - found.needed
+        parts = index_parts.rewrite(self._repository, named | found.lost, self._check)
+        for pack in dead:
+            self._check()
+            with suppress(NotFoundError):
+                self._tier.delete(pack_key(found.packs[pack][0], pack))
+            self._progress("gc", 1)
+        for name in due:
+            self._check()
+            self._drop_mark(name)
+        new = self._new_garbage(found)
+        marks.write(self._tier, self._keyring, self._repository.clock(), [(found.packs[p][0], p) for p in new])
+        return self._report(found, new, dead, waiting, parts)
+
+    def _check(self) -> None:
+        """Before each deletion: nobody asked to stop, and the lease is still ours."""
+        self._cancel.check()
+        if self._lease is not None:
+            self._lease.check()
+
+    def _drop_mark(self, name: str) -> None:
+        with suppress(NotFoundError):
+            self._tier.delete(layout.mark_key(name))
+
+    # looking
+
+    def _look(self) -> _Found:
+        repository = self._repository
+        notes: list[str] = []
+        names = marks.names_of(self._tier)
+        others = self._others()
+        found_marks = self._read_marks(names, notes)
+        packs = self._packs()
+        repository.index.refresh(writing=self._lease is not None)
+        indexed = {pack.id for pack in repository.index.packs()}
+        points = repository.points()
+        reach = Reach(repository, self._progress, self._cancel)
+        for point in points:
+            reach.add(point)
+        lost = self._lost(packs, reach.packs)
+        return _Found(found_marks, others, packs, len(points), reach.packs, indexed, lost, notes)
+
+    def _others(self) -> list[FoundLease]:
+        now = self._repository.clock()
+        if self._lease is None:
+            live = [lease for lease in leases.found(self._tier, self._keyring) if not lease.stale(now)]
+        else:
+            live = leases.remove_stale(self._tier, self._keyring, now)
+        others = [lease for lease in live if self._lease is None or lease.id != self._lease.id]
+        leases.refuse_second(LEASE, others)
+        return others
+
+    def _read_marks(self, names: list[str], notes: list[str]) -> dict[str, Mark]:
+        """The marks; a damaged one is removed, as only a gc that has read it could act on it, and none runs."""
+        found = {}
+        for name in names:
+            try:
+                found.update(marks.read(self._tier, self._keyring, [name]))
+            except IntegrityError as error:
+                notes.append(f"a mark that cannot be read is dropped, its packs are marked anew: {error.message}")
+                if self._lease is not None:
+                    self._check()
+                    self._drop_mark(name)
+        return found
+
+    def _packs(self) -> dict[bytes, tuple[int, int]]:
+        """Kind and size of every pack that is there."""
+        found = {}
+        for kind, prefix in ((KIND_DATA, layout.DATA), (KIND_META, layout.META)):
+            for key, size in self._tier.list(prefix):
+                self._cancel.check()
+                found[_pack_id(kind, key)] = (kind, size)
+        return found
+
+    def _lost(self, packs: dict[bytes, tuple[int, int]], needed: set[bytes]) -> set[bytes]:
+        """Packs that the index names and that are not there, also not since the listing. IntegrityError for one that
+        is needed: nothing may be deleted then. The others go from the index, so that nobody refers to them.
+        """
+        missing = [p for p in self._repository.index.packs() if p.id not in packs and not self._tier.exists(p.key)]
+        for pack in missing:
+            if pack.id in needed:
+                raise IntegrityError(
+                    f"pack {pack.key}, which restore points need, is missing: nothing is deleted",
+                    hint="is a part of the tier not mounted? Else `vmcellar verify --all` names what is lost",
+                )
+        return {pack.id for pack in missing}
+
+    # deciding
+
+    def _due(self, found: _Found) -> tuple[dict[str, Mark], list[str]]:
+        """The marks to work off now, and for each of the others why not."""
+        due, waiting = {}, []
+        for name, mark in found.marks.items():
+            reason = self._not_yet(name, mark, found.leases)
+            if reason:
+                waiting.append(f"{len(mark.packs())} packs: {reason}")
+            else:
+                due[name] = mark
+        return due, waiting
+
+    def _not_yet(self, name: str, mark: Mark, others: list[FoundLease]) -> str:
+        now = self._repository.clock()
+        if mark.time > now + leases.SKEW:
+            return "marked in the future: is a clock wrong?"
+        if mark.time + self._grace > now:
+            return f"marked {now - mark.time:.0f} s ago, kept for {self._grace:.0f} s"
+        for other in others:
+            if name not in (other.newest.known or ()):
+                return f"{other.newest.what} on {other.newest.host} began before they were marked"
+        return ""
+
+    def _dead(self, found: _Found, due: dict[str, Mark]) -> list[bytes]:
+        named = {pack for mark in due.values() for pack in mark.packs()}
+        return sorted(named & found.packs.keys() - found.needed)
+
+    def _new_garbage(self, found: _Found) -> list[bytes]:
+        """Packs to mark: not needed, not marked. While a backup runs, only those that the index names: it places first
+        and names later.
+        """
+        marked = {pack for mark in found.marks.values() for pack in mark.packs()}
+        new = found.packs.keys() - found.needed - marked
+        if any(other.newest.what.startswith(_BACKUP) for other in found.leases):
+            new &= found.indexed
+        return sorted(new)
+
+    def _report(self, found: _Found, new: list[bytes], dead: list[bytes], waiting: list[str], parts: int) -> GcReport:
+        def keys(packs: list[bytes]) -> tuple[str, ...]:
+            return tuple(pack_key(found.packs[pack][0], pack) for pack in packs)
+
+        def size(packs: list[bytes]) -> int:
+            return sum(found.packs[pack][1] for pack in packs)
+
+        return GcReport(
+            dry_run=self._lease is None,
+            points=found.points,
+            packs=len(found.packs),
+            bytes=size(list(found.packs)),
+            needed=len(found.needed),
+            marked=keys(new),
+            marked_bytes=size(new),
+            deleted=keys(dead),
+            deleted_bytes=size(dead),
+            index_parts=parts,
+            waiting=tuple(waiting),
+            notes=tuple(found.notes),
+        )
+
+
+def _pack_id(kind: int, key: str) -> bytes:
+    try:
+        pack = bytes.fromhex(key.rpartition("/")[2])
+    except ValueError:
+        pack = b""
+    if len(pack) != layout.NAME_BYTES or pack_key(kind, pack) != key:
+        raise IntegrityError(f"{key} is no pack: nothing is deleted", hint="find out what put it there and remove it")
+    return pack

@@ -1,0 +1,62 @@
+"""Pins: a pinned point is dropped by no retention (docs/repository-format.md, section 12)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass as checked
+
+from vmcellar.errors import PermanentError
+from vmcellar.repository import layout
+from vmcellar.repository.records import RecordKind
+from vmcellar.tiers.base import NotFoundError
+
+if TYPE_CHECKING:
+    from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+
+
+@checked(frozen=True, slots=True, config=ConfigDict(extra="forbid", strict=True))
+class Pin:
+    """Why a point stays, since when (seconds since the epoch), and the host where it was pinned."""
+
+    note: str
+    time: float
+    host: str
+
+
+_KIND = RecordKind(layout.PINS, layout.PIN_MAGIC, layout.PIN_SEAL, TypeAdapter(Pin))
+
+
+def pin(repository: Repository, point: RestorePoint, note: str = "") -> Pin:
+    """Pin a point; PermanentError when it is pinned already. Raises what the tier raises."""
+    key = layout.pin_key(point.id)
+    if repository.tier.exists(key):
+        raise PermanentError(
+            f"{point.vm}: restore point {point.id} is pinned already", hint="to change its note, remove the pin first"
+        )
+    made = Pin(note, repository.clock(), os.uname().nodename)
+    _KIND.write(repository.tier, repository.keyring, key, made)
+    return made
+
+
+def unpin(repository: Repository, point_id: str) -> None:
+    """Remove a pin; PermanentError when there is none."""
+    try:
+        repository.tier.delete(layout.pin_key(point_id))
+    except NotFoundError as error:
+        raise PermanentError(
+            f"restore point {point_id} is not pinned", hint="`vmcellar pin --list` shows the pins"
+        ) from error
+
+
+def pinned(repository: Repository) -> set[str]:
+    """The ids of all pinned points. A damaged pin still pins: only names are looked at."""
+    return {key.removeprefix(layout.PINS) for key, _ in repository.tier.list(layout.PINS)}
+
+
+def read(repository: Repository, point_id: str) -> Pin:
+    """What the pin of a point says; IntegrityError when it is damaged, NotFoundError when there is none."""
+    return _KIND.read(repository.tier, repository.keyring, layout.pin_key(point_id))

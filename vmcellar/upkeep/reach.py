@@ -1,0 +1,87 @@
+"""Which packs the restore points need: a walk over all disk maps that stops at the first thing it cannot read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmcellar.errors import IntegrityError
+from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.repository import nodes
+from vmcellar.repository.diskmap import BATCH
+from vmcellar.repository.layout import ABSENT, ID_BYTES
+
+if TYPE_CHECKING:
+    from vmcellar.repository.points import DiskRecord, RestorePoint
+    from vmcellar.repository.repository import Repository
+
+
+class Reach:
+    """Collects `packs`, the ids of every pack that holds a copy of anything that a point needs. One thread.
+
+    A node that points share is read once: the cost is that of what is stored. Keeps 32 bytes of each distinct node in
+    memory. Every copy counts as needed, so that a copy which is damaged never outlives the whole one.
+    """
+
+    def __init__(self, repository: Repository, progress: ProgressSink, cancel: CancelToken) -> None:
+        self.packs: set[bytes] = set()
+        self._repository = repository
+        self._progress = progress
+        self._cancel = cancel
+        self._seen: set[bytes] = set()
+
+    def add(self, point: RestorePoint) -> None:
+        """Walk one point; IntegrityError that names what is missing or damaged."""
+        self._need(bytes.fromhex(chunk) for artifact in point.artifacts for chunk in artifact.chunks)
+        for disk in point.disks:
+            self._walk(disk)
+        self._progress("gc", 1)
+
+    def _walk(self, disk: DiskRecord) -> None:
+        self._repository.map(disk)  # checks that level and size fit
+        pending = [(disk.level, bytes.fromhex(disk.root))]
+        while pending:
+            self._cancel.check()
+            level = pending[-1][0]
+            batch = self._unseen(pending, level)
+            if not batch:
+                continue
+            self._need(batch)
+            found = self._repository.fetch_nodes(batch)
+            if level:
+                pending += [(level - 1, child) for node in batch for child in _children(found[node], level)]
+            else:
+                self._need(chunk for node in batch for chunk in _chunks(found[node]))
+
+    def _unseen(self, pending: list[tuple[int, bytes]], level: int) -> list[bytes]:
+        """Take up to BATCH nodes of one level off the end of `pending`; those of them that are new."""
+        taken: list[bytes] = []
+        while pending and pending[-1][0] == level and len(taken) < BATCH:
+            taken.append(pending.pop()[1])
+        new = [node for node in dict.fromkeys(taken) if node != ABSENT and node not in self._seen]
+        self._seen.update(new)
+        return new
+
+    def _need(self, ids: Iterable[bytes]) -> None:
+        wanted = set(ids)
+        holders = self._repository.index.holders(wanted)
+        for name in wanted:
+            if name not in holders:
+                raise IntegrityError(
+                    f"object {name.hex()}, which a restore point needs, is in no pack that the index names: "
+                    "nothing is deleted",
+                    hint="type `vmcellar rebuild-index`, then `vmcellar verify --all`",
+                )
+        self.packs.update(*holders.values())
+
+
+def _children(data: bytes, level: int) -> Iterator[bytes]:
+    children = nodes.decode_inner(data, level)
+    return (children[i].tobytes() for i in np.flatnonzero(children.any(axis=1)))
+
+
+def _chunks(data: bytes) -> Sequence[bytes]:
+    ids = nodes.decode_leaf(data, 0)["chunk"].tobytes()
+    return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
