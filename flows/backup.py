@@ -9,56 +9,49 @@ Release waits for the exports alone, so the VM is let go before the packs are ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
-from prefect import flow, get_run_logger
-from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect import State, flow, get_run_logger
 
 from flows.parameters import BackupJob, BackupVm
 from tasks import backup as tasks
-from tasks.artifacts import progress_artifact, report_artifact
-from tasks.control import activity, controls, engine_of
-from tasks.waiting import stop_others_on_failure, wait_for_all
+from tasks.artifacts import job_artifact, progress_artifact, report_artifact
+from tasks.control import Activity, activity, engine_of
+from tasks.running import TaskThreads
 from vmcellar.backup import stages
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle
 from vmcellar.backup.selection import job_requests
 from vmcellar.errors import PermanentError
 
-WINDOW = 16
-"""Segments whose tasks are submitted at once. A submitted task that waits for its upstream holds a thread, and exports
-wait for room in the landing zone, which compress makes: so all tasks of a window need a thread each."""
-WORKERS = 4 * WINDOW + 4
+READING = 2
+"""Segments that are read at once: one more than keeps a connection busy, so that none waits for Prefect."""
+PACKING = 3
+"""Segments that are compressed, placed and verified at once; their CPU work shares the engine's one pool."""
 
 
-@flow(
-    name="backup-vm",
-    flow_run_name="backup {request.vm} {request.mode}",
-    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),  # type: ignore[arg-type]  # its stub pins the future's type
-)
+@flow(name="backup-vm", flow_run_name="backup {request.vm} {request.mode}")
 async def backup_vm(request: BackupVm) -> PointSummary:
     """Back up one VM; fails, with what to do, unless a verified restore point of every covered disk came of it."""
-    engine = engine_of(request.config)
-    with engine.vm_lock(request.vm):
-        handle = tasks.snapshot(request.config, _request(request))
-        total = sum(segment.bytes for segment in handle.segments)
-        with activity(handle.run_id, total) as work:
-            try:
-                if handle.segments:
-                    with progress_artifact(request.vm, work):
-                        await _segments(request.config, handle)
-                else:
-                    tasks.release(request.config, handle.run_id, request.vm)
-                point = tasks.commit(request.config, handle.run_id, request.vm)
-            except BaseException as error:
-                stages.give_up(engine, handle.run_id, error)
-                raise
+    config, vm = request.config, request.vm
+    engine = engine_of(config)
+    with (
+        engine.vm_lock(vm),
+        activity(config, vm) as work,
+        TaskThreads(work.cancel, READING + PACKING + 1) as threads,
+    ):
+        handle = await threads.value(tasks.snapshot, config, _request(request))
+        try:
+            async with progress_artifact(vm, work):
+                done = await _Segments(threads, config, handle).run(work)
+            point = await threads.value(tasks.commit, config, handle.run_id, vm, after=done)
+        except BaseException as error:
+            stages.give_up(engine, handle.run_id, error)
+            raise
     await report_artifact(point)
     return _covered(point)
 
 
-@flow(name="backup-job", flow_run_name="backup job {request.job}")
+@flow(name="backup-job", flow_run_name="backup {request.what}")
 async def backup_job(request: BackupJob) -> list[PointSummary]:
     """Back up several VMs, some at once. One VM's failure does not stop the others, but the job is red then."""
     config = engine_of(request.config).config
@@ -70,36 +63,51 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
             return await backup_vm(_parameters(request.config, wanted))
 
     results = await asyncio.gather(*(one(wanted) for wanted in requests), return_exceptions=True)
-    return _all_green([wanted.vm for wanted in requests], results)
+    by_vm = dict(zip((wanted.vm for wanted in requests), results, strict=True))
+    if len(by_vm) > 1:
+        await job_artifact(request.job, by_vm)
+    return _all_green(by_vm)
 
 
-async def _segments(config: str, handle: RunHandle) -> None:
-    """Submit the segments' tasks, some ahead, and wait for all; on a failure or a stop the others are asked to end."""
-    repository = engine_of(config).repository.id.hex()
-    _, cancel = controls(handle.run_id)
-    exports: list[PrefectFuture[Any]] = []
-    rest: list[PrefectFuture[Any]] = []
-    try:
-        for number, segment in enumerate(handle.segments):
-            if number >= WINDOW:
-                await asyncio.to_thread(rest[3 * (number - WINDOW) + 2].wait)
-            if cancel.cancelled:
-                break
-            part = tasks.part_of(config, handle, repository, segment.target, segment.number)
-            exports.append(stop_others_on_failure(_export(part), cancel))
+class _Segments:
+    """The middle of the DAG: every segment's chain of tasks, and the release between them."""
+
+    def __init__(self, threads: TaskThreads, config: str, handle: RunHandle) -> None:
+        self._threads = threads
+        self._config = config
+        self._handle = handle
+        self._reading = asyncio.Semaphore(READING)
+        self._packing = asyncio.Semaphore(PACKING)
+
+    async def run(self, work: Activity) -> list[State[Any]]:
+        """Do all; the last states of the chains and of the release, which commit comes after."""
+        parts = tasks.parts_of(self._config, self._handle)
+        anew = [tasks.export_again(part) for part in parts]
+        sizes = [segment.bytes for segment in self._handle.segments]
+        work.begin(sum(size for size, again in zip(sizes, anew, strict=True) if again))
+        exports = [asyncio.create_task(self._export(part, again)) for part, again in zip(parts, anew, strict=True)]
+        packs = [self._pack(part, export) for part, export in zip(parts, exports, strict=True)]
+        try:
+            return await self._threads.all([self._release(exports), *packs])
+        finally:
+            for export in exports:  # of a run that was stopped before its release began to wait for them
+                export.cancel()
+            await asyncio.gather(*exports, return_exceptions=True)
+
+    async def _export(self, part: dict[str, Any], again: bool) -> State[Any]:
+        async with self._reading:
+            return await self._threads.run(tasks.export_anew if again else tasks.export, part)
+
+    async def _release(self, exports: list[asyncio.Task[State[Any]]]) -> State[Any]:
+        landed = await self._threads.all(exports)
+        return await self._threads.run(tasks.release, self._config, self._handle.run_id, self._handle.vm, after=landed)
+
+    async def _pack(self, part: dict[str, Any], export: asyncio.Task[State[Any]]) -> State[Any]:
+        state = await asyncio.shield(export)  # release waits for it too, so it is not ours to cancel
+        async with self._packing:
             for stage in (tasks.compress, tasks.place, tasks.verify):
-                upstream = exports[-1] if stage is tasks.compress else rest[-1]
-                submitted = stage.submit(part, return_state=False, wait_for=[upstream])
-                rest.append(stop_others_on_failure(submitted, cancel))
-        release = tasks.release.submit(config, handle.run_id, handle.vm, return_state=False, wait_for=exports)
-        rest.append(release)
-    finally:
-        await wait_for_all([*exports, *rest], cancel)
-
-
-def _export(part: dict[str, Any]) -> PrefectFuture[dict[str, Any]]:
-    task = tasks.export if tasks.export_stands(part) else tasks.export.with_options(refresh_cache=True)
-    return task.submit(part)
+                state = await self._threads.run(stage, part, after=[state])
+        return state
 
 
 def _request(request: BackupVm) -> BackupRequest:
@@ -133,17 +141,18 @@ def _covered(point: PointSummary) -> PointSummary:
     return point
 
 
-def _all_green(vms: Sequence[str], results: Sequence[PointSummary | BaseException]) -> list[PointSummary]:
-    failed = {vm: r for vm, r in zip(vms, results, strict=True) if isinstance(r, BaseException)}
+def _all_green(results: dict[str, PointSummary | BaseException]) -> list[PointSummary]:
+    """All points; raises the error of the VM that has none, or one that names all such VMs (pitfall 30)."""
+    failed = {vm: result for vm, result in results.items() if isinstance(result, BaseException)}
     for vm, error in failed.items():
         get_run_logger().error("%s has no new verified point: %s", vm, error)
+    stops = [error for error in failed.values() if not isinstance(error, Exception)]
+    if stops or len(failed) == 1:
+        raise [*stops, *failed.values()][0]
     if failed:
-        first = next(iter(failed.values()))
-        if len(failed) == 1 or not isinstance(first, Exception):
-            raise first
         raise PermanentError(
-            f"{len(failed)} of {len(vms)} VMs have no new verified point: "
+            f"{len(failed)} of {len(results)} VMs have no new verified point: "
             + "; ".join(f"{vm}: {getattr(error, 'message', error)}" for vm, error in failed.items()),
             hint="each VM's own run tells what to do",
         )
-    return [result for result in results if isinstance(result, PointSummary)]
+    return [result for result in results.values() if isinstance(result, PointSummary)]

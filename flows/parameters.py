@@ -35,6 +35,11 @@ class BackupJob(FlowParameters):
     full: bool = Field(default=False, description="read everything, whatever the job says")
     at_once: int = Field(default=0, ge=0, le=64, description="VMs at the same time; 0: limits.vms of the configuration")
 
+    @property
+    def what(self) -> str:
+        """For the run's name."""
+        return f"job {self.job}" if self.job else ", ".join(self.vms)
+
 
 class RestoreVm(FlowParameters):
     """Restore one point into a folder."""
@@ -53,8 +58,18 @@ class VerifyRepository(FlowParameters):
     point: str = Field(default="", description="a point to check; empty: all")
     deep: bool = Field(default=True, description="read and decode every chunk, not only the maps and the index")
 
+    @property
+    def what(self) -> str:
+        """For the run's name."""
+        return self.point or "all points"
+
 
 class Recover(FlowParameters):
     """Settle what dead runs left."""
 
     vm: str = Field(default="", description="the VM to settle; empty: all")
+
+    @property
+    def what(self) -> str:
+        """For the run's name."""
+        return self.vm or "all VMs"

@@ -8,9 +8,12 @@ from prefect import flow
 
 from flows.parameters import Recover
 from tasks import restore as tasks
+from tasks.running import TaskThreads
+from vmcellar.progress import CancelToken
 
 
-@flow(name="recover-host", flow_run_name="recover {request.vm}")
+@flow(name="recover-host", flow_run_name="recover {request.what}")
 async def recover_host(request: Recover) -> list[dict[str, Any]]:
     """End leftover backup jobs, drop leftover landings and orphan checkpoints; says what was found."""
-    return tasks.recover(request.config, request.vm)
+    with TaskThreads(CancelToken(), 1) as threads:
+        return await threads.value(tasks.recover, request.config, request.vm)

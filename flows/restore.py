@@ -7,6 +7,7 @@ from prefect import flow
 from flows.parameters import RestoreVm
 from tasks import restore as tasks
 from tasks.control import activity
+from tasks.running import TaskThreads
 from vmcellar.errors import IntegrityError
 from vmcellar.restore.bring_back import Done
 
@@ -15,12 +16,8 @@ from vmcellar.restore.bring_back import Done
 async def restore_vm(request: RestoreVm) -> Done:
     """Restore a point's disks into a folder, and define the VM where asked for. Red when anything was lost."""
     wanted = tasks.restore_wanted(request.directory, request.format, request.disks, request.best_effort, request.define)
-    with activity(request.point, 0) as work:
-        try:
-            done = tasks.restore(request.config, request.point, wanted)
-        except BaseException:
-            work.cancel.cancel()
-            raise
+    with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
+        done = await threads.value(tasks.restore, request.config, request.point, wanted)
     if done.report.lost:
         raise IntegrityError(
             f"{done.report.vm}: point {done.report.point} is restored but for {len(done.report.lost)} lost ranges",

@@ -6,20 +6,24 @@ from prefect import flow
 
 from flows.parameters import VerifyRepository
 from tasks import restore as tasks
+from tasks.control import activity
+from tasks.running import TaskThreads
 from vmcellar.errors import IntegrityError
 from vmcellar.repository.scrub import ScrubReport
 
 
-@flow(name="verify-repository", flow_run_name="verify {request.point}")
+@flow(name="verify-repository", flow_run_name="verify {request.what}")
 async def verify_repository(request: VerifyRepository) -> ScrubReport:
     """Check one point or all. Red when anything is damaged, naming it."""
-    if request.point:
-        report = tasks.verify_point(request.config, request.point, request.deep)
-    else:
-        report = tasks.verify_all(request.config, request.deep)
-    if report.findings:
+    with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
+        if request.point:
+            report = await threads.value(tasks.verify_point, request.config, request.point, request.deep)
+        else:
+            report = await threads.value(tasks.verify_all, request.config, request.deep)
+    if not report.ok:
+        first = report.findings[0]
         raise IntegrityError(
-            f"{len(report.findings)} damaged objects: {report.findings[0]}",
+            f"{len(report.findings)} damaged objects; the first: {first.kind} {first.name}: {first.problem}",
             hint="`vmcellar verify --all --deep` lists the points and disk ranges; the next backup heals what it can",
         )
     return report

@@ -1,63 +1,100 @@
-"""What people see of a run in the UI: a progress bar with rate and time left, and a report. Keys are
-`[a-z0-9-]`.
-"""
+"""What people see of a run in the UI: a progress bar with rate and time left, and reports. Keys are `[a-z0-9-]`."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
 from uuid import UUID
 
-from prefect.artifacts import acreate_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
 
 from tasks.control import Activity
 from vmcellar.backup.model import PointSummary
-from vmcellar.backup.report import eta, markdown_report
+from vmcellar.backup.report import eta, markdown_report, size_text
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 UPDATE_SECONDS = 5.0
 """How often the progress bar moves: each move is a request to the server."""
 
 
-def artifact_key(prefix: str, vm: str) -> str:
-    """A valid artifact key for a VM: letters, digits and dashes."""
-    return f"{prefix}-{re.sub('[^a-z0-9]+', '-', vm.lower()).strip('-') or 'vm'}"
+def artifact_key(prefix: str, name: str) -> str:
+    """A valid artifact key for a VM or a job: letters, digits and dashes."""
+    return f"{prefix}-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or 'vm'}"
 
 
-@contextmanager
-def progress_artifact(vm: str, activity: Activity) -> Iterator[None]:
+@asynccontextmanager
+async def progress_artifact(vm: str, activity: Activity) -> AsyncIterator[None]:
     """Show how far the reading is for as long as the block lasts; small runs, which end at once, get none."""
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(vm, activity, stop), name=f"progress-{vm}", daemon=True)
-    watcher.start()
+    ended = asyncio.Event()
+    watcher = asyncio.create_task(_watch(vm, activity, ended))
     try:
         yield
     finally:
-        stop.set()
-        watcher.join()
+        ended.set()
+        await watcher
 
 
 async def report_artifact(point: PointSummary) -> None:
     """Publish the report of a committed point."""
-    await acreate_markdown_artifact(
-        key=artifact_key("backup", point.vm), markdown=markdown_report(point), description=f"{point.vm}: {point.id}"
+    text = markdown_report(point)
+    made = acreate_markdown_artifact(
+        key=artifact_key("backup", point.vm), markdown=text, description=f"{point.vm}: {point.id}"
     )
+    await _or_warn(made, None)
 
 
-def _watch(vm: str, activity: Activity, stop: threading.Event) -> None:
+async def job_artifact(job: str, results: Mapping[str, PointSummary | BaseException]) -> None:
+    """Publish a job's result: a row per VM, the ones without a new verified point first."""
+    rows = sorted(results.items(), key=lambda item: isinstance(item[1], PointSummary))
+    lines = ["| VM | result | read | stored |", "|---|---|---|---|", *(_job_row(vm, result) for vm, result in rows)]
+    red = sum(not isinstance(result, PointSummary) for result in results.values())
+    title = f"# {job or 'backup'}: {len(results) - red} of {len(results)} VMs have a new verified point"
+    text = "\n".join([title, "", *lines])
+    await _or_warn(acreate_markdown_artifact(key=artifact_key("job", job or "backup"), markdown=text), None)
+
+
+def _job_row(vm: str, result: PointSummary | BaseException) -> str:
+    if isinstance(result, PointSummary):
+        figures = f"{size_text(result.bytes_read)} | {size_text(result.bytes_stored)}"
+        return f"| {vm} | {result.kind} point `{result.id}` | {figures} |"
+    return f"| {vm} | **failed**: {' '.join(str(result).split()) or type(result).__name__} | | |"
+
+
+async def _watch(vm: str, activity: Activity, ended: asyncio.Event) -> None:
     shown: UUID | None = None
-    while not stop.wait(UPDATE_SECONDS):
-        shown = _show(vm, activity, shown)
+    while not await _within(UPDATE_SECONDS, ended):
+        shown = await _or_warn(_show(vm, activity, shown), shown)
     if shown is not None:
-        _show(vm, activity, shown)
+        await _or_warn(_show(vm, activity, shown), shown)
 
 
-def _show(vm: str, activity: Activity, shown: UUID | None) -> UUID | None:
-    percent = 100.0 * activity.done("export") / activity.total if activity.total else 100.0
+async def _show(vm: str, activity: Activity, shown: UUID | None) -> UUID:
+    percent = min(100.0, 100.0 * activity.done("export") / activity.total) if activity.total else 100.0
     text = f"{vm}: {eta(activity.done('export'), activity.total, activity.started)}"
     if shown is None:
-        made = create_progress_artifact(progress=percent, key=artifact_key("progress", vm), description=text)
-        return made if isinstance(made, UUID) else None
-    update_progress_artifact(artifact_id=shown, progress=percent, description=text)
+        return await acreate_progress_artifact(percent, key=artifact_key("progress", vm), description=text)
+    await aupdate_progress_artifact(shown, progress=percent, description=text)
     return shown
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _or_warn(request: Awaitable[T], otherwise: T) -> T:
+    """What people are shown must never turn a backup red, or stop one."""
+    try:
+        return await request
+    except Exception as error:
+        log.warning("the Prefect server did not take an artifact: %s", error)
+        return otherwise

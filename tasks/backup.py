@@ -1,9 +1,9 @@
 """The stages of a backup as tasks. Each passes ids and figures, never disk bytes.
 
-The stages are idempotent through the run directory, so a retry or a resumed run redoes only what is missing.
-export, compress and verify are also cached by Prefect under (repository, disk, checkpoint, segment, format
-version); the flow asks `*_stands` first and refreshes the cache when what a result names is not there any more,
-since Prefect's cache knows nothing of the outside world.
+The stages are idempotent through the run directory, so a retry or a resumed run redoes only what is missing. Prefect
+caches `export` too, under (repository, checkpoint, run, disk, segment, format version), so that a resumed run shows
+what had landed. Its cache knows nothing of the outside world: `export_again` says whether what a result names is gone,
+and then the flow refreshes it. Snapshot, release and commit are never cached.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 
 from tasks.control import controls, engine_of
-from tasks.retrying import DELAYS, JITTER, RETRIES, is_transient
+from tasks.retrying import RETRIED
 from vmcellar.backup import stages
 from vmcellar.backup.export import landed_before
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle
-from vmcellar.progress import CancelToken
 from vmcellar.repository.layout import FORMAT_VERSION
 
 
@@ -29,39 +28,56 @@ def _segment_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{context.task.name}-v{FORMAT_VERSION}-{part['key']}-{part['target']}-{part['segment']}"
 
 
-CACHED = CacheKeyFnPolicy(cache_key_fn=_segment_key)
-RETRIED: dict[str, Any] = {
-    "retries": RETRIES,
-    "retry_delay_seconds": DELAYS,
-    "retry_jitter_factor": JITTER,
-    "retry_condition_fn": is_transient,
+CACHED: dict[str, Any] = {
+    "cache_policy": CacheKeyFnPolicy(cache_key_fn=_segment_key),
+    "persist_result": True,
+    "result_serializer": "json",
 }
-STORED: dict[str, Any] = {"cache_policy": CACHED, "persist_result": True, "result_serializer": "json"}
 
 
-def part_of(config: str, handle: RunHandle, repository: str, target: str, segment: int) -> dict[str, Any]:
-    """The one small argument of a segment's tasks; `key` makes cached results of another instant impossible."""
+def parts_of(config: str, handle: RunHandle) -> list[dict[str, Any]]:
+    """The one small argument of each segment's tasks; `key` makes cached results of another instant impossible."""
+    repository = engine_of(config).repository.id.hex()
     key = f"{repository[:16]}-{handle.checkpoint.rsplit('-', 1)[-1]}-{handle.run_id}"
-    return {"config": config, "run": handle.run_id, "key": key, "target": target, "segment": segment}
-
-
-def export_stands(part: dict[str, Any]) -> bool:
-    """Whether an earlier export of this segment is there and whole."""
-    engine = engine_of(part["config"])
-    directory = engine.run(part["run"]).directory
-    return landed_before(engine, directory, part["target"], part["segment"]) is not None
+    counts: dict[str, int] = {}
+    for segment in handle.segments:
+        counts[segment.target] = counts.get(segment.target, 0) + 1
+    return [
+        {
+            "config": config,
+            "vm": handle.vm,
+            "run": handle.run_id,
+            "key": key,
+            "target": segment.target,
+            "segment": segment.number,
+            "label": f"{segment.target} {segment.number + 1}/{counts[segment.target]}",
+        }
+        for segment in handle.segments
+    ]
 
 
 @task(name="snapshot", task_run_name="snapshot {request.vm}", **RETRIED)
 def snapshot(config: str, request: BackupRequest) -> RunHandle:
     """Hold one instant of all disks of the VM, or go on with a run that died."""
-    return stages.snapshot(engine_of(config), request, CancelToken())
+    _, cancel = controls(config, request.vm)
+    return stages.snapshot(engine_of(config), request, cancel)
 
 
-@task(name="export", task_run_name="export {part[target]} segment {part[segment]}", **RETRIED, **STORED)
+@task(name="export", task_run_name="export {part[label]}", **RETRIED, **CACHED)
 def export(part: dict[str, Any]) -> dict[str, Any]:
     """Read one segment of the held instant and land what is new."""
     return _segment(stages.export, part)
+
+
+export_anew = export.with_options(refresh_cache=True)
+"""The same, whatever Prefect has cached."""
+
+
+def export_again(part: dict[str, Any]) -> bool:
+    """Whether the segment has to be read (again): nothing of an earlier export is there and whole."""
+    engine = engine_of(part["config"])
+    directory = engine.run(part["run"]).directory
+    return landed_before(engine, directory, part["target"], part["segment"]) is None
 
 
 @task(name="release", task_run_name="release {vm}", **RETRIED)
@@ -70,19 +86,19 @@ def release(config: str, run: str, vm: str) -> float:  # noqa: ARG001  (the VM i
     return stages.release(engine_of(config), run).held
 
 
-@task(name="compress", task_run_name="compress {part[target]} segment {part[segment]}", **RETRIED)
+@task(name="compress", task_run_name="compress {part[label]}", **RETRIED)
 def compress(part: dict[str, Any]) -> dict[str, Any]:
     """Turn a landing into sealed packs."""
     return _segment(stages.compress, part)
 
 
-@task(name="place", task_run_name="place {part[target]} segment {part[segment]}", **RETRIED)
+@task(name="place", task_run_name="place {part[label]}", **RETRIED)
 def place(part: dict[str, Any]) -> dict[str, Any]:
     """Make the packs durable on the tier."""
     return _segment(stages.place, part)
 
 
-@task(name="verify", task_run_name="verify {part[target]} segment {part[segment]}", **RETRIED)
+@task(name="verify", task_run_name="verify {part[label]}", **RETRIED)
 def verify(part: dict[str, Any]) -> dict[str, Any]:
     """Read the packs back from the tier and compare them with what the source gave."""
     return _segment(stages.verify, part)
@@ -95,6 +111,6 @@ def commit(config: str, run: str, vm: str) -> PointSummary:  # noqa: ARG001  (th
 
 
 def _segment(stage: Any, part: dict[str, Any]) -> dict[str, Any]:
-    progress, cancel = controls(part["run"])
+    progress, cancel = controls(part["config"], part["vm"])
     result = stage(engine_of(part["config"]), part["run"], part["target"], part["segment"], progress, cancel)
     return asdict(result)

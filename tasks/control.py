@@ -1,4 +1,4 @@
-"""What tasks of one process share beside the engine: cancel tokens and progress, by run.
+"""What tasks of one process share beside the engine: cancel tokens and progress, by VM or point.
 
 It lies in a module of its own because `flow.serve` pickles flows by value: a lock or an event in a flow's module
 would break that. Nothing here outlives the process.
@@ -19,13 +19,17 @@ from vmcellar.progress import CancelToken, ProgressSink
 
 @dataclass(slots=True)
 class Activity:
-    """One VM's run in this process: its cancel token, and how far each stage is, in bytes. Any thread."""
+    """One flow run in this process: its cancel token, and how far each stage is, in bytes. Any thread."""
 
     cancel: CancelToken = field(default_factory=CancelToken)
     total: int = 0
     started: float = field(default_factory=time.monotonic)
     _done: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, total: int) -> None:
+        """From now on the time counts; `total` bytes are to be read."""
+        self.total, self.started = total, time.monotonic()
 
     def progress(self, stage: str, count: int) -> None:
         """The engine's progress sink."""
@@ -40,7 +44,7 @@ class Activity:
             return self._done.get(stage, 0)
 
 
-_activities: dict[str, Activity] = {}
+_activities: dict[tuple[str, str], Activity] = {}
 _watchers: list[ProgressSink] = []
 
 
@@ -55,18 +59,18 @@ def watched(sink: ProgressSink) -> Iterator[None]:
 
 
 @contextmanager
-def activity(run_id: str, total: int) -> Iterator[Activity]:
-    """The activity of a run while its flow is in the block."""
-    made = _activities[run_id] = Activity(total=total)
+def activity(config: str, name: str) -> Iterator[Activity]:
+    """The activity of the one flow run of this process that works on `name`, while it is in the block."""
+    made = _activities[config, name] = Activity()
     try:
         yield made
     finally:
-        _activities.pop(run_id, None)
+        _activities.pop((config, name), None)
 
 
-def controls(run_id: str) -> tuple[ProgressSink, CancelToken]:
-    """Progress sink and cancel token of a run; fresh ones for a task that runs outside of a flow of ours."""
-    found = _activities.get(run_id) or Activity()
+def controls(config: str, name: str) -> tuple[ProgressSink, CancelToken]:
+    """Progress sink and cancel token of a flow run; fresh ones for a task that runs outside of a flow of ours."""
+    found = _activities.get((config, name)) or Activity()
     return found.progress, found.cancel
 
 

@@ -9,25 +9,18 @@ from typing import Any
 from prefect import task
 
 from tasks.control import controls, engine_of
-from tasks.retrying import DELAYS, JITTER, RETRIES, is_transient
+from tasks.retrying import RETRIED
 from vmcellar.backup import stages
 from vmcellar.repository import scrub
 from vmcellar.restore.bring_back import Done, Wanted, run_restore
 from vmcellar.restore.targets import ImageFormat
-
-RETRIED: dict[str, Any] = {
-    "retries": RETRIES,
-    "retry_delay_seconds": DELAYS,
-    "retry_jitter_factor": JITTER,
-    "retry_condition_fn": is_transient,
-}
 
 
 @task(name="restore", task_run_name="restore {point}", **RETRIED)
 def restore(config: str, point: str, wanted: Wanted) -> Done:
     """Restore a point into a folder, and define the VM where asked for. Never overwrites anything."""
     engine = engine_of(config)
-    progress, cancel = controls(point)
+    progress, cancel = controls(config, point)
     found = engine.repository.point(point)
     return run_restore(engine.repository, found, wanted, engine.config.libvirt.uri, progress, cancel)
 
@@ -36,14 +29,14 @@ def restore(config: str, point: str, wanted: Wanted) -> Done:
 def verify_point(config: str, point: str, deep: bool) -> scrub.ScrubReport:
     """Check one point."""
     repository = engine_of(config).repository
-    progress, cancel = controls(point)
+    progress, cancel = controls(config, point)
     return scrub.verify_point(repository, repository.point(point), deep=deep, progress=progress, cancel=cancel)
 
 
 @task(name="verify-all", **RETRIED)
 def verify_all(config: str, deep: bool) -> scrub.ScrubReport:
     """Check every point."""
-    progress, cancel = controls("verify-all")
+    progress, cancel = controls(config, "")
     return scrub.verify_all(engine_of(config).repository, deep=deep, progress=progress, cancel=cancel)
 
 

@@ -8,9 +8,9 @@ from prefect.tasks import exponential_backoff
 
 from vmcellar.errors import TransientError
 
-RETRIES = 4
-DELAYS = exponential_backoff(backoff_factor=2)
-"""2, 4, 8, 16 seconds, lengthened by jitter."""
+DELAYS = exponential_backoff(backoff_factor=1)
+"""1, 2, 4, 8 seconds, lengthened by jitter. Prefect sleeps these where no cancel token reaches, and kills a flow that
+does not end within 30 s of Cancel, so the longest stays well below that."""
 JITTER = 0.5
 
 
@@ -21,3 +21,12 @@ def is_transient(task: Any, task_run: Any, state: Any) -> bool:  # noqa: ARG001 
     except Exception:
         return False
     return isinstance(error, TransientError)
+
+
+RETRIED: dict[str, Any] = {
+    "retries": 4,
+    "retry_delay_seconds": DELAYS,
+    "retry_jitter_factor": JITTER,
+    "retry_condition_fn": is_transient,
+}
+"""Options of every task of ours."""
