@@ -1,32 +1,31 @@
 """Serve all flows on this host: `python -m deployments.serve`. Needs PREFECT_API_URL and a running server.
 
-Deployments stay active when it stops (`pause_on_shutdown=False`), and it stops cleanly on SIGTERM and SIGINT.
+Deployments stay active when it stops (`pause_on_shutdown=False`), and it stops cleanly on SIGTERM and SIGINT: runs are
+cancelled, their VMs let go.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefect import serve
+from prefect import Flow, serve
+from prefect.types.entrypoint import EntrypointType
 
 from flows.backup import backup_job, backup_vm
-from flows.parameters import BackupJob, BackupVm, Recover, RestoreVm, VerifyRepository
 from flows.recover import recover_host
 from flows.restore import restore_vm
 from flows.verify import verify_repository
 
+NAME = "here"
 TAGS = ["vmcellar"]
 
 
 def deployments() -> list[Any]:
-    """One deployment per flow, without schedules; parameters are what the UI's form starts from."""
-    return [
-        backup_vm.to_deployment("here", tags=TAGS, description=BackupVm.__doc__),
-        backup_job.to_deployment("here", tags=TAGS, description=BackupJob.__doc__),
-        restore_vm.to_deployment("here", tags=TAGS, description=RestoreVm.__doc__),
-        verify_repository.to_deployment("here", tags=TAGS, description=VerifyRepository.__doc__),
-        recover_host.to_deployment("here", tags=TAGS, description=Recover.__doc__),
-    ]
+    """One deployment per flow, without schedules. Entry points are dotted names: a path would load the module a second
+    time under another name, and mean another file from another working directory.
+    """
+    flows: list[Flow[..., Any]] = [backup_vm, backup_job, restore_vm, verify_repository, recover_host]
+    return [flow.to_deployment(NAME, tags=TAGS, entrypoint_type=EntrypointType.MODULE_PATH) for flow in flows]
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ async def backup_vm(request: BackupVm) -> PointSummary:
     engine = engine_of(config)
     with (
         engine.vm_lock(vm),
+        engine.repository.working_on(vm),
         activity(config, vm) as work,
         TaskThreads(work.cancel, READING + PACKING + 1) as threads,
     ):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 from prefect import State, Task
 from prefect.context import SyncClientContext
@@ -57,7 +57,8 @@ class TaskThreads:
         coroutine is cancelled the task is asked to stop and waited for; if it succeeds all the same its state is
         given, and the next call raises CancelledError. So no task runs any more once all callers have returned.
         """
-        self.cancel.check()
+        if self.cancel.cancelled:
+            _raise_stopped()
         call = partial(cast("Callable[..., State[R]]", task), *arguments, wait_for=[*after], return_state=True)
         work = asyncio.get_running_loop().run_in_executor(self._pool, contextvars.copy_context().run, call)
         try:
@@ -68,6 +69,8 @@ class TaskThreads:
             state = work.result()
         if not state.is_completed():
             self.cancel.cancel()
+            if _is_cancelled():
+                _raise_stopped()
             await state.aresult()
         return state
 
@@ -87,3 +90,15 @@ class TaskThreads:
         except BaseException:
             self.cancel.cancel()
             raise
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _raise_stopped() -> NoReturn:
+    """Our own error tells why a task was not run; asyncio's own where this coroutine was cancelled, as it expects."""
+    if _is_cancelled():
+        raise asyncio.CancelledError
+    raise CancelledError("stopped on request")
