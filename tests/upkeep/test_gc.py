@@ -233,7 +233,7 @@ def test_gc_can_be_stopped(world: World) -> None:
 def test_one_gc_at_a_time(world: World) -> None:
     host, _ = ready_to_delete(world)
     with (
-        leases.holding(world.tier, host.keyring, gc.LEASE, lambda: world.now),
+        leases.holding(world.tier, host.keyring, leases.GC, lambda: world.now),
         pytest.raises(PermanentError, match="gc runs already"),
     ):
         gc.collect(host)

@@ -32,7 +32,7 @@ def run(
     raise.
     """
     cancel = cancel or CancelToken()
-    with engine.vm_lock(request.vm):
+    with engine.vm_lock(request.vm), engine.repository.working_on(request.vm):
         handle = stages.snapshot(engine, request, cancel)
         try:
             _work(engine, handle, progress, cancel)

@@ -27,6 +27,21 @@ def progress_bars(totals: dict[str, int] | None = None) -> Iterator[ProgressSink
         yield _Bars(progress, totals or {}).add
 
 
+@contextmanager
+def progress_counts() -> Iterator[ProgressSink]:
+    """As `progress_bars`, for stages that count things (points, packs) instead of bytes."""
+    if not sys.stderr.isatty():
+        yield no_progress
+        return
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    from vmcellar.cli.output import error_console
+
+    columns = (TextColumn("{task.description:<9}"), TextColumn("{task.completed:.0f}"), TimeElapsedColumn())
+    with Progress(*columns, console=error_console()) as progress:
+        yield _Bars(progress, {}).add
+
+
 def _progress() -> Progress:
     from rich.progress import (
         BarColumn,

@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,10 @@ SECONDS = 900.0
 """How long a lease lasts without renewal; it is renewed at a third of it."""
 SKEW = 300.0
 """How far two hosts' clocks may be apart: so long after its end a lease still counts."""
+
+GC = "gc"
+REBUILD = "rebuild-index"
+"""Works of which one runs at a time."""
 
 Clock = Callable[[], float]
 
@@ -224,11 +228,11 @@ def remove_stale(tier: Tier, keyring: Keyring, now: float) -> list[FoundLease]:
     return live
 
 
-def refuse_second(what: str, others: list[FoundLease]) -> None:
-    """PermanentError when somebody else holds a lease for the same `what`."""
+def refuse_second(others: Iterable[FoundLease]) -> None:
+    """PermanentError when one of these is of a work that must be alone: a gc, or a rebuild of the index."""
     for other in others:
-        if other.newest.what == what:
+        if other.newest.what in (GC, REBUILD):
             raise PermanentError(
-                f"{what} runs already: on {other.newest.host}, pid {other.newest.pid}",
-                hint="wait for it; `vmcellar locks` shows it. After a crash its lease ends by itself in 20 minutes",
+                f"{other.newest.what} runs already: on {other.newest.host}, pid {other.newest.pid}",
+                hint="wait for it; `vmcellar locks` shows it. If its host died, its lease ends within 20 minutes",
             )

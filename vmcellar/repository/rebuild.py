@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import IntegrityError
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import index_parts, layout
+from vmcellar.repository import index_parts, layout, leases
 from vmcellar.repository.index_parts import PackEntry
 from vmcellar.repository.packs import PackReader
 from vmcellar.tiers.base import NotFoundError
@@ -28,33 +28,54 @@ class RebuildReport:
 
 
 def rebuild_index(
-    repository: Repository, progress: ProgressSink = no_progress, cancel: CancelToken | None = None
+    repository: Repository,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+    *,
+    dry_run: bool = False,
 ) -> RebuildReport:
     """Read the table of contents of every pack, write new index parts, then remove the old ones.
 
     New parts are durable before an old one goes, so a crash leaves objects listed twice, which does no harm; parts that
-    others add meanwhile stay. What was noted as damaged stays noted. A damaged pack is reported, not an error. Reports
-    packs as stage "index".
+    others add meanwhile stay. What was noted as damaged stays noted. A damaged pack is reported, not an error, and old
+    parts that say what lies in it stay. A `dry_run` reads everything and writes nothing. PermanentError while a gc
+    runs. Reports packs as stage "index".
     """
     cancel = cancel or CancelToken()
+    with ExitStack() as stack:
+        if not dry_run:
+            work = leases.holding(repository.tier, repository.keyring, leases.REBUILD, repository.clock)
+            lease = stack.enter_context(work)
+            others = leases.remove_stale(repository.tier, repository.keyring, repository.clock())
+            leases.refuse_second(other for other in others if other.id != lease.id)
+        return _rebuild(repository, progress, cancel, dry_run)
+
+
+def _rebuild(repository: Repository, progress: ProgressSink, cancel: CancelToken, dry_run: bool) -> RebuildReport:
     old = [key for key, _ in repository.tier.list(layout.INDEX)]
     damaged: list[str] = []
     pending: list[PackEntry] = []
-    packs = objects = 0
+    read: set[bytes] = set()
+    objects = 0
     for entry in _entries(repository, damaged, cancel):
         pending.append(entry)
-        packs, objects = packs + 1, objects + len(entry.rows)
+        read.add(entry.pack.id)
+        objects += len(entry.rows)
         progress("index", 1)
-        if sum(len(each.rows) for each in pending) >= layout.INDEX_ROWS_MAX:
+        if dry_run:
+            pending = []
+        elif sum(len(each.rows) for each in pending) >= layout.INDEX_ROWS_MAX:
             repository.index.add(pending)
             pending = []
+    if dry_run:
+        return RebuildReport(len(read), objects, tuple(damaged))
     repository.index.add(pending)
     for key in old:
         with suppress(NotFoundError):  # somebody else rebuilds, too
-            if not _is_note(repository, key):
+            if not _says_more(repository, key, read):
                 repository.tier.delete(key)
     repository.index.refresh()
-    return RebuildReport(packs, objects, tuple(damaged))
+    return RebuildReport(len(read), objects, tuple(damaged))
 
 
 def _entries(repository: Repository, damaged: list[str], cancel: CancelToken) -> Iterator[PackEntry]:
@@ -68,10 +89,13 @@ def _entries(repository: Repository, damaged: list[str], cancel: CancelToken) ->
                 damaged.append(error.message)
 
 
-def _is_note(repository: Repository, key: str) -> bool:
-    """Whether an index part notes damage; a part that cannot be read has nothing to keep."""
+def _says_more(repository: Repository, key: str, read: Collection[bytes]) -> bool:
+    """Whether an index part says what the packs cannot: it notes damage, or names a pack that is there and could not
+    be read. A part that cannot be read itself has nothing to keep.
+    """
     part_id = bytes.fromhex(key.removeprefix(layout.INDEX))
     try:
-        return index_parts.decode(repository.keyring, part_id, repository.tier.get(key)).damaged
+        part = index_parts.decode(repository.keyring, part_id, repository.tier.get(key))
     except IntegrityError:
         return False
+    return part.damaged or any(pack.id not in read and repository.tier.exists(pack.key) for pack in part.packs)

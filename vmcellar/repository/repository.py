@@ -89,14 +89,16 @@ class Repository:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, config: Settings, private: PrivateKey | None = None) -> Self:
+    def open(cls, config: Settings, private: PrivateKey | None = None, *, refresh: bool = True) -> Self:
         """The repository of a configuration; PermanentError with what to do when there is none, or for a wrong key.
 
         A recipient's `private` key opens it in place of the passphrase, and in recipient mode alone opens disk bytes.
+        Without `refresh` the index is not looked at, so that a damaged one can be made anew.
         """
         tier = LocalTier(config.hot_directory())
         keyring, repository_id = unlock(tier, private or _passphrase(config))
-        return cls(tier, keyring, repository_id, config.state / "cache")._refreshed()
+        opened = cls(tier, keyring, repository_id, config.state / "cache")
+        return opened._refreshed() if refresh else opened
 
     @classmethod
     def init(cls, config: Settings, recipients: Sequence[PublicKey] = ()) -> Self:

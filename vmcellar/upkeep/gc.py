@@ -29,7 +29,6 @@ from vmcellar.upkeep.reach import Reach
 
 GRACE = 24 * 3600.0
 """Seconds between marking and deleting, unless the caller says otherwise."""
-LEASE = "gc"
 _BACKUP = "backup "
 """How leases of writers begin; all but those of upkeep hold gc back."""
 
@@ -88,7 +87,7 @@ def collect(
     with ExitStack() as stack:
         lease = None
         if not dry_run:
-            work = leases.holding(repository.tier, repository.keyring, LEASE, repository.clock)
+            work = leases.holding(repository.tier, repository.keyring, leases.GC, repository.clock)
             lease = stack.enter_context(work)
         own = stack.enter_context(_with_fresh_index(repository))
         run = _Run(own, grace, lease, progress, cancel)
@@ -188,7 +187,7 @@ class _Run:
         else:
             live = leases.remove_stale(self._tier, self._keyring, now)
         others = [lease for lease in live if self._lease is None or lease.id != self._lease.id]
-        leases.refuse_second(LEASE, others)
+        leases.refuse_second(others)
         return others
 
     def _read_marks(self, names: list[str], notes: list[str]) -> dict[str, Mark]:

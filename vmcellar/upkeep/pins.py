@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-from vmcellar.errors import PermanentError
+from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository import layout
 from vmcellar.repository.records import RecordKind
 from vmcellar.tiers.base import NotFoundError
@@ -47,9 +47,7 @@ def unpin(repository: Repository, point_id: str) -> None:
     try:
         repository.tier.delete(layout.pin_key(point_id))
     except NotFoundError as error:
-        raise PermanentError(
-            f"restore point {point_id} is not pinned", hint="`vmcellar pin --list` shows the pins"
-        ) from error
+        raise PermanentError(f"restore point {point_id} is not pinned", hint="`vmcellar pin` shows the pins") from error
 
 
 def pinned(repository: Repository) -> set[str]:
@@ -57,6 +55,14 @@ def pinned(repository: Repository) -> set[str]:
     return {key.removeprefix(layout.PINS) for key, _ in repository.tier.list(layout.PINS)}
 
 
-def read(repository: Repository, point_id: str) -> Pin:
-    """What the pin of a point says; IntegrityError when it is damaged, NotFoundError when there is none."""
-    return _KIND.read(repository.tier, repository.keyring, layout.pin_key(point_id))
+def listed(repository: Repository) -> dict[str, Pin | None]:
+    """What every pin says, by point id; None for one that is damaged."""
+    found: dict[str, Pin | None] = {}
+    for name in sorted(pinned(repository)):
+        try:
+            found[name] = _KIND.read(repository.tier, repository.keyring, layout.pin_key(name))
+        except IntegrityError:
+            found[name] = None
+        except NotFoundError:  # removed since the listing
+            continue
+    return found

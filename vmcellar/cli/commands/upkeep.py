@@ -1,0 +1,196 @@
+"""`vmcellar prune`, `pin`, `gc` and `rebuild-index`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcellar.cli.bars import progress_counts
+from vmcellar.cli.output import console, note, print_json
+from vmcellar.cli.session import PANEL_UPKEEP, ConfigOption, JsonOption, open_repository, read_config
+from vmcellar.cli.signals import cancel_on_signals
+from vmcellar.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmcellar.policy.retention import Rules
+    from vmcellar.repository.points import RestorePoint
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command(rich_help_panel=PANEL_UPKEEP)(prune)
+    app.command(rich_help_panel=PANEL_UPKEEP)(pin)
+    app.command(rich_help_panel=PANEL_UPKEEP)(gc)
+    app.command("rebuild-index", rich_help_panel=PANEL_UPKEEP)(rebuild_index)
+
+
+def _keep(what: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(min=0, metavar="N", help=what)
+    return option
+
+
+def prune(
+    ctx: typer.Context,
+    vms: Annotated[list[str] | None, typer.Argument(metavar="[VM]...", help="Only the points of these VMs.")] = None,
+    keep_last: Annotated[int, _keep("The newest N points.")] = 0,
+    keep_hourly: Annotated[int, _keep("The newest point of each of N hours.")] = 0,
+    keep_daily: Annotated[int, _keep("The newest point of each of N days.")] = 0,
+    keep_weekly: Annotated[int, _keep("The newest point of each of N ISO weeks.")] = 0,
+    keep_monthly: Annotated[int, _keep("The newest point of each of N months.")] = 0,
+    keep_yearly: Annotated[int, _keep("The newest point of each of N years.")] = 0,
+    keep_within: Annotated[
+        str | None, typer.Option(metavar="TIME", help="All points younger than this, such as 30d; stands alone.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "--simulate", help="Only show what would stay and go, and why.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Drop restore points by retention: that of the options, else `retention:` of the job that made each point.
+
+    Rules are those of Proxmox Backup Server, applied from last to yearly, in this host's time zone. Pinned points, the
+    newest of each VM, and the one that the next backup builds on always stay. Space is freed by `vmcellar gc`.
+    """
+    counts = (keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly)
+    rules = _rules(counts, keep_within)
+    with cancel_on_signals() as cancel, progress_counts() as progress:
+        from vmcellar.cli.localzone import local_zone
+        from vmcellar.upkeep import pins
+        from vmcellar.upkeep import prune as engine
+
+        choose = engine.rules_for_all(rules) if rules else engine.rules_of_jobs(read_config(ctx, config).backups)
+        repository = open_repository(ctx, config)
+        points = _of_vms(repository.points(), vms or [])
+        pinned = pins.pinned(repository)
+        plan = engine.plan(points, choose, pins=pinned, now=repository.clock(), zone=local_zone())
+        dropped = [] if dry_run else engine.drop(repository, plan, progress, cancel)
+    from vmcellar.cli.render.upkeep import prune_json, prune_summary, prune_table
+
+    if as_json:
+        print_json(prune_json(plan, {point.id for point in dropped}, dry_run))
+        return
+    if plan:
+        console().print(prune_table(plan))
+    note(prune_summary(plan, len(dropped), dry_run))
+
+
+def _rules(counts: tuple[int, ...], within: str | None) -> Rules | None:
+    from vmcellar.config.jobs import KeepByAge
+    from vmcellar.config.units import parse_duration
+
+    if within is None:
+        names = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+        return KeepByAge(**dict(zip(names, counts, strict=True))) if any(counts) else None
+    if any(counts):
+        raise UsageError("--keep-within stands alone", hint="leave the other --keep options out")
+    try:
+        return parse_duration(within)
+    except ValueError as error:
+        raise UsageError(f"--keep-within {within}: {error}") from error
+
+
+def _of_vms(points: list[RestorePoint], vms: list[str]) -> list[RestorePoint]:
+    known = {point.vm for point in points}
+    for vm in vms:
+        if vm not in known:
+            raise UsageError(f"{vm} has no restore point", hint="type `vmcellar list` to see what there is")
+    return [point for point in points if not vms or point.vm in vms]
+
+
+def pin(
+    ctx: typer.Context,
+    point: Annotated[
+        str | None, typer.Argument(metavar="[POINT]", help="An id, a prefix of one, or VM@latest.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the pin.")] = False,
+    text: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why it stays.")] = "",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pin a restore point, so that no prune drops it; without POINT, list the pins."""
+    from vmcellar.cli.render.upkeep import pins_json, pins_table
+    from vmcellar.upkeep import pins
+
+    repository = open_repository(ctx, config)
+    if point is None:
+        if remove or text:
+            raise UsageError("name a restore point", hint="such as: vmcellar pin web1@latest --note 'before upgrade'")
+        listed = pins.listed(repository)
+        if as_json:
+            print_json(pins_json(listed))
+        elif listed:
+            console().print(pins_table(listed))
+        else:
+            note("no restore point is pinned")
+        return
+    name = point if remove and point in pins.pinned(repository) else repository.point(point).id
+    if remove:
+        pins.unpin(repository, name)
+    else:
+        pins.pin(repository, repository.point(name), text)
+    if as_json:
+        print_json({"point": name, "pinned": not remove, "note": text})
+    else:
+        note(f"{name} is {'not pinned any more' if remove else 'pinned'}")
+
+
+def gc(
+    ctx: typer.Context,
+    dry_run: DryRun = False,
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="How long what no point needs stays after it was marked.")
+    ] = "24h",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete packs that no restore point needs: one run marks them, a later one deletes them after the grace time.
+
+    Safe beside running backups, on any host. Deletes nothing when anything cannot be read or is missing.
+    """
+    from vmcellar.config.units import parse_duration
+
+    try:
+        seconds = parse_duration(grace)
+    except ValueError as error:
+        raise UsageError(f"--grace {grace}: {error}") from error
+    with cancel_on_signals() as cancel, progress_counts() as progress:
+        from vmcellar.upkeep import gc as engine
+
+        repository = open_repository(ctx, config)
+        report = engine.collect(repository, grace=seconds, dry_run=dry_run, progress=progress, cancel=cancel)
+    from vmcellar.cli.render.upkeep import gc_json, gc_text
+
+    if as_json:
+        print_json(gc_json(report))
+    else:
+        console().print(gc_text(report))
+
+
+def rebuild_index(
+    ctx: typer.Context,
+    dry_run: DryRun = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the index again from the packs. Exit 1 when a pack could not be read; the rest is in the index then."""
+    with cancel_on_signals() as cancel, progress_counts() as progress:
+        from vmcellar.repository import rebuild
+        from vmcellar.repository.repository import Repository
+
+        repository = Repository.open(read_config(ctx, config), refresh=False)
+        report = rebuild.rebuild_index(repository, progress, cancel, dry_run=dry_run)
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({**asdict(report), "dry_run": dry_run})
+    else:
+        for problem in report.damaged:
+            console().print(f"DAMAGED: {problem}")
+        said = "would be in the index" if dry_run else "are in the index"
+        console().print(f"{report.objects} objects of {report.packs} packs {said}")
+    if report.damaged:
+        raise typer.Exit(1)

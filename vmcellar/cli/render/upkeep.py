@@ -1,0 +1,95 @@
+"""What prune, pin and gc say."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from vmcellar.cli.render.points import rfc3339
+from vmcellar.cli.render.text import size_text, time_text
+from vmcellar.upkeep.gc import GcReport
+from vmcellar.upkeep.pins import Pin
+from vmcellar.upkeep.prune import Decision
+
+
+def prune_json(plan: Sequence[Decision], dropped: Collection[str], dry_run: bool) -> list[dict[str, Any]]:
+    """An entry per point; `dropped` tells whether it is gone now."""
+    return [
+        {
+            "id": decision.point.id,
+            "vm": decision.point.vm,
+            "time": rfc3339(decision.point),
+            "keep": decision.keep,
+            "why": decision.why,
+            "dropped": decision.point.id in dropped,
+            "dry_run": dry_run,
+        }
+        for decision in plan
+    ]
+
+
+def prune_table(plan: Sequence[Decision]) -> Table:
+    """A row per point: does it stay, and why."""
+    table = Table("point", "VM", "time", "", "why", box=None, pad_edge=False)
+    for decision in plan:
+        what = Text("keep", style="green") if decision.keep else Text("drop", style="bold red")
+        when = time_text(rfc3339(decision.point))
+        table.add_row(decision.point.id, decision.point.vm, when, what, decision.why)
+    return table
+
+
+def prune_summary(plan: Sequence[Decision], dropped: int, dry_run: bool) -> str:
+    """One line: how many stay and go, and what comes next."""
+    going = sum(not decision.keep for decision in plan)
+    if dry_run:
+        return f"{len(plan) - going} points would stay, {going} would be dropped; nothing was changed"
+    after = "; `vmcellar gc` frees their space" if dropped else ""
+    return f"{len(plan) - dropped} points stay, {dropped} were dropped{after}"
+
+
+def pins_json(pins: Mapping[str, Pin | None]) -> list[dict[str, Any]]:
+    """An entry per pin; one that cannot be read pins all the same, and has no fields."""
+    return [
+        {"point": point, "note": pin.note, "time": _rfc3339(pin.time), "host": pin.host} if pin else {"point": point}
+        for point, pin in pins.items()
+    ]
+
+
+def pins_table(pins: Mapping[str, Pin | None]) -> Table:
+    """A row per pin."""
+    table = Table("point", "since", "host", "note", box=None, pad_edge=False)
+    for point, pin in pins.items():
+        if pin:
+            table.add_row(point, time_text(_rfc3339(pin.time)), pin.host, pin.note)
+        else:
+            table.add_row(point, "?", "?", Text("cannot be read; it pins all the same", style="yellow"))
+    return table
+
+
+def _rfc3339(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+
+
+def gc_json(report: GcReport) -> dict[str, Any]:
+    """The fields of `gc --json`."""
+    return asdict(report)
+
+
+def gc_text(report: GcReport) -> Group:
+    """What was found, what went, what waits."""
+    would = "would be " if report.dry_run else ""
+    lines = [
+        f"{report.points} points need {report.needed} of {report.packs} packs ({size_text(report.bytes)})",
+        f"{would}deleted: {len(report.deleted)} packs, {size_text(report.deleted_bytes)}",
+        f"{would}marked: {len(report.marked)} packs, {size_text(report.marked_bytes)}"
+        + ("; a run after the grace time deletes them" if report.marked and not report.dry_run else ""),
+    ]
+    lines += [f"waiting: {reason}" for reason in report.waiting]
+    lines += [f"note: {text}" for text in report.notes]
+    return Group(*(Text(line) for line in lines))
