@@ -1,0 +1,146 @@
+"""Random backups, prunes and gcs by several hosts, with pauses and deaths at any durable step: every point that there is
+reads as its model says, after every step.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.repository.writing import read_disk
+from tests.tiers.faulty import DiedError
+from tests.upkeep.world import DAY, HOUR, PIECES, World
+from vmcellar.config.jobs import KeepByAge
+from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.repository.repository import Repository
+from vmcellar.upkeep import gc, pins, prune
+
+VMS = st.sampled_from(["web", "db"])
+CHANGES = st.dictionaries(st.integers(0, PIECES - 1), st.integers(0, 5), min_size=1, max_size=3)
+HOSTS = st.sampled_from(["a", "b"])
+DEATHS = st.one_of(st.none(), st.tuples(st.integers(1, 12), st.booleans()))
+BESIDE = st.lists(st.sampled_from(["gc", "later", "prune", "backup"]), max_size=5)
+
+
+class Upkeep(RuleBasedStateMachine):
+    """One world. A death leaves its lease behind, as a kill does; time passes, so that it goes stale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="vmcellar-machine-"))
+        self.pool = ThreadPoolExecutor(1)
+        self.world = World.make(self.folder, self.pool)
+        self.seen: set[str] = set()
+        self.pinned: set[str] = set()
+        self.allowed_to_go: set[str] = set()
+
+    def teardown(self) -> None:
+        self.pool.shutdown()
+        shutil.rmtree(self.folder)
+
+    def run(self, host: str, death: tuple[int, bool] | None, work: Callable[[Repository], object]) -> None:
+        """Do `work` as one process of `host`, which may die at a durable step; refusals are no failures."""
+        tier = self.world.faulty(*(death[:1] if death else (None,)), after=bool(death and death[1]))
+        repository = self.world.host(host, tier)
+        try:
+            work(repository)
+        except (DiedError, PermanentError, TransientError):
+            pass
+        finally:
+            repository.close()
+
+    @initialize()
+    def first(self) -> None:
+        self.run("a", None, lambda host: self.world.back_up(host, {0: 1, 1: 2}))
+
+    @rule(host=HOSTS, vm=VMS, changes=CHANGES, death=DEATHS, lease=st.booleans(), full=st.booleans())
+    def back_up(
+        self, host: str, vm: str, changes: dict[int, int], death: tuple[int, bool] | None, lease: bool, full: bool
+    ) -> None:
+        self.world.now += HOUR
+        self.run(host, death, lambda repository: self._back_up(repository, vm, changes, lease=lease, full=full))
+
+    @rule(vm=VMS, changes=CHANGES, lease=st.booleans(), beside=BESIDE, full=st.booleans())
+    def back_up_paused(self, vm: str, changes: dict[int, int], lease: bool, beside: list[str], full: bool) -> None:
+        """Between its last look at the disk and its commit, others work, for hours or days."""
+        self.world.now += HOUR
+
+        def others() -> None:
+            for what in beside:
+                self._beside(what)
+
+        self.run("a", None, lambda host: self._back_up(host, vm, changes, lease=lease, full=full, others=others))
+
+    def _back_up(
+        self, host: Repository, vm: str, changes: dict[int, int], *, lease: bool, full: bool,
+        others: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
+        own = host.points_of(vm)
+        parent = own[-1] if own and not full else None
+        self.world.back_up(host, changes, parent, lease=lease, vm=vm, before_commit=others)
+
+    def _beside(self, what: str) -> None:
+        if what == "later":
+            self.world.now += DAY + HOUR
+        elif what == "gc":
+            self.run("b", None, gc.collect)
+        elif what == "prune":
+            self.run("b", None, lambda host: self._prune(host, KeepByAge(last=1)))
+        else:
+            self.run("b", None, lambda host: self._back_up(host, "web", {3: 4}, lease=True, full=False))
+
+    @rule(host=HOSTS, death=DEATHS, last=st.integers(1, 3), hourly=st.integers(0, 2))
+    def prune(self, host: str, death: tuple[int, bool] | None, last: int, hourly: int) -> None:
+        self.run(host, death, lambda repository: self._prune(repository, KeepByAge(last=last, hourly=hourly)))
+
+    def _prune(self, host: Repository, rules: KeepByAge) -> None:
+        points = host.points()
+        plan = prune.plan(points, prune.rules_for_all(rules), pins=pins.pinned(host), now=self.world.now)
+        self.allowed_to_go |= {decision.point.id for decision in plan if not decision.keep}
+        prune.drop(host, plan)
+
+    @rule(host=HOSTS)
+    def pin(self, host: str) -> None:
+        def first(repository: Repository) -> None:
+            point = repository.points()[0]
+            pins.pin(repository, point)
+            self.pinned.add(point.id)
+
+        self.run(host, None, first)
+
+    @rule(host=HOSTS, death=DEATHS, later=st.booleans())
+    def collect(self, host: str, death: tuple[int, bool] | None, later: bool) -> None:
+        self.world.now += 2 * DAY if later else HOUR
+        self.run(host, death, gc.collect)
+
+    @invariant()
+    def every_point_reads_as_its_model_says(self) -> None:
+        shutil.rmtree(self.folder / "cache-checker", ignore_errors=True)
+        there = {point.id for point in self.world.check()}
+        gone = self.seen - there
+        assert gone <= self.allowed_to_go
+        assert not gone & self.pinned
+        assert there
+        self.seen |= there
+
+    @invariant()
+    def hosts_with_an_old_cache_read_it_too(self) -> None:
+        repository = self.world.host("b")
+        try:
+            for point in repository.points():
+                assert read_disk(repository, point) == self.world.model[point.id]
+        except VmcellarError as error:
+            raise AssertionError(error) from error
+        finally:
+            repository.close()
+
+
+Upkeep.TestCase.settings = settings(max_examples=30, stateful_step_count=12, deadline=None, derandomize=True)
+TestUpkeep = Upkeep.TestCase
