@@ -40,7 +40,13 @@ async def backup_vm(request: BackupVm) -> PointSummary:
         activity(config, vm) as work,
         TaskThreads(work.cancel, READING + PACKING + 1) as threads,
     ):
-        handle = await threads.value(tasks.snapshot, config, _request(request))
+        try:
+            handle = await threads.value(tasks.snapshot, config, _request(request))
+        except BaseException:
+            stages.let_vm_go(
+                engine, vm
+            )  # Prefect may fail after the stage held the VM: its server goes, its run is stopped
+            raise
         try:
             async with progress_artifact(vm, work):
                 done = await _Segments(threads, config, handle).run(work)

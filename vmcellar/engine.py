@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -169,12 +169,12 @@ def _yield_to_others() -> None:
 
 def _instance(state: Path) -> str:
     """The name of this state directory, so that two of them never clear each other's landings."""
-    path = state / "instance"
-    try:
-        with path.open("x") as file:
-            file.write(secrets.token_hex(4))
-    except FileExistsError:
-        pass
+    path, new = state / "instance", state / f".instance-{secrets.token_hex(8)}"
+    if not path.exists():
+        new.write_text(secrets.token_hex(4))
+        with suppress(FileExistsError):
+            os.link(new, path)  # whole at once: two processes that begin together must agree on it
+        new.unlink()
     return path.read_text().strip()
 
 

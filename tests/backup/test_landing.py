@@ -81,6 +81,27 @@ def test_dropping_a_run_leaves_other_runs_alone(tmp_path: Path) -> None:
     assert zone.runs() == ["b"]
 
 
+def test_a_run_that_is_kept_for_later_keeps_its_files_and_nobody_waiting(tmp_path: Path) -> None:
+    zone = LandingZone(tmp_path, 100)
+    kept = zone.file("kept", "vda", 0)
+    zone.reserve(kept, 80, CancelToken())
+    LandingWriter(kept).close()
+    zone.disown("kept")
+    stop = CancelToken()
+    stop.cancel()  # so that waiting is an error, not a hang
+    zone.reserve(zone.file("other", "vda", 0), 80, stop)
+    assert zone.runs() == ["kept"]
+
+
+def test_dropping_a_run_gives_back_what_was_reserved_and_never_written(tmp_path: Path) -> None:
+    zone = LandingZone(tmp_path, 100)
+    zone.reserve(zone.file("a", "vda", 0), 80, CancelToken())
+    zone.drop_run("a")
+    stop = CancelToken()
+    stop.cancel()
+    zone.reserve(zone.file("b", "vda", 0), 80, stop)
+
+
 def test_a_missing_or_short_landing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vda.0000.land"
     with pytest.raises(PermanentError, match="cannot be read"):

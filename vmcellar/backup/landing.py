@@ -69,8 +69,17 @@ class LandingZone:
             self._held.pop(path, None)
             self._changed.notify_all()
 
+    def disown(self, run_id: str) -> None:
+        """Count a run's landings no more, and leave them: nobody empties them soon, and exports of other VMs would wait
+        for that with their VM held.
+        """
+        with self._changed:
+            self._held = {path: size for path, size in self._held.items() if path.parent.name != run_id}
+            self._changed.notify_all()
+
     def drop_run(self, run_id: str) -> None:
         """Remove all that a run has landed."""
+        self.disown(run_id)
         folder = self.path / run_id
         if folder.is_dir():
             for path in list(folder.iterdir()):

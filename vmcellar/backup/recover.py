@@ -18,7 +18,7 @@ from vmcellar.backup.model import BackupRequest, RecoverAction
 from vmcellar.backup.release import release
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.backup.runs import RELEASED, Run, RunRecord, load_record
-from vmcellar.errors import TransientError, VmcellarError
+from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.sources.base import Capture
 
 if TYPE_CHECKING:
@@ -82,6 +82,15 @@ def let_go(engine: Engine, run_id: str) -> None:
         _end_job(engine, run_id, record)
 
 
+def let_vm_go(engine: Engine, vm: str) -> None:
+    """End the job of every run of `vm`, and nothing else; needs `engine.vm_lock`. Never raises a VmcellarError.
+
+    For a caller that does not know whether its snapshot began a run. The next backup or `recover` settles the rest.
+    """
+    for directory in _runs_of(engine, vm):
+        let_go(engine, directory.run_id)
+
+
 def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
     """What becomes of a run that failed while this process lives: the VM is let go in any case.
 
@@ -91,7 +100,13 @@ def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
     directory = engine.run_directory(run_id)
     record = load_record(directory)
     if record is not None and isinstance(error, TransientError) and _all_exported(directory, record):
-        release(engine, run_id)
+        engine.landing.disown(run_id)
+        try:
+            release(engine, run_id)
+        except (
+            VmcellarError
+        ) as failed:  # the caller raises the error that counts; who goes on with the run ends the job
+            log.warning("%s: run %s: its backup job could not be ended now: %s", record.capture.vm, run_id, failed)
         engine.forget(run_id)
         return
     abandon(engine, run_id, str(error) or type(error).__name__)
@@ -132,10 +147,12 @@ def _resumable(engine: Engine, directory: RunDirectory, request: BackupRequest |
     capture = None if released else _reattach(engine, record)
     if capture is None and not _all_exported(directory, record):
         return None
-    run = Run(directory, record, capture)
-    if capture is None and not _all_landed(engine, run):
+    try:
+        run = Run(directory, record, capture)
+        return run if capture is not None or _all_landed(engine, run) else None
+    except PermanentError as error:  # damaged hand-overs: they must not stop every later backup of the VM, too
+        log.warning("%s: run %s cannot be gone on with: %s", record.capture.vm, directory.run_id, error.message)
         return None
-    return run
 
 
 def _wanted(record: RunRecord, request: BackupRequest | None) -> bool:
@@ -185,6 +202,7 @@ def _vm_of(directory: RunDirectory) -> str | None:
 
 def _vms_with_leftovers(engine: Engine) -> Iterable[str]:
     found = {_vm_of(d) for d in engine.run_directories()} | {p.vm for p in engine.repository.points()}
+    found |= engine.source.left_behind(engine.repository.id.hex())  # a job may outlive its run's directory
     return sorted(vm for vm in found if vm is not None)
 
 

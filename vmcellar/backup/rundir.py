@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import ValidationError
@@ -55,11 +56,11 @@ class RunDirectory:
         _write_durably(self.path / name, lambda out: _write_arrays(out, arrays))
 
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays under `name`; PermanentError when they are missing."""
+        """The arrays under `name`; PermanentError when they are missing or damaged."""
         try:
             with np.load(self.path / name, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise PermanentError(
                 f"run {self.run_id}: its file {name} cannot be read: {error}",
                 hint="type `vmcellar recover`, then run the backup again",

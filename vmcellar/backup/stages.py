@@ -12,7 +12,7 @@ from vmcellar.backup.commit import commit
 from vmcellar.backup.compress import compress
 from vmcellar.backup.export import export
 from vmcellar.backup.place import place
-from vmcellar.backup.recover import abandon, give_up, let_go, recover
+from vmcellar.backup.recover import abandon, give_up, let_go, let_vm_go, recover
 from vmcellar.backup.release import release
 from vmcellar.backup.snapshot import snapshot
 from vmcellar.backup.verify import verify
@@ -24,6 +24,7 @@ __all__ = [
     "export",
     "give_up",
     "let_go",
+    "let_vm_go",
     "place",
     "recover",
     "release",

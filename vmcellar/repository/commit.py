@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from vmcellar.errors import IntegrityError
+from vmcellar.errors import IntegrityError, VmcellarError
 from vmcellar.repository import layout, nodes, points
 from vmcellar.repository.codec import Compression
 from vmcellar.repository.guard import Guard
@@ -73,7 +73,11 @@ class Commit:
         done = replace(point, artifacts=records, metadata_packs=names)
         data = points.encode(self._keyring, self._repository.id, done)
         guard.before_point()
-        self._tier.put(layout.point_key(done.id), data)
+        try:
+            self._tier.put(layout.point_key(done.id), data)
+        except VmcellarError:
+            guard.take_back()  # it may have appeared before that failed, and a retry writes another
+            raise
         guard.after_point()
         return done
 

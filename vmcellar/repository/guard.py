@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.repository import layout
 from vmcellar.repository.layout import ID_BYTES, point_key
 from vmcellar.repository.packs import Location, PackRef
+from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.repository.leases import HeldLease
@@ -88,7 +90,7 @@ class Guard:
         try:
             self._look()
         except VmcellarError:
-            self._take_back()
+            self.take_back()
             raise
 
     def _look(self) -> None:
@@ -118,9 +120,11 @@ class Guard:
                 hint=_AGAIN,
             )
 
-    def _take_back(self) -> None:
+    def take_back(self) -> None:
+        """Remove the point if it is there; a failure is logged, since an error is on its way already."""
         key = layout.point_key(self._point.id)
         try:
-            self._repository.tier.delete(key)
+            with suppress(NotFoundError):
+                self._repository.tier.delete(key)
         except VmcellarError as error:
             _log.error("%s could not be taken back and may not restore: delete it: %s", key, error.message)

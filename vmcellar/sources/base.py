@@ -214,6 +214,10 @@ class Source(Protocol):
         """
         ...
 
+    def left_behind(self, repository_id: str) -> set[str]:
+        """The VMs on which runs of this repository hold an instant, or left files of one."""
+        ...
+
 
 ReadSink = Callable[[int, memoryview], None]
 """Called as sink(offset, data); `data` is a slice of a pooled buffer, valid only until the call returns."""

@@ -58,6 +58,9 @@ class Quiesce:
         if missing:
             self.reason = missing
             return
+        if is_thawing(self._marker):
+            self.reason = "the thaw of an earlier freeze is not confirmed yet"  # it would end this freeze at any time
+            return
         self._marker.touch()
         self._due = True
         self._frozen_at = time.monotonic()

@@ -73,7 +73,7 @@ class Beginning:
             libvirt_scratch.check_space(files.folder, self._request.vm, [d.size for d in plan.disks], self._reserve)
             return self._begin(plan, files)
         except BaseException:
-            clear_job(self._domain, files)
+            clear_job(self._connection.find(self._request.vm), files)  # over a new connection, if the old one broke
             raise
 
     def _begin(self, plan: _Plan, files: JobFiles) -> LibvirtCapture:

@@ -63,13 +63,19 @@ def create(base: Path, owner: Owner, user: tuple[int, int]) -> Path:
 
 def owned(base: Path, vm: str, repository_id: str) -> Iterator[tuple[Path, Owner]]:
     """The folders below `base` of this VM's runs in this repository."""
+    for folder, owner in owners(base):
+        if owner.vm == vm and owner.repository_id == repository_id:
+            yield folder, owner
+
+
+def owners(base: Path) -> Iterator[tuple[Path, Owner]]:
+    """All folders below `base` that `create` made, and whose they are."""
     for folder in sorted(base.glob(f"{_PREFIX}*")):
         try:
             owner = _OWNER.validate_json((folder / OWNER_FILE).read_bytes())
         except (OSError, ValidationError):
             continue
-        if owner.vm == vm and owner.repository_id == repository_id:
-            yield folder, owner
+        yield folder, owner
 
 
 def remove(folder: Path) -> None:

@@ -80,6 +80,10 @@ class LibvirtSource:
             raise explain(error, vm, "clearing what an earlier run left") from error
         return cleared
 
+    def left_behind(self, repository_id: str) -> set[str]:
+        """The VMs that scratch folders of this repository's runs name, living runs too."""
+        return {owner.vm for _, owner in libvirt_scratch.owners(self._scratch) if owner.repository_id == repository_id}
+
     def _clear_folders(
         self, domain: libvirt.virDomain | None, vm: str, repository_id: str, live_runs: Collection[str]
     ) -> list[Reconciled]:

@@ -1,0 +1,102 @@
+"""What becomes of a run when something fails between two of its steps: the VM is let go, and a retry does no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.backup.world import SIZE, EmptySource, again, make_engine
+from vmcellar.backup import pipeline, stages
+from vmcellar.backup.model import BackupRequest, ExportResult
+from vmcellar.engine import Engine
+from vmcellar.errors import TransientError
+from vmcellar.progress import CancelToken
+from vmcellar.repository.layout import POINTS
+from vmcellar.tiers.local import LocalTier
+
+REQUEST = BackupRequest("vm")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    made = make_engine(tmp_path)
+    yield made
+    made.repository.close()
+
+
+@pytest.fixture
+def source(engine: Engine) -> EmptySource:
+    assert isinstance(engine.source, EmptySource)
+    return engine.source
+
+
+def test_a_whole_run_leaves_a_point_and_nothing_held(engine: Engine, source: EmptySource) -> None:
+    summary = pipeline.run(engine, REQUEST)
+    assert [point.id for point in engine.repository.points_of("vm")] == [summary.id]
+    assert not source.held
+    assert engine.run_directories() == []
+
+
+def test_who_does_not_know_whether_a_run_began_can_let_the_vm_go(engine: Engine, source: EmptySource) -> None:
+    stages.snapshot(engine, REQUEST, CancelToken())
+    stages.snapshot(engine, BackupRequest("other"), CancelToken())
+    stages.let_vm_go(engine, "vm")
+    assert [held.result.vm for held in source.held.values()] == ["other"]
+
+
+def test_a_commit_that_is_tried_again_makes_one_point(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    stages.release(engine, handle.run_id)
+    put = LocalTier.put
+
+    def appears_and_fails(tier: LocalTier, key: str, data: bytes) -> None:
+        put(tier, key, data)
+        if key.startswith(POINTS):
+            monkeypatch.setattr(LocalTier, "put", put)
+            raise TransientError(f"{key}: its folder could not be made durable")
+
+    monkeypatch.setattr(LocalTier, "put", appears_and_fails)
+    with pytest.raises(TransientError, match="made durable"):
+        stages.commit(engine, handle.run_id)
+    stages.commit(engine, handle.run_id)
+    assert len(engine.repository.points_of("vm")) == 1
+
+
+def test_a_run_whose_job_could_not_be_ended_fails_with_its_own_error(engine: Engine, source: EmptySource) -> None:
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    source.away = True
+    stages.give_up(engine, handle.run_id, TransientError("the tier is away"))
+    source.away = False
+    assert stages.snapshot(engine, REQUEST, CancelToken()).resumed
+    stages.release(engine, handle.run_id)
+    assert not source.held
+
+
+def test_recover_finds_a_vm_without_a_point_whose_job_outlived_its_run(engine: Engine, source: EmptySource) -> None:
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    source.away = True
+    stages.abandon(engine, handle.run_id, "libvirt went away")
+    source.away = False
+    assert source.held
+    later = again(engine)
+    assert [action.action for action in stages.recover(later)] == ["job-aborted"]
+    assert not source.held
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a zip file", None])
+def test_a_run_whose_files_are_damaged_stops_no_further_backup(
+    engine: Engine, source: EmptySource, damage: bytes | None
+) -> None:
+    source.full = True
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    directory = engine.run_directory(handle.run_id)
+    directory.save("vda.0000.export.json", ExportResult("vda", 0, SIZE, 0, 0, SIZE, 1.0))
+    if damage is not None:
+        (directory.path / "vda.0000.export.npz").write_bytes(damage)
+    source.full = False
+    later = again(engine)
+    summary = pipeline.run(later, REQUEST)
+    assert summary.run_id != handle.run_id
+    assert not source.held
