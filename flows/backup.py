@@ -42,10 +42,8 @@ async def backup_vm(request: BackupVm) -> PointSummary:
     ):
         try:
             handle = await threads.value(tasks.snapshot, config, _request(request))
-        except BaseException:
-            stages.let_vm_go(
-                engine, vm
-            )  # Prefect may fail after the stage held the VM: its server goes, its run is stopped
+        except BaseException:  # perhaps Prefect's own, when the stage holds the VM already
+            stages.let_vm_go(engine, vm)
             raise
         try:
             async with progress_artifact(vm, work):

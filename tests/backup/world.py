@@ -60,7 +60,7 @@ class EmptyCapture:
 
 @dataclass
 class EmptySource:
-    """What is held at the moment, by run; `away` is a libvirt that does not answer, `full` says that disks hold data."""
+    """What is held at the moment, by run; `away`: libvirt does not answer, `full`: the disk holds data."""
 
     held: dict[str, EmptyCapture] = field(default_factory=dict)
     away: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -15,6 +16,10 @@ log = logging.getLogger(__name__)
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 KEEP_THAWING_SECONDS = 600
 THAW_INTERVAL_SECONDS = 1.0
+EXIT_SECONDS = 120
+"""How long a process that wants to end waits for a thaw that is still owed: a freeze that took longer than its limit,
+because the guest had much to write, ends frozen, and nobody would be there until the next backup.
+"""
 
 
 def agent_missing(xml: str) -> str:
@@ -86,7 +91,9 @@ class Quiesce:
         if error:
             self.reason = self.reason or f"the thaw was not confirmed: {error}"
             _thawing.add(self._marker)
-            threading.Thread(target=self._keep_thawing, daemon=True, name="vmcellar-thaw").start()
+            thread = threading.Thread(target=self._keep_thawing, daemon=True, name="vmcellar-thaw")
+            thread.start()
+            atexit.register(_wait_for, thread, self._domain.name())
 
     def _too_long(self) -> None:
         with self._lock:
@@ -119,6 +126,12 @@ class Quiesce:
         log.warning("%s: the guest agent never confirmed a thaw; check the guest", self._domain.name())
 
 
+def _wait_for(thread: threading.Thread, vm: str) -> None:
+    if thread.is_alive():
+        log.warning("%s: the guest has not confirmed its thaw: waiting for that, at most %d s", vm, EXIT_SECONDS)
+        thread.join(EXIT_SECONDS)
+
+
 _thawing: set[Path] = set()
 """The markers of guests that a thread of this process goes on thawing: each further caller would wait five seconds."""
 
@@ -136,5 +149,5 @@ def thaw(domain: libvirt.virDomain) -> str:
             domain.fsThaw()
             domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK)
     except libvirt.libvirtError as error:
-        return str(error)
+        return "" if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else str(error)
     return ""
