@@ -28,7 +28,6 @@ RANKS = {
     "vmcellar.restore": 4,
     "vmcellar.backup": 4,
     "vmcellar.upkeep": 4,
-    "vmcellar.upkeep": 4,
     "vmcellar.engine": 5,
     "tasks": 6,
     "flows": 7,

@@ -1,7 +1,8 @@
 """The one tree of errors: transient, permanent, integrity, cancelled, usage.
 
-Callers decide by class, never by text. Every message names the VM, disk, pack or key it is about; `hint` says what to do
-or type next. Exit codes are those of the command line: 1 failed, 2 bad use, 130 stopped by the user (as a shell does).
+Callers decide by class, never by text. Every message names the VM, disk, pack or key it is about; `hint` says what
+to do or type next. Exit codes are those of the command line: 1 failed, 2 bad use, 130 stopped by the user (as a
+shell does).
 """
 
 from __future__ import annotations
