@@ -1,5 +1,5 @@
-"""Random backups, prunes and gcs by several hosts, with pauses and deaths at any durable step: every point that
-there is reads as its model says, after every step.
+"""Random backups, prunes and gcs by several hosts, with pauses and deaths at any durable step: after every step each
+point that is there reads as its model says.
 """
 
 from __future__ import annotations
