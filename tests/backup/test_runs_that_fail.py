@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
+import flows.backup as flow
+from flows.parameters import BackupVm
 from tests.backup.world import SIZE, EmptySource, again, make_engine
 from vmcellar.backup import pipeline, stages
 from vmcellar.backup.model import BackupRequest, ExportResult
@@ -99,4 +103,55 @@ def test_a_run_whose_files_are_damaged_stops_no_further_backup(
     later = again(engine)
     summary = pipeline.run(later, REQUEST)
     assert summary.run_id != handle.run_id
+    assert not source.held
+
+
+def test_a_dead_run_that_endangers_its_guest_is_ended_by_recover(engine: Engine, source: EmptySource) -> None:
+    source.full = True
+    stages.snapshot(engine, REQUEST, CancelToken())
+    assert [action.action for action in stages.recover(again(engine))] == ["resumable"]
+    assert source.held
+    source.used = 95
+    assert [action.action for action in stages.recover(again(engine))] == ["abandoned"]
+    assert not source.held
+
+
+def test_a_run_is_not_settled_while_nobody_knows_whether_its_instant_is_held(
+    engine: Engine, source: EmptySource
+) -> None:
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    source.away = True
+    with pytest.raises(TransientError, match="libvirt is away"):
+        stages.snapshot(again(engine), REQUEST, CancelToken())
+    source.away = False
+    later = again(engine)
+    assert stages.snapshot(later, REQUEST, CancelToken()).resumed
+    stages.release(later, handle.run_id)
+    assert not source.held
+
+
+def test_the_flow_lets_the_vm_go_when_prefect_fails_after_the_snapshot(
+    engine: Engine, source: EmptySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FailingThreads:
+        """Prefect whose server goes while the stage runs."""
+
+        def __init__(self, cancel: CancelToken, workers: int) -> None:
+            assert workers
+            self.cancel = cancel
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        async def value(self, *_: Any, **__: Any) -> Any:
+            stages.snapshot(engine, REQUEST, self.cancel)
+            raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(flow, "TaskThreads", FailingThreads)
+    monkeypatch.setattr(flow, "engine_of", lambda _: engine)
+    with pytest.raises(ConnectionError):
+        asyncio.run(flow.backup_vm.fn(BackupVm(vm="vm")))
     assert not source.held

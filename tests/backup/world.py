@@ -47,7 +47,7 @@ class EmptyCapture:
         return [Extent(0, SIZE, zero=not self.source.full)]
 
     def scratch_pressure(self) -> ScratchPressure:
-        return ScratchPressure(0, 1)
+        return ScratchPressure(self.source.used, 100 - self.source.used)
 
     def alive(self) -> bool:
         return self.result.run_id in self.source.held
@@ -60,11 +60,12 @@ class EmptyCapture:
 
 @dataclass
 class EmptySource:
-    """What is held at the moment, by run; `away`: libvirt does not answer, `full`: the disk holds data."""
+    """What is held at the moment, by run; `away`: libvirt does not answer, `full`: it has data; `used` is in %."""
 
     held: dict[str, EmptyCapture] = field(default_factory=dict)
     away: bool = False
     full: bool = False
+    used: int = 0
 
     def begin(self, request: CaptureRequest) -> EmptyCapture:
         disk = SourceDisk("vda", SIZE, "id", "qcow2", tracked=True, full_reason="first backup")
@@ -89,6 +90,8 @@ class EmptySource:
         return made
 
     def reattach(self, result: CaptureResult) -> EmptyCapture | None:
+        if self.away:
+            raise TransientError(f"{result.vm}: libvirt is away")
         return self.held.get(result.run_id)
 
     def reconcile(

@@ -17,7 +17,7 @@ from vmcellar.backup.export import landed_before
 from vmcellar.backup.model import BackupRequest, RecoverAction
 from vmcellar.backup.release import release
 from vmcellar.backup.rundir import RunDirectory, stage_file
-from vmcellar.backup.runs import RELEASED, Run, RunRecord, load_record
+from vmcellar.backup.runs import PRESSURE_LIMIT, RELEASED, Run, RunRecord, load_record
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.sources.base import Capture
 
@@ -145,7 +145,8 @@ def _resumable(engine: Engine, directory: RunDirectory, request: BackupRequest |
         return None
     released = directory.has(RELEASED)
     capture = None if released else _reattach(engine, record)
-    if capture is None and not _all_exported(directory, record):
+    exported = _all_exported(directory, record)
+    if not exported and (capture is None or _is_pressed(capture)):
         return None
     try:
         run = Run(directory, record, capture)
@@ -161,10 +162,19 @@ def _wanted(record: RunRecord, request: BackupRequest | None) -> bool:
     return fresh and (request is None or replace(record.request, key=request.key, job=request.job) == request)
 
 
+def _is_pressed(capture: Capture) -> bool:
+    """Whether the guest is near write errors because nobody read on: reading the rest would fail at once."""
+    try:
+        return capture.scratch_pressure().fraction > PRESSURE_LIMIT
+    except VmcellarError:  # its scratch folder is gone
+        return True
+
+
 def _reattach(engine: Engine, record: RunRecord) -> Capture | None:
+    """The capture if it is still held. TransientError while that cannot be told: nothing is settled on a guess."""
     try:
         return engine.source.reattach(record.capture)
-    except VmcellarError as error:
+    except PermanentError as error:
         log.warning("%s: the instant of run %s cannot be found: %s", record.capture.vm, record.capture.run_id, error)
         return None
 
