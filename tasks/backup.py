@@ -4,11 +4,14 @@ The stages are idempotent through the run directory, so a retry or a resumed run
 caches `export` too, under (repository, checkpoint, run, disk, segment, format version), so that a resumed run shows
 what had landed. Its cache knows nothing of the outside world: `export_again` says whether what a result names is gone,
 and then the flow refreshes it. Snapshot, release and commit are never cached.
+
+What a segment's task gives lies in the run directory; to Prefect it gives None. Of any other plain value Prefect
+remembers the address in memory, and takes whatever lies there later for it: edges in the graph that are not there
+(PrefectHQ/prefect #20558).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from prefect import task
@@ -64,9 +67,9 @@ def snapshot(config: str, request: BackupRequest) -> RunHandle:
 
 
 @task(name="export", task_run_name="export {part[label]}", **RETRIED, **CACHED)
-def export(part: dict[str, Any]) -> dict[str, Any]:
+def export(part: dict[str, Any]) -> None:
     """Read one segment of the held instant and land what is new."""
-    return _segment(stages.export, part)
+    _segment(stages.export, part)
 
 
 export_anew = export.with_options(refresh_cache=True)
@@ -81,27 +84,27 @@ def export_again(part: dict[str, Any]) -> bool:
 
 
 @task(name="release", task_run_name="release {vm}", **RETRIED)
-def release(config: str, run: str, vm: str) -> float:  # noqa: ARG001  (the VM is for the run's name)
-    """End the backup job: the VM needs no more of us. Gives the seconds that it was held."""
-    return stages.release(engine_of(config), run).held
+def release(config: str, run: str, vm: str) -> None:  # noqa: ARG001  (the VM is for the run's name)
+    """End the backup job: the VM needs no more of us."""
+    stages.release(engine_of(config), run)
 
 
 @task(name="compress", task_run_name="compress {part[label]}", **RETRIED)
-def compress(part: dict[str, Any]) -> dict[str, Any]:
+def compress(part: dict[str, Any]) -> None:
     """Turn a landing into sealed packs."""
-    return _segment(stages.compress, part)
+    _segment(stages.compress, part)
 
 
 @task(name="place", task_run_name="place {part[label]}", **RETRIED)
-def place(part: dict[str, Any]) -> dict[str, Any]:
+def place(part: dict[str, Any]) -> None:
     """Make the packs durable on the tier."""
-    return _segment(stages.place, part)
+    _segment(stages.place, part)
 
 
 @task(name="verify", task_run_name="verify {part[label]}", **RETRIED)
-def verify(part: dict[str, Any]) -> dict[str, Any]:
+def verify(part: dict[str, Any]) -> None:
     """Read the packs back from the tier and compare them with what the source gave."""
-    return _segment(stages.verify, part)
+    _segment(stages.verify, part)
 
 
 @task(name="commit", task_run_name="commit {vm}", **RETRIED)
@@ -110,7 +113,6 @@ def commit(config: str, run: str, vm: str) -> PointSummary:  # noqa: ARG001  (th
     return stages.commit(engine_of(config), run)
 
 
-def _segment(stage: Any, part: dict[str, Any]) -> dict[str, Any]:
+def _segment(stage: Any, part: dict[str, Any]) -> None:
     progress, cancel = controls(part["config"], part["vm"])
-    result = stage(engine_of(part["config"]), part["run"], part["target"], part["segment"], progress, cancel)
-    return asdict(result)
+    stage(engine_of(part["config"]), part["run"], part["target"], part["segment"], progress, cancel)
