@@ -45,7 +45,8 @@ def test_a_death_at_any_step_hurts_nothing(
     found = again.points()
     assert found[0] == first
     assert read_disk(again, first) == image
-    done = step == STEPS and after
+    # A process that lives takes a point back whose writing failed, so that a retry does not make a second one.
+    done = step == STEPS and after and isinstance(error, DiedError)
     assert len(found) == (2 if done else 1)
     second = found[1] if done else back_up(again, pool, CHANGE, SIZE, first)
     expected = bytearray(image)
