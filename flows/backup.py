@@ -157,7 +157,13 @@ def _all_green(results: dict[str, PointSummary | BaseException]) -> list[PointSu
     if failed:
         raise PermanentError(
             f"{len(failed)} of {len(results)} VMs have no new verified point: "
-            + "; ".join(f"{vm}: {getattr(error, 'message', error)}" for vm, error in failed.items()),
+            + "; ".join(_named(vm, error) for vm, error in failed.items()),
             hint="each VM's own run tells what to do",
         )
     return [result for result in results.values() if isinstance(result, PointSummary)]
+
+
+def _named(vm: str, error: BaseException) -> str:
+    """Our own errors begin with the VM's name, others have to be given it."""
+    text = str(getattr(error, "message", error)) or type(error).__name__
+    return text if text.startswith(f"{vm}:") else f"{vm}: {text}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from prefect import Task
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
@@ -22,10 +25,18 @@ from lab.paths import vm_folder
 from lab.prefect_server import PrefectServer
 from tasks import backup, restore
 from tests.flows.seen import Seen
-from tests.proof.cellar import MIB, Cellar
+from tests.proof.cellar import MIB, Cellar, job_runs
 from tests.proof.conftest import SMALL_DISKS
 
 CellarFactory = Callable[..., Cellar]
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Prefect leaves sockets to its server for the garbage collector to close."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A real server on loopback, as a process of its own; every flow of this session runs against it."""
     with PrefectServer(tmp_path_factory.mktemp("prefect")) as running:
         yield running
+        asyncio.run(APILogHandler.aflush())  # it would complain of a server that is gone
 
 
 @pytest.fixture
@@ -46,6 +58,7 @@ def seen(server: PrefectServer) -> Iterator[Seen]:
     }
     with temporary_settings(settings), Seen() as what:
         yield what
+    gc.collect()  # Prefect's forgotten sockets are warned about here, where that is let pass, and not in a later test
 
 
 @pytest.fixture
@@ -55,9 +68,9 @@ def environment(server: PrefectServer) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def flow_guest(libvirt_daemons: str) -> Iterator[LabGuest]:
+def shared_guest(libvirt_daemons: str) -> Iterator[LabGuest]:
     """A running domain in which no guest code runs, with 10 MiB of data on its first disk and 2 MiB on another; tests
-    only add changes.
+    change no more than that.
     """
     assert libvirt_daemons
     with vm_folder("flows") as folder, LabGuest(folder, SMALL_DISKS) as guest:
@@ -65,6 +78,14 @@ def flow_guest(libvirt_daemons: str) -> Iterator[LabGuest]:
         guest.poke("vda", MIB, 10 * MIB, seed=1)
         guest.poke("vdb", 0, 2 * MIB, seed=2)
         yield guest
+
+
+@pytest.fixture
+def flow_guest(shared_guest: LabGuest) -> Iterator[LabGuest]:
+    """The same; a test that fails leaves no backup job for the next one."""
+    yield shared_guest
+    if job_runs(shared_guest):
+        shared_guest.domain.abortJob()
 
 
 @pytest.fixture

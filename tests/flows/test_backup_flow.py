@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
 
+import libvirt
 import pytest
 
 from flows.backup import backup_job, backup_vm
 from flows.parameters import BackupJob, BackupVm
+from lab.disks import DiskSpec, make_image
+from lab.domain import disk_element
 from lab.guest import LabGuest
 from tasks import backup as tasks
 from tests.flows.seen import Seen, upstream
-from tests.proof.cellar import MIB, Cellar
+from tests.proof.cellar import MIB, Cellar, job_runs
 from vmcellar.backup import stages
 from vmcellar.backup.model import PointSummary
 from vmcellar.errors import IntegrityError, PermanentError, TransientError
@@ -35,17 +40,28 @@ def back_up_all(cellar: Cellar, *vms: str, **request: Any) -> list[PointSummary]
     return asyncio.run(backup_job(BackupJob(config=str(cellar.file), vms=vms, **request)))
 
 
-def failing(times: int, error: Exception, stage: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
-    """A stage that fails the first `times` times; its calls are counted."""
-    calls: list[int] = []
+def failing(error: Exception, stage: Callable[..., Any], times: int = 1000) -> tuple[Callable[..., Any], list[Any]]:
+    """A stage that fails the first `times` times, and its calls."""
+    noting, calls = noted(stage)
 
     def fail_first(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) <= times:
+        if len(calls) < times:
+            calls.append(arguments)
             raise error
-        return stage(*arguments)
+        return noting(*arguments)
 
     return fail_first, calls
+
+
+def noted(stage: Callable[..., Any]) -> tuple[Callable[..., Any], list[Any]]:
+    """A stage and its calls."""
+    calls: list[Any] = []
+
+    def noting(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return stage(*arguments)
+
+    return noting, calls
 
 
 def test_the_dag_of_a_backup(seen: Seen, cellar: Cellar, flow_guest: LabGuest) -> None:
@@ -79,10 +95,11 @@ def test_the_report_of_a_backup(seen: Seen, cellar: Cellar, flow_guest: LabGuest
     assert all(target in str(report.data) for target in ("vda", "vdb", "vdc"))
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_a_transient_error_is_retried(
-    seen: Seen, cellar: Cellar, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch, quick_retries: None
+    seen: Seen, cellar: Cellar, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flaky, calls = failing(2, TransientError("lost the connection", hint="wait"), stages.place)
+    flaky, calls = failing(TransientError("lost the connection", hint="wait"), stages.place, times=2)
     monkeypatch.setattr(stages, "place", flaky)
     point = back_up(cellar, flow_guest.name)
     assert len(calls) == len(SEGMENTS) + 2
@@ -92,69 +109,130 @@ def test_a_transient_error_is_retried(
     assert sum(counts) == len(SEGMENTS) + 2
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("kind", [PermanentError, IntegrityError])
 def test_what_no_retry_mends_fails_at_once(
     seen: Seen,
     cellar: Cellar,
     flow_guest: LabGuest,
     monkeypatch: pytest.MonkeyPatch,
-    quick_retries: None,
-    kind: type[PermanentError],
+    kind: type[PermanentError | IntegrityError],
 ) -> None:
-    broken, calls = failing(100, kind("the tier is full", hint="free some space"), stages.place)
+    broken, _ = failing(kind("the tier is full", hint="free some space"), stages.place)
     monkeypatch.setattr(stages, "place", broken)
     with pytest.raises(kind, match="the tier is full"):
         back_up(cellar, flow_guest.name)
-    assert len(calls) <= len(SEGMENTS), "a retry"
     assert cellar.points(flow_guest) == []
     cellar.assert_let_go(flow_guest)
     run = seen.flow_run(f"backup {flow_guest.name} auto")
     assert run.state is not None
     assert run.state.is_failed()
     assert "the tier is full" in str(run.state.message)
-    back = [name for name, task in seen.tasks(run, []).items() if task.run_count > 1]
-    assert back == []
+    counts = {task.run_count for task in seen.tasks(run, [f"snapshot {flow_guest.name}"]).values()}
+    assert max(counts) == 1, "something was tried again"
 
 
-def test_retries_end(
-    cellar: Cellar, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch, quick_retries: None, seen: Seen
+@pytest.mark.usefixtures("quick_retries")
+def test_a_kept_run_needs_no_export(
+    seen: Seen, cellar: Cellar, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once all has landed, a run that gives up on a transient error is kept: the next one does not need the VM."""
-    broken, calls = failing(1000, TransientError("no answer", hint="wait"), stages.commit)
-    monkeypatch.setattr(stages, "commit", broken)
-    with pytest.raises(TransientError, match="no answer"):
-        back_up(cellar, flow_guest.name)
+    """A run that ends on a transient error once all has landed is kept, and Prefect shows its exports as cached."""
+    broken, calls = failing(TransientError("no answer", hint="wait"), stages.commit)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "commit", broken)
+        with pytest.raises(TransientError, match="no answer"):
+            back_up(cellar, flow_guest.name)
     assert len(calls) == 1 + tasks.commit.retries
-    assert not cellar.points(flow_guest)
-    monkeypatch.undo()
-    flow_guest.poke("vda", 0, MIB, seed=77)
-    exported: list[bool] = []
-    real = stages.export
-
-    def noting(*arguments: Any) -> Any:
-        exported.append(True)
-        return real(*arguments)
-
+    assert cellar.points(flow_guest) == []
+    expected = cellar.reference(flow_guest)
+    flow_guest.poke("vda", 2 * MIB, MIB, seed=77)
+    noting, exported = noted(stages.export)
     monkeypatch.setattr(stages, "export", noting)
-    back_up(cellar, flow_guest.name)
-    assert exported == [], "landed segments come from Prefect's cache"
+    point = back_up(cellar, flow_guest.name)
+    assert exported == []
+    run = seen.flow_run(f"backup {flow_guest.name} auto")
+    names = [f"export {segment}" for segment in SEGMENTS]
+    found = seen.tasks(run, [*names, f"commit {flow_guest.name}"])
+    assert {found[name].state_name for name in names} == {"Cached"}
+    cellar.assert_restores(point.id, expected)
 
 
 def test_a_cached_export_is_not_trusted(
-    cellar: Cellar, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch, quick_retries: None, seen: Seen
+    seen: Seen, cellar: Cellar, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prefect has all exports in its cache; what one of them had landed is gone. It is read again, the others not."""
-    exported: list[tuple[str, int]] = []
-    real = stages.export
-
-    def noting(engine: Any, run: str, target: str, segment: int, *more: Any) -> Any:
-        exported.append((target, segment))
-        return real(engine, run, target, segment, *more)
-
-    lost = TransientError("the helper died", hint="try again")
+    """Prefect has all exports in its cache, but the landing file of one is gone: that is read again, and no other."""
+    expected = cellar.reference(flow_guest)
+    with monkeypatch.context() as patch:
+        die_when_all_has_landed(patch)
+        with pytest.raises(PermanentError, match="the process dies"):
+            back_up(cellar, flow_guest.name)
+    assert job_runs(flow_guest)
+    landed = sorted(path for path in cellar.config.landing.dir.rglob("*") if path.is_file())
+    assert len(landed) == len(SEGMENTS)
+    next(path for path in landed if "vdb" in path.name).unlink()
+    noting, exported = noted(stages.export)
     monkeypatch.setattr(stages, "export", noting)
-    monkeypatch.setattr(stages, "compress", failing(1000, lost, stages.compress)[0])
-    monkeypatch.setattr(stages, "release", failing(1000, lost, stages.release)[0])
-    monkeypatch.setattr(stages, "give_up", lambda *_: None)  # the process dies here, as far as the run can tell
-    with pytest.raises(TransientError):
-        back_up(cellar, flow_guest.name)
+    point = back_up(cellar, flow_guest.name)
+    assert [call[2:4] for call in exported] == [("vdb", 0)]
+    run = seen.flow_run(f"backup {flow_guest.name} auto")
+    found = seen.tasks(run, [f"export {segment}" for segment in SEGMENTS])
+    states = {segment: found[f"export {segment}"].state_name for segment in SEGMENTS}
+    assert states == {**dict.fromkeys(SEGMENTS, "Cached"), "vdb 1/1": "Completed"}
+    cellar.assert_restores(point.id, expected)
+
+
+def die_when_all_has_landed(patch: pytest.MonkeyPatch) -> None:
+    """As far as the run can tell, its process dies as soon as every export has ended, before any compression."""
+    dead = threading.Event()
+
+    def die(*_: Any) -> None:
+        dead.set()
+        raise PermanentError("the process dies", hint="none")
+
+    def wait_for_death(*_: Any) -> None:
+        assert dead.wait(60)
+        raise PermanentError("the process dies", hint="none")
+
+    patch.setattr(stages, "release", die)
+    patch.setattr(stages, "compress", wait_for_death)
+    patch.setattr(stages, "give_up", lambda *_: None)
+
+
+def test_one_vm_that_fails_does_not_stop_the_other(seen: Seen, cellar: Cellar, flow_guest: LabGuest) -> None:
+    with pytest.raises(PermanentError, match="nonesuch: no such VM"):
+        back_up_all(cellar, "nonesuch", flow_guest.name)
+    (point,) = cellar.points(flow_guest)
+    run = seen.flow_run(f"backup nonesuch, {flow_guest.name}")
+    assert run.state is not None
+    assert run.state.is_failed()
+    assert "nonesuch" in str(run.state.message)
+    report = str(seen.artifacts(run)["job-backup"].data)
+    assert "1 of 2 VMs" in report
+    assert report.index("nonesuch") < report.index(point.id), "what failed comes first"
+
+
+def test_all_vms_that_fail_are_named(seen: Seen, cellar: Cellar) -> None:
+    assert seen
+    with pytest.raises(PermanentError, match=r"2 of 2 VMs .*: nonesuch: no such VM.*; neither: no such VM"):
+        back_up_all(cellar, "nonesuch", "neither")
+
+
+def test_a_disk_that_is_not_covered_turns_the_run_red(
+    seen: Seen, cellar: Cellar, make_guest: Callable[..., LabGuest]
+) -> None:
+    guest = make_guest((DiskSpec("vda", 4 * MIB),))
+    spec = DiskSpec("vdd", 4 * MIB, format="raw")
+    image = guest.folder / "shared.raw"
+    make_image(spec, image)
+    shared = disk_element(spec, image)
+    ET.SubElement(shared, "shareable")
+    guest.domain.attachDeviceFlags(ET.tostring(shared, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    guest.start(paused=True)
+    with pytest.raises(PermanentError, match="does not hold every disk: vdd: shareable"):
+        back_up(cellar, guest.name)
+    run = seen.flow_run(f"backup {guest.name} auto")
+    assert run.state is not None
+    assert run.state.is_failed()
+    (point,) = cellar.points(guest)
+    assert point.verified
+    assert back_up(cellar, guest.name, exclude_disks=("vdd",)).uncovered == ()
