@@ -44,7 +44,8 @@ class PrefectServer:
     def command(self) -> list[str]:
         """What starts it."""
         options = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
-        return [sys.executable, "-m", "prefect", *options]
+        dies_with_us = ["setpriv", "--pdeathsig", "KILL"]  # a server whose folder is gone would spin for ever
+        return [*dies_with_us, sys.executable, "-m", "prefect", *options]
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
