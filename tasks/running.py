@@ -61,12 +61,12 @@ class TaskThreads:
             _raise_stopped()
         call = partial(cast("Callable[..., State[R]]", task), *arguments, wait_for=[*after], return_state=True)
         work = asyncio.get_running_loop().run_in_executor(self._pool, contextvars.copy_context().run, call)
-        try:
-            state = await asyncio.shield(work)
-        except asyncio.CancelledError:
-            self.cancel.cancel()
-            await asyncio.wait([work])
-            state = work.result()
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError:  # it may come again, and changes nothing then
+                self.cancel.cancel()
+        state = work.result()
         if not state.is_completed():
             self.cancel.cancel()
             if _is_cancelled():
@@ -79,6 +79,8 @@ class TaskThreads:
         another one caused is raised then.
         """
         results = await asyncio.gather(*(self._stop_all_on_error(chain) for chain in chains), return_exceptions=True)
+        if self.cancel.cancelled and _is_cancelled():
+            _raise_stopped()
         errors = [result for result in results if isinstance(result, BaseException)]
         for error in sorted(errors, key=lambda error: isinstance(error, CancelledError | asyncio.CancelledError)):
             raise error
