@@ -19,7 +19,7 @@ from tasks.artifacts import job_artifact, progress_artifact, report_artifact
 from tasks.control import Activity, activity, engine_of
 from tasks.running import TaskThreads
 from vmcellar.backup import stages
-from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle
+from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, from_json
 from vmcellar.backup.selection import job_requests
 from vmcellar.errors import PermanentError
 
@@ -41,13 +41,14 @@ async def backup_vm(request: BackupVm) -> PointSummary:
         TaskThreads(work.cancel, READING + PACKING + 1) as threads,
     ):
         try:
-            handle = await threads.value(tasks.snapshot, config, _request(request))
+            held = await threads.run(tasks.snapshot, config, _request(request))
+            handle = from_json(RunHandle, (await held.aresult()).encode())
         except BaseException:  # perhaps Prefect's own, when the stage holds the VM already
             stages.let_vm_go(engine, vm)
             raise
         try:
             async with progress_artifact(vm, work):
-                done = await _Segments(threads, config, handle).run(work)
+                done = await _Segments(threads, config, handle, held).run(work)
             point = await threads.value(tasks.commit, config, handle.run_id, vm, after=done)
         except BaseException as error:
             stages.give_up(engine, handle.run_id, error)
@@ -77,10 +78,11 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
 class _Segments:
     """The middle of the DAG: every segment's chain of tasks, and the release between them."""
 
-    def __init__(self, threads: TaskThreads, config: str, handle: RunHandle) -> None:
+    def __init__(self, threads: TaskThreads, config: str, handle: RunHandle, held: State[Any]) -> None:
         self._threads = threads
         self._config = config
         self._handle = handle
+        self._held = held
         self._reading = asyncio.Semaphore(READING)
         self._packing = asyncio.Semaphore(PACKING)
 
@@ -101,10 +103,10 @@ class _Segments:
 
     async def _export(self, part: dict[str, Any], again: bool) -> State[Any]:
         async with self._reading:
-            return await self._threads.run(tasks.export_anew if again else tasks.export, part)
+            return await self._threads.run(tasks.export_anew if again else tasks.export, part, after=[self._held])
 
     async def _release(self, exports: list[asyncio.Task[State[Any]]]) -> State[Any]:
-        landed = await self._threads.all(exports)
+        landed = await self._threads.all(exports) or [self._held]
         return await self._threads.run(tasks.release, self._config, self._handle.run_id, self._handle.vm, after=landed)
 
     async def _pack(self, part: dict[str, Any], export: asyncio.Task[State[Any]]) -> State[Any]:

@@ -1,0 +1,102 @@
+"""A headless Chromium, driven over its DevTools protocol: open a page, wait for words on it, take a picture.
+
+Source: https://chromedevtools.github.io/devtools-protocol/ (Target, Page, Runtime, Emulation).
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
+
+from lab.waiting import wait_for
+
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-unsafe-swiftshader",  # the run graph is drawn with WebGL; there is no GPU
+    "--remote-debugging-port=0",
+    "--window-size=1400,1200",
+)
+SECONDS = 60
+
+
+class Browser:
+    """`with Browser(folder) as browser:`; one page. `folder` takes its profile."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes]
+        self._page: Connection
+
+    def __enter__(self) -> Self:
+        command = ["chromium", *OPTIONS, f"--user-data-dir={self._folder}", "about:blank"]
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+        # Chromium writes the port that it took, and the path of its own socket, into this file when it is ready.
+        ready = self._folder / "DevToolsActivePort"
+        wait_for(lambda: ready.exists() and len(ready.read_text().split()) == 2, "Chromium", seconds=SECONDS)
+        port, path = ready.read_text().split()
+        with connect(f"ws://127.0.0.1:{port}{path}") as whole:
+            targets = self._ask(whole, "Target.getTargets")["targetInfos"]
+        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        self._page = connect(f"ws://127.0.0.1:{port}/devtools/page/{page}", max_size=None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._page.close()
+        self._process.terminate()
+        self._process.wait(SECONDS)
+
+    def open(self, url: str) -> None:
+        """Go to an address; what is on it loads late."""
+        self._ask(self._page, "Page.navigate", url=url)
+
+    def value(self, script: str) -> Any:
+        """What a JavaScript expression gives on the page."""
+        answer = self._ask(self._page, "Runtime.evaluate", expression=script, returnByValue=True)
+        return answer["result"].get("value")
+
+    def text(self) -> str:
+        """All words on the page."""
+        return str(self.value("document.body ? document.body.innerText : ''"))
+
+    def wait_text(self, *words: str) -> str:
+        """Wait until all of `words` are on the page; its text."""
+        wait_for(lambda: all(word in self.text() for word in words), f"{words} on the page", seconds=SECONDS)
+        return self.text()
+
+    def click(self, words: str) -> None:
+        """Press the innermost thing that has exactly these words."""
+        same = f"item => item.innerText && item.innerText.trim() === {json.dumps(words)}"
+        found = f"[...document.querySelectorAll('body *')].filter({same}).at(-1)"
+        wait_for(lambda: self.value(f"!!{found}"), f"{words!r} to press", seconds=SECONDS)
+        self.value(f"{found}.click()")
+
+    def picture(self, path: Path) -> None:
+        """Save what is seen as PNG."""
+        path.write_bytes(base64.b64decode(self._ask(self._page, "Page.captureScreenshot")["data"]))
+
+    def _ask(self, socket: Connection, method: str, **parameters: Any) -> Any:
+        number = next(self._numbers)
+        socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(socket.recv(SECONDS))
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
