@@ -7,7 +7,7 @@ import importlib.util
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import CancelledError, TransientError, VmcellarError
 
 if TYPE_CHECKING:
-    from flows.parameters import BackupJob
     from vmcellar.backup.model import PointSummary
     from vmcellar.progress import ProgressSink
 
@@ -61,15 +60,23 @@ def _healthy(url: str) -> bool:
 
 
 def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose: bool) -> Outcome:
-    """Run `flows.backup.backup_job`; its errors come back in the outcome, CancelledError when a signal stopped it."""
+    """Run `flows.backup.backup_job`, or for one named VM `backup_vm` alone, which saves a flow run (0.2 s).
+
+    Errors come back in the outcome, CancelledError when a signal stopped it.
+    """
     for name, value in (_QUIET if verbose else {**_QUIET, **_CONSOLE}).items():
         os.environ.setdefault(name, value)
-    from flows.parameters import BackupJob
+    from flows.backup import backup_job, backup_vm
+    from flows.parameters import BackupJob, BackupVm
 
-    request = BackupJob(config=str(path), vms=tuple(names), job=job, full=full)
+    async def flow() -> list[PointSummary]:
+        if len(names) == 1 and not job:
+            return [await backup_vm(BackupVm(config=str(path), vm=names[0], mode="full" if full else "auto"))]
+        return await backup_job(BackupJob(config=str(path), vms=tuple(names), job=job, full=full))
+
     try:
         with progress_bars() as progress:
-            return Outcome(points=_run(request, progress))
+            return Outcome(points=_run(flow, progress))
     except CancelledError:
         raise
     except VmcellarError as error:
@@ -92,8 +99,7 @@ def _prefect_failed(error: Exception) -> VmcellarError:
     )
 
 
-def _run(request: BackupJob, progress: ProgressSink) -> list[PointSummary]:
-    from flows.backup import backup_job
+def _run(flow: Callable[[], Awaitable[list[PointSummary]]], progress: ProgressSink) -> list[PointSummary]:
     from tasks.control import watched
 
     async def stoppable() -> list[PointSummary]:
@@ -101,7 +107,7 @@ def _run(request: BackupJob, progress: ProgressSink) -> list[PointSummary]:
         loop = asyncio.get_running_loop()
         assert task is not None  # noqa: S101  (inside of a coroutine there is one)
         with cancel_on_signals(lambda: loop.call_soon_threadsafe(task.cancel)):
-            return await backup_job(request)
+            return await flow()
 
     try:
         with watched(progress):
