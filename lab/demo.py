@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,12 @@ class Demo:
         command = self._command(("backup", guest.name, "--json"))
         pipe = subprocess.PIPE
         with subprocess.Popen(command, env=self._environment(), stdout=pipe, stderr=pipe, text=True) as process:
-            wait_for(lambda: _job_lives(guest.domain) or process.poll() is not None, "the backup job", seconds=120)
+            begun_or_ended = partial(_job_lives_or_ended, guest.domain, process)
+            wait_for(begun_or_ended, "the backup job", seconds=120, pause=0.005)
             process.send_signal(signal.SIGSTOP)
             held = time.monotonic()
             try:
-                images = reference.of_job(guest.domain, self.folder / name)
+                images = _reference(guest.domain, self.folder / name)
             finally:
                 process.send_signal(signal.SIGCONT)
             held = time.monotonic() - held
@@ -126,12 +128,36 @@ class Demo:
         return {**os.environ, **self.server.environment}
 
 
+def _job_lives_or_ended(domain: libvirt.virDomain, process: subprocess.Popen[str]) -> bool:
+    return _job_lives(domain) or process.poll() is not None
+
+
 def _job_lives(domain: libvirt.virDomain) -> bool:
     try:
         domain.backupGetXMLDesc()
     except libvirt.libvirtError:
         return False
     return True
+
+
+def _reference(domain: libvirt.virDomain, folder: Path) -> dict[str, Path]:
+    """The reference of the live job, as soon as libvirt, which goes on beginning it, has its exports ready."""
+    found: dict[str, Path] = {}
+    problem = LabError("no reference was tried")
+
+    def ready() -> bool:
+        nonlocal problem
+        try:
+            found.update(reference.of_job(domain, folder))
+        except LabError as error:
+            problem = error
+        return bool(found)
+
+    try:
+        wait_for(ready, "a reference of the live backup job", seconds=30)
+    except LabError as error:
+        raise LabError(f"{error}: {problem}") from problem
+    return found
 
 
 def change(guest: LabGuest) -> None:
