@@ -136,9 +136,18 @@ class LabGuest(GuestInside):
 
     def remove(self) -> None:
         """Destroy, undefine with all its checkpoint metadata; images stay in their folder."""
+        self._reconnect_if_cut()
         self.destroy()
         _discard_domain(self.domain)
         self.connection.close()
+
+    def _reconnect_if_cut(self) -> None:
+        """Another test may have restarted libvirtd since: a guest that outlives that has a dead connection."""
+        try:
+            self.connection.getLibVersion()
+        except libvirt.libvirtError:
+            self.connection = libvirt.open(URI)
+            self.domain = self.connection.lookupByName(self.name)
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
