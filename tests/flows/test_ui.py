@@ -46,7 +46,7 @@ def test_the_graph_and_the_report_of_a_run(
 ) -> None:
     asyncio.run(backup_vm(BackupVm(config=str(cellar.file), vm=flow_guest.name)))
     run = seen.flow_run(f"backup {flow_guest.name} auto")
-    names = ["export vda 1/2", "verify vdb 1/1", f"release {flow_guest.name}"]
+    names = [f"release {flow_guest.name}", f"commit {flow_guest.name}"]
     seen.tasks(run, names)
     browser.open(f"{address(server)}/runs/flow-run/{run.id}")
     browser.wait_text(run.name, "Completed", "Artifacts", "Task Runs")
