@@ -95,7 +95,8 @@ def _is_of_prefect(error: Exception) -> bool:
 def _prefect_failed(error: Exception) -> VmcellarError:
     return TransientError(
         f"Prefect failed: {str(error) or type(error).__name__}",
-        hint="what was read is kept: repair its server, or unset PREFECT_API_URL, and run the backup again",
+        hint="`vmcellar list` shows whether the point was written all the same; if not, repair Prefect's server, or unset "
+        "PREFECT_API_URL, and run the backup again",
     )
 
 
@@ -116,4 +117,4 @@ def _run(flow: Callable[[], Awaitable[list[PointSummary]]], progress: ProgressSi
         if isinstance(stop, Exception):
             raise
         # A signal, whoever caught it first: asyncio's CancelledError, KeyboardInterrupt or Prefect's TerminationSignal.
-        raise CancelledError("stopped on request", hint="the next backup goes on with what has been read") from stop
+        raise CancelledError("stopped on request", hint="the VM is let go; run the backup again") from stop
