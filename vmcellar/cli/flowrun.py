@@ -95,8 +95,8 @@ def _is_of_prefect(error: Exception) -> bool:
 def _prefect_failed(error: Exception) -> VmcellarError:
     return TransientError(
         f"Prefect failed: {str(error) or type(error).__name__}",
-        hint="`vmcellar list` shows whether the point was written all the same; if not, repair Prefect's server, or unset "
-        "PREFECT_API_URL, and run the backup again",
+        hint="`vmcellar list` shows whether the point was written all the same; if not, repair Prefect's server, "
+        "or unset PREFECT_API_URL, and run the backup again",
     )
 
 
