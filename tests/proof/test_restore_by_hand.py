@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lab.require import requires
 from tests.crypto.store import CHEAP
 from tests.repository.make_fixture import CHANGE, FULL, PASSPHRASE, SIZE
 from tests.repository.writing import back_up
@@ -93,8 +94,8 @@ def type_in(host: Path, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 def test_every_command_of_the_page_does_what_it_says(host: Path) -> None:
+    requires("qemu-img")
     typed = commands()
     assert len(typed) >= 14
     output = {}
