@@ -146,7 +146,7 @@ def test_the_flow_lets_the_vm_go_when_prefect_fails_after_the_snapshot(
         def __exit__(self, *_: object) -> None:
             pass
 
-        async def value(self, *_: Any, **__: Any) -> Any:
+        async def run(self, *_: Any, **__: Any) -> Any:
             stages.snapshot(engine, REQUEST, self.cancel)
             raise ConnectionError("the server is gone")
 

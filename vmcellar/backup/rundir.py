@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from vmcellar.errors import PermanentError
 T = TypeVar("T")
 
 RUN_FILE = "run.json"
+
+_ONE_PARSER = threading.Lock()
+"""numpy parses the header of an array as Python text, and CPython 3.11 counts the depth of that parser once for all
+threads: two at once may fail with "AST constructor recursion depth mismatch" (CPython issue 106905)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class RunDirectory:
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays under `name`; PermanentError when they are missing or damaged."""
         try:
-            with np.load(self.path / name, allow_pickle=False) as stored:
+            with _ONE_PARSER, np.load(self.path / name, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise PermanentError(
