@@ -41,7 +41,7 @@ def test_arrays_are_read_by_several_threads_at_once(tmp_path: Path) -> None:
     def read(depth: int) -> bool:
         if depth:
             return read(depth - 1)
-        return all(np.array_equal(directory.load_arrays("a.npz")["rows"], rows) for _ in range(4))
+        return all(np.array_equal(directory.load_arrays("a.npz")["rows"], rows) for _ in range(20))
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, [0, 5, 10, 15]))
