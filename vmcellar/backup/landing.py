@@ -1,8 +1,7 @@
 """The landing zone: where disk bytes lie between the source and the packs, so that the VM is let go early.
 
 Files on tmpfs or SSD under a budget in bytes that pushes back on export. They are written with `pwrite` from small
-pooled buffers (first touch of a mapped page costs five times more) and read through a read-only mapping, without a
-copy.
+pooled buffers (first touch of a mapped page costs five times more) and read back into pooled buffers.
 
 On tmpfs a landing survives the death of our process but not a reboot; a reboot ends the guest's instant, too.
 """
@@ -92,7 +91,11 @@ class LandingZone:
 
 
 class LandingWriter:
-    """Appends chunks to one landing file; any thread, each `append` gets its own place."""
+    """Appends chunks to one landing file; any thread, each `append` gets its own place.
+
+    One thread writes at a time: the kernel allows no more per file, and its waiting threads would spin (measured: a
+    tenth of all CPU time of a full backup).
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,13 +111,12 @@ class LandingWriter:
         """
         with self._lock:
             offset = self.size
-            self.size += len(data)
-        try:
-            done = 0
-            while done < len(data):
-                done += os.pwrite(self._fd, data[done:], offset + done)
-        except OSError as error:
-            raise _landing_error(self.path, error) from error
+            try:
+                while data:
+                    written = os.pwrite(self._fd, data, self.size)
+                    self.size, data = self.size + written, data[written:]
+            except OSError as error:
+                raise _landing_error(self.path, error) from error
         return offset
 
     def close(self) -> None:
