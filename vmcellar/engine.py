@@ -51,6 +51,7 @@ class Engine:
         self.runs = self.state / "runs" / self.instance
         self.landing = LandingZone(config.landing.dir / self.instance, config.landing.budget_bytes())
         self.read_buffers = BufferPool(CHUNK_MAX)
+        self.direct_slots = threading.BoundedSemaphore(config.landing.direct // CHUNK_MAX)
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
 

@@ -80,11 +80,12 @@ class BufferPool:
         return memoryview(mmap.mmap(-1, self.size))
 
     def release(self, buffer: memoryview) -> None:
-        """Take a buffer back; nothing may read or write it from now on."""
-        if len(buffer) != self.size:
-            raise ValueError(f"a buffer of {len(buffer)} bytes is not from this pool of {self.size}")
+        """Take a buffer back, or the buffer that a slice is of; nothing may read or write it from now on."""
+        whole = memoryview(buffer.obj)
+        if len(whole) != self.size:
+            raise ValueError(f"a buffer of {len(whole)} bytes is not from this pool of {self.size}")
         with self._changed:
-            self._free.append(buffer)
+            self._free.append(whole)
             self._changed.notify()
 
     @contextmanager

@@ -83,7 +83,7 @@ backups:
             ':3: backups[0].retension: unknown key "retension"; did you mean',
         ),
         ("backups:\n- name: a\n  retention: {dayly: 3}\n", ':3: backups[0].retention.dayly: unknown key "dayly"; did'),
-        ("landing: {zzz: 1}\n", ':1: landing.zzz: unknown key "zzz"; valid keys here: budget, dir'),
+        ("landing: {zzz: 1}\n", ':1: landing.zzz: unknown key "zzz"; valid keys here: budget, dir, direct'),
         ("limits:\n  vms: 0\n", ":2: limits.vms (0): "),
         ("backups:\n  - schedule: '0 2 * * *'\n", ":2: backups[0].name is missing: add the key"),
         (

@@ -18,6 +18,7 @@ from lab.disks import DiskSpec, make_image
 from lab.domain import disk_element
 from lab.guest import LabGuest
 from tasks import backup as tasks
+from tests.flows.conftest import CellarFactory
 from tests.flows.seen import Seen, upstream
 from tests.proof.cellar import MIB, Cellar, job_runs
 from vmcellar.backup import stages
@@ -158,9 +159,10 @@ def test_a_kept_run_needs_no_export(
 
 
 def test_a_cached_export_is_not_trusted(
-    seen: Seen, cellar: Cellar, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch
+    seen: Seen, make_cellar: CellarFactory, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prefect has all exports in its cache, but the landing file of one is gone: that is read again, and no other."""
+    cellar = make_cellar(landing={"direct": 0})
     expected = cellar.reference(flow_guest)
     with monkeypatch.context() as patch:
         die_when_all_has_landed(patch)

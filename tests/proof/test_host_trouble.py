@@ -100,7 +100,7 @@ def test_landing_zone_full(quiet_guest: LabGuest, cellar: Cellar) -> None:
     first = cellar.backup(quiet_guest)
     fill(quiet_guest)
     with mounted(cellar.base / "landing-small", "3m") as small:
-        tight = cellar.with_settings(landing={"dir": str(small)})
+        tight = cellar.with_settings(landing={"dir": str(small), "direct": 0})
         with pytest.raises(PermanentError, match="the landing zone is full") as raised:
             tight.backup(quiet_guest)
         assert "landing" in raised.value.hint
@@ -193,7 +193,9 @@ def test_scratch_fills_while_an_export_waits_for_the_landing_zone(
     busy_guest: LabGuest, tight_scratch: Path, cellar: Cellar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An export that waits for room reads nothing, but the guest goes on writing."""
-    tight = cellar.with_settings(scratch=str(tight_scratch), limits={"segment": MIB}, landing={"budget": 2 * MIB})
+    tight = cellar.with_settings(
+        scratch=str(tight_scratch), limits={"segment": MIB}, landing={"budget": 2 * MIB, "direct": 0}
+    )
     compress, export = stages.compress, stages.export
     gave_up = threading.Event()
 

@@ -46,6 +46,13 @@ PLACES = {
     "point written, not tidied": ("vmcellar.repository.repository:Repository.commit", 1, "after"),
     "committed": (f"{STAGES}commit", 1, "after"),
 }
+DIRECT_PLACES = {
+    "chunk taken": ("vmcellar.backup.direct:DirectPath.take", 2, "after"),
+    "packs sealed, not noted": ("vmcellar.backup.direct:DirectPath.finish", 1, "after"),
+    "one segment in packs": (f"{STAGES}export", 1, "after"),
+    "compressed": (f"{STAGES}compress", 1, "after"),
+}
+"""Where nothing lands: chunks go straight from the VM to their packs."""
 NOT_RESUMED = (
     "snapshot begins",
     "job begun, not thawed",
@@ -67,10 +74,20 @@ SEEDS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def cellar(shared_quiet_guest: LabGuest) -> Iterator[Cellar]:
-    """The cellar of all cases, with small segments and a first backup."""
-    with vm_folder("kills") as folder:
+def direct_cellar(shared_quiet_guest: LabGuest) -> Iterator[Cellar]:
+    """The same with the default settings: what the compressors can take at once does not land."""
+    with vm_folder("kills-direct") as folder:
         made = Cellar(folder / "cellar", {"limits": {"segment": MIB}})
+        change(shared_quiet_guest)
+        made.backup(shared_quiet_guest)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cellar(shared_quiet_guest: LabGuest) -> Iterator[Cellar]:
+    """The cellar of most cases, with small segments that all land, and a first backup."""
+    with vm_folder("kills") as folder:
+        made = Cellar(folder / "cellar", {"limits": {"segment": MIB}, "landing": {"direct": 0}})
         change(shared_quiet_guest)
         made.backup(shared_quiet_guest)
         yield made
@@ -89,7 +106,7 @@ def change(guest: LabGuest) -> None:
 
 def options(place: str, kind: str) -> list[str]:
     """What has the runner stopped there."""
-    at, call, when = PLACES[place]
+    at, call, when = {**PLACES, **DIRECT_PLACES}[place]
     return ["--at", at, "--call", str(call), "--when", when, "--signal", kind]
 
 
@@ -106,6 +123,20 @@ def test_killed_at_any_step_the_next_backups_lose_nothing(
     died = [path.name for path in cellar.config.state.glob("runs/*/*")]
     resumed = assert_next_backups_are_complete(guest, cellar, earlier, stopped_at, died)
     assert resumed == (place not in NOT_RESUMED)
+
+
+@pytest.mark.parametrize("place", DIRECT_PLACES)
+def test_killed_while_chunks_go_straight_to_their_packs(
+    shared_quiet_guest: LabGuest, direct_cellar: Cellar, place: str
+) -> None:
+    guest = shared_quiet_guest
+    earlier = len(direct_cellar.points(guest))
+    change(guest)
+    stopped_at = direct_cellar.reference(guest)
+    ran = subprocesses.run(direct_cellar, guest.name, *options(place, "SIGKILL"))
+    assert (ran.code, ran.struck) == (-signal.SIGKILL, True), ran
+    died = [path.name for path in direct_cellar.config.state.glob("runs/*/*")]
+    assert assert_next_backups_are_complete(guest, direct_cellar, earlier, stopped_at, died)
 
 
 @pytest.mark.parametrize(("place", "kind"), CLEAN_PLACES.items())
@@ -148,25 +179,40 @@ def assert_next_backups_are_complete(
     return resumed
 
 
-def test_half_a_full_is_not_read_again(make_guest: Callable[..., LabGuest], vm_tmp: Path) -> None:
+@pytest.mark.parametrize("lost", ["nothing", "a landing", "a sealed pack"])
+def test_half_a_full_is_not_read_again(make_guest: Callable[..., LabGuest], vm_tmp: Path, lost: str) -> None:
     """Twelve segments, killed in the seventh: the next process reads what is missing, and no byte of the six."""
     guest = make_guest([DiskSpec("vda", 32 * MIB)])
     guest.start(paused=True)
     guest.poke("vda", 0, 24 * MIB, 5)
-    cellar = Cellar(vm_tmp / "cellar", {"limits": {"segment": MIB}})
+    landing = {"landing": {"direct": 0}} if lost == "a landing" else {}
+    cellar = Cellar(vm_tmp / "cellar", {"limits": {"segment": MIB}, **landing})
     expected = cellar.reference(guest)
     killed = subprocesses.run(cellar, guest.name, "--at", f"{STAGES}export", "--call", "7")
     assert killed.code == -signal.SIGKILL
+    again = lose(cellar, lost)
     guest.poke("vda", 0, 24 * MIB, 6)
     second = subprocesses.run(cellar, guest.name)
     assert second.code == 0, second
-    assert second.report["reused"] == 6
-    assert second.report["read"] == 12 * MIB
+    assert second.report["reused"] == 6 - again
+    assert second.report["read"] == (12 + 2 * again) * MIB
     cellar.assert_restores(second.report["point"], expected)
     cellar.assert_nothing_left(guest)
     last, now = cellar.backup_with_reference(guest)
     cellar.assert_restores(last.id, now)
     assert last.kind == "incremental"
+
+
+def lose(cellar: Cellar, what: str) -> int:
+    """Remove something that a dead run had ready; how many segments must be read again for that."""
+    if what == "nothing":
+        return 0
+    if what == "a landing":
+        found = sorted(path for path in cellar.config.landing.dir.rglob("*.land") if path.stat().st_size)
+    else:
+        found = sorted((cellar.base / "repository" / "staging").rglob("*.pack"))
+    found[0].unlink()
+    return 1
 
 
 @pytest.mark.guest

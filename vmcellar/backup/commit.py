@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmcellar import __version__
-from vmcellar.backup.compress import exported_rows
+from vmcellar.backup.compress import exported_segment
 from vmcellar.backup.export import PLACE_ZERO
 from vmcellar.backup.figures import disk_figures, stage_seconds, summary
 from vmcellar.backup.model import PointSummary, ReleaseResult, VerifyResult
@@ -106,7 +106,7 @@ def _changes(run: Run, target: str) -> Rows:
     """What the run recorded of a disk, as rows of a map; an all-zero chunk id is a range that is zero now."""
     parts: list[Rows] = []
     for segment in (s for s in run.record.segments if s.target == target):
-        landed = exported_rows(run.directory, target, segment.number)
+        _, landed = exported_segment(run.directory, target, segment.number)
         rows = np.zeros(len(landed), ROW)
         rows["offset"], rows["length"] = landed["offset"], landed["length"]
         data = landed["place"] != PLACE_ZERO

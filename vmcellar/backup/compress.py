@@ -1,4 +1,5 @@
-"""compress: one segment's landing becomes sealed packs in the tier's staging folder; then the landing goes.
+"""compress: what a segment landed becomes sealed packs in the tier's staging folder, beside those that `export` sealed
+itself; then the landing goes.
 
 Runs on the engine's one pool of CPU threads, at a lower priority than the reading: the guest and its release come
 first.
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vmcellar.backup.export import pack_handle
 from vmcellar.backup.landing import LandingReader
-from vmcellar.backup.model import CompressResult, ExportResult, PackHandle
+from vmcellar.backup.model import CompressResult, ExportResult
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken, ProgressSink
@@ -42,19 +44,20 @@ def compress(
     if done is not None:
         return done
     started = time.monotonic()
-    rows = exported_rows(run.directory, target, segment)
+    exported, rows = exported_segment(run.directory, target, segment)
     landed = rows[rows["place"] >= 0]
     packs = _seal(engine, run_id, target, segment, landed, progress, cancel) if len(landed) else []
-    handles = tuple(PackHandle(p.id.hex(), p.key, str(p.path), p.size) for p in packs)
-    if packs:
-        tables = {p.id.hex(): p.rows for p in packs}
-        run.directory.save_arrays(stage_file(target, segment, "packs", "npz"), tables)
+    handles = (*exported.packs, *(pack_handle(pack) for pack in packs))
+    if handles:
+        sealed = {pack.id.hex(): pack.rows for pack in packs}
+        before = run.directory.load_arrays(stage_file(target, segment, "direct", "npz")) if exported.packs else {}
+        run.directory.save_arrays(stage_file(target, segment, "packs", "npz"), {**before, **sealed})
     result = CompressResult(
         target,
         segment,
         handles,
-        int(landed["length"].astype(np.int64).sum()),
-        sum(p.size for p in packs),
+        exported.landed + exported.direct,
+        sum(pack.size for pack in handles),
         time.monotonic() - started,
     )
     run.directory.save(stage_file(target, segment, "compress"), result)
@@ -62,14 +65,15 @@ def compress(
     return result
 
 
-def exported_rows(directory: RunDirectory, target: str, segment: int) -> np.ndarray:
-    """The LANDED rows of an exported segment; PermanentError when it has not been exported."""
-    if directory.load(stage_file(target, segment, "export"), ExportResult) is None:
+def exported_segment(directory: RunDirectory, target: str, segment: int) -> tuple[ExportResult, np.ndarray]:
+    """The result and the LANDED rows of an exported segment; PermanentError when it has not been exported."""
+    result = directory.load(stage_file(target, segment, "export"), ExportResult)
+    if result is None:
         raise PermanentError(
             f"run {directory.run_id}: segment {segment} of {target} has not been exported",
             hint="run the backup again",
         )
-    return directory.load_arrays(stage_file(target, segment, "export", "npz"))["rows"]
+    return result, directory.load_arrays(stage_file(target, segment, "export", "npz"))["rows"]
 
 
 def _compressed_before(engine: Engine, directory: RunDirectory, target: str, segment: int) -> CompressResult | None:

@@ -1,8 +1,11 @@
 """export: read one segment's bytes from the held instant, hash them, and land what the repository lacks.
 
-The hand-over is `<target>.<segment>.export.npz` (what lies where) and `.export.json` (figures), written after the
-landing file is whole. Zeroes are recorded as content; a chunk that the repository or this run already has is not
-landed.
+A chunk that a compressor can take at once is sealed straight away and lands nowhere (`direct`); all others lie in the
+landing file until the stage `compress`. Zeroes are recorded as content; a chunk that the repository or this run already
+has is not stored.
+
+The hand-over is `<target>.<segment>.export.npz` (what lies where), `.direct.npz` (the tables of packs sealed already)
+and `.export.json` (figures), written after packs and landing file are whole.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmcellar.backup import planning
+from vmcellar.backup.direct import DirectPath
 from vmcellar.backup.landing import LandingWriter
-from vmcellar.backup.model import ExportResult
+from vmcellar.backup.model import ExportResult, PackHandle
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.errors import CancelledError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.repository.packs import SealedPack
 from vmcellar.sources.nbd import ExportReader
 
 if TYPE_CHECKING:
@@ -28,12 +33,14 @@ if TYPE_CHECKING:
     from vmcellar.engine import Engine
 
 LANDED = np.dtype([("offset", "<u8"), ("length", "<u4"), ("place", "<i8"), ("chunk", "u1", (32,))])
-"""One chunk that was read: where on the disk, its id, and where in the landing file; see the three places below."""
+"""One chunk that was read: where on the disk, its id, and where in the landing file or one of the places below."""
 
 PLACE_KNOWN = -1
 """The repository, or an earlier chunk of this run, has it."""
 PLACE_ZERO = -2
 """It is all zero."""
+PLACE_DIRECT = -3
+"""It is in a pack already."""
 
 
 def export(
@@ -53,24 +60,28 @@ def export(
     path = engine.landing.file(run_id, target, segment)
     engine.landing.reserve(path, plan.read_bytes, cancel, run.check_pressure)  # the guest writes on meanwhile
     started = time.monotonic()
+    direct = DirectPath(engine, engine.pack_writer(run_id, run.record.request.compression), progress)
     try:
-        job = _SegmentExport(engine, run, target, plan, LandingWriter(path))
+        job = _SegmentExport(engine, run, target, plan, LandingWriter(path), direct)
         rows = job.read(progress, cancel)
+        packs = direct.finish()
         engine.landing.shrink(path, job.writer.size)
-        return _hand_over(run.directory, target, rows, plan, time.monotonic() - started)
+        return _hand_over(run.directory, target, rows, packs, plan, time.monotonic() - started)
     except BaseException:
+        direct.abort()
         engine.landing.drop(path)
         raise
 
 
 def landed_before(engine: Engine, directory: RunDirectory, target: str, segment: int) -> ExportResult | None:
-    """The recorded result, if what it names still lies in the landing zone or has been compressed since."""
+    """The recorded result, if what it names still lies in the landing zone, in packs, or has been compressed since."""
     result = directory.load(stage_file(target, segment, "export"), ExportResult)
     if result is None:
         return None
     compressed = directory.has(stage_file(target, segment, "compress"))
     path = engine.landing.file(directory.run_id, target, segment)
-    if not compressed and result.landed and not (path.exists() and path.stat().st_size == result.landed):
+    lies = not result.landed or (path.exists() and path.stat().st_size == result.landed)
+    if not compressed and not (lies and all(engine.staged_or_placed(pack) for pack in result.packs)):
         directory.forget(stage_file(target, segment, "export"))
         return None
     return ExportResult(
@@ -82,7 +93,15 @@ def landed_before(engine: Engine, directory: RunDirectory, target: str, segment:
 class _SegmentExport:
     """Two connections take chunks from one iterator; each hashes and lands what it read while the other reads."""
 
-    def __init__(self, engine: Engine, run: Run, target: str, plan: planning.Segment, writer: LandingWriter) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        run: Run,
+        target: str,
+        plan: planning.Segment,
+        writer: LandingWriter,
+        direct: DirectPath,
+    ) -> None:
         self._engine = engine
         self._run = run
         self._target = target
@@ -90,6 +109,7 @@ class _SegmentExport:
         self._lock = threading.Lock()
         self._rows: list[tuple[int, int, int, bytes]] = []
         self._owner = (target, plan.number)
+        self._direct = direct
         self.writer = writer
 
     def read(self, progress: ProgressSink, cancel: CancelToken) -> np.ndarray:
@@ -109,11 +129,12 @@ class _SegmentExport:
         return rows
 
     def _reader(self, progress: ProgressSink, cancel: CancelToken) -> None:
-        def sink(offset: int, data: memoryview) -> None:
+        def sink(offset: int, data: memoryview) -> bool:
             cancel.check()
             self._run.check_pressure()
-            self._take(offset, data)
+            kept = self._take(offset, data)
             progress("export", len(data))
+            return kept
 
         try:
             disk = f"{self._run.record.request.vm}: {self._target}"
@@ -131,17 +152,21 @@ class _SegmentExport:
                 return
             yield chunk
 
-    def _take(self, offset: int, data: memoryview) -> None:
+    def _take(self, offset: int, data: memoryview) -> bool:
+        """Note where the chunk goes; True when its buffer went with it."""
         repository = self._engine.repository
         chunk = repository.keyring.chunk_id(data)
         if chunk == self._engine.zero_id(len(data)):
             place = PLACE_ZERO
         elif repository.index.known([chunk]) or not self._run.claims.claim(chunk, self._owner):
             place = PLACE_KNOWN
+        elif self._direct.take(chunk, data):
+            place = PLACE_DIRECT
         else:
             place = self.writer.append(data)
         with self._lock:
             self._rows.append((offset, len(data), place, chunk))
+        return place == PLACE_DIRECT
 
 
 def raise_first(futures: Sequence[Future[None]]) -> None:
@@ -155,13 +180,36 @@ def raise_first(futures: Sequence[Future[None]]) -> None:
 
 
 def _hand_over(
-    directory: RunDirectory, target: str, rows: np.ndarray, plan: planning.Segment, seconds: float
+    directory: RunDirectory,
+    target: str,
+    rows: np.ndarray,
+    packs: list[SealedPack],
+    plan: planning.Segment,
+    seconds: float,
 ) -> ExportResult:
     lengths = rows["length"].astype(np.int64)
-    landed = int(lengths[rows["place"] >= 0].sum())
-    known = int(lengths[rows["place"] == PLACE_KNOWN].sum())
-    zero = int(lengths[rows["place"] == PLACE_ZERO].sum())
+
+    def total(which: np.ndarray) -> int:
+        return int(lengths[which].sum())
+
+    if packs:
+        directory.save_arrays(stage_file(target, plan.number, "direct", "npz"), {p.id.hex(): p.rows for p in packs})
     directory.save_arrays(stage_file(target, plan.number, "export", "npz"), {"rows": rows})
-    result = ExportResult(target, plan.number, int(lengths.sum()), zero, known, landed, seconds)
+    result = ExportResult(
+        target,
+        plan.number,
+        bytes_read=int(lengths.sum()),
+        zero_read=total(rows["place"] == PLACE_ZERO),
+        known=total(rows["place"] == PLACE_KNOWN),
+        landed=total(rows["place"] >= 0),
+        seconds=seconds,
+        direct=total(rows["place"] == PLACE_DIRECT),
+        packs=tuple(pack_handle(pack) for pack in packs),
+    )
     directory.save(stage_file(target, plan.number, "export"), result)
     return result
+
+
+def pack_handle(pack: SealedPack) -> PackHandle:
+    """What stages hand on of a sealed pack."""
+    return PackHandle(pack.id.hex(), pack.key, str(pack.path), pack.size)

@@ -55,7 +55,7 @@ def disk_figures(run: Run, target: str, reason: str) -> DiskBytes:
         bytes_zero=zero + holes,
         bytes_changed=read - zero if reason else read + holes,
         bytes_known=sum(e.known for e in exported),
-        bytes_new=sum(e.landed for e in exported),
+        bytes_new=sum(e.landed + e.direct for e in exported),
         bytes_stored=sum(p.bytes_stored for p in packed),
     )
 

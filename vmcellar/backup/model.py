@@ -57,8 +57,21 @@ class RunHandle:
 
 
 @dataclass(frozen=True, slots=True)
+class PackHandle:
+    """One sealed pack: `path` while staged, `key` on the tier; `toc` names the file with its table of contents."""
+
+    id: str
+    key: str
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What one segment's reading gave; bytes_read = zero_read + known + landed."""
+    """What one segment's reading gave; bytes_read = zero_read + known + landed + direct.
+
+    `landed` bytes lie in the landing zone, `direct` ones are in `packs` already.
+    """
 
     target: str
     segment: int
@@ -67,6 +80,8 @@ class ExportResult:
     known: int
     landed: int
     seconds: float
+    direct: int = 0
+    packs: tuple[PackHandle, ...] = ()
     reused: bool = False
 
 
@@ -75,16 +90,6 @@ class ReleaseResult:
     """`held` is how long the backup job existed, in seconds."""
 
     held: float
-
-
-@dataclass(frozen=True, slots=True)
-class PackHandle:
-    """One sealed pack: `path` while staged, `key` on the tier; `toc` names the file with its table of contents."""
-
-    id: str
-    key: str
-    path: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)

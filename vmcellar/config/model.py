@@ -30,6 +30,10 @@ class Landing(Section):
     budget: Size | None = Field(
         default=None, description="the most bytes that lie there; default half of what is free, at most 4 GiB"
     )
+    direct: Size = Field(
+        default=16 << 20,
+        description="bytes that may be on their way from the VM to the compressors without landing; 0: all lands",
+    )
 
     def budget_bytes(self) -> int:
         """The budget in bytes; without one, half of what the folder's file system has free now, at most 4 GiB."""

@@ -219,5 +219,5 @@ class Source(Protocol):
         ...
 
 
-ReadSink = Callable[[int, memoryview], None]
+ReadSink = Callable[[int, memoryview], bool | None]
 """Called as sink(offset, data); `data` is a slice of a pooled buffer, valid only until the call returns."""

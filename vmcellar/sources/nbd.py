@@ -136,6 +136,7 @@ class ExportReader:
         """Read each (offset, length) and hand it to `sink` in the order of `requests`, up to `depth` in flight.
 
         A length is at most `pool.size`. The sink runs in this thread; what it raises ends the read and comes out here.
+        A sink that returns True keeps the buffer and gives it back to `pool` itself.
         """
         cancel = cancel or self._no_cancel
         flying: deque[_Pending] = deque()
@@ -144,8 +145,8 @@ class ExportReader:
             while self._launch(source, pool, flying):
                 self._await(flying[0], cancel)
                 head = flying.popleft()
-                sink(head.offset, head.buffer[: head.length])
-                pool.release(head.buffer)
+                if not sink(head.offset, head.buffer[: head.length]):
+                    pool.release(head.buffer)
         except BaseException:
             self.close()
             raise

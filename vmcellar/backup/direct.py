@@ -1,0 +1,80 @@
+"""The way past the landing zone: a chunk that a compressor can take now is sealed straight from the read buffer.
+
+Landing a chunk costs a write to memory that the process has not touched before and a read back: measured, a third of
+all CPU time of a full backup (docs/performance.md). Where compression keeps up with the reading, nothing needs to
+land; where it does not (few cores, a high level, a slow disk below the packs), what is too much lands, and the VM is
+let go as soon as before.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from vmcellar.progress import ProgressSink
+from vmcellar.repository.packs import PackWriter, SealedPack
+
+if TYPE_CHECKING:
+    from vmcellar.engine import Engine
+
+PATIENCE_SECONDS = 0.002
+"""How long a reader waits for a compressor before its chunk lands: about what landing 1 MiB takes."""
+
+
+class DirectPath:
+    """Seals chunks of one segment from their read buffers. Any thread calls `take`; one thread then ends it.
+
+    A crash leaves pack files in the run's staging folder that nothing refers to.
+    """
+
+    def __init__(self, engine: Engine, writer: PackWriter, progress: ProgressSink) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._progress = progress
+        self._changed = threading.Condition()
+        self._flying = 0
+        self._error: BaseException | None = None
+
+    def take(self, chunk: bytes, data: memoryview) -> bool:
+        """Whether the chunk is on its way to a pack; its buffer, of `engine.read_buffers`, is then given back for you.
+
+        Raises what sealing an earlier chunk raised, such as PermanentError for a full tier.
+        """
+        if self._error is not None:
+            raise self._error
+        if not self._engine.direct_slots.acquire(timeout=PATIENCE_SECONDS):
+            return False
+        with self._changed:
+            self._flying += 1
+        self._engine.cpu.submit(self._append, chunk, data)
+        return True
+
+    def finish(self) -> list[SealedPack]:
+        """Wait for all that was taken; the sealed packs. Raises the first error; then only `abort` is allowed."""
+        self._wait()
+        if self._error is not None:
+            raise self._error
+        return self._writer.finish()
+
+    def abort(self) -> None:
+        """Wait for all that was taken, and remove its packs."""
+        self._wait()
+        self._writer.abort()
+
+    def _append(self, chunk: bytes, data: memoryview) -> None:
+        try:
+            if self._error is None:
+                self._writer.append(chunk, data)
+                self._progress("compress", len(data))
+        except BaseException as error:  # told by the next `take`, or by `finish`
+            self._error = self._error or error
+        finally:
+            self._engine.read_buffers.release(data)
+            self._engine.direct_slots.release()
+            with self._changed:
+                self._flying -= 1
+                self._changed.notify_all()
+
+    def _wait(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._flying == 0)
