@@ -31,6 +31,12 @@ from vmcellar.sources.base import Source
 REPOSITORY_DIGITS = 8
 """Of a repository's id, in names of folders and checkpoints: many configurations may share a state directory."""
 
+WAITING_WORKERS = 2
+"""Workers beyond one per core, as some always wait for the device: with them the cores stay busy."""
+
+WORKERS_MAX = 16
+"""The most workers without `limits.workers`: at some 15 MiB each, a backup stays under 512 MiB on any host."""
+
 CPU_NICENESS = 10
 """Compression yields to the guests and to the reading, so the VM is let go sooner."""
 
@@ -57,8 +63,8 @@ class Engine:
 
     @cached_property
     def cpu(self) -> ThreadPoolExecutor:
-        """The one pool for compression, encryption and checks: a thread per core, at a lower priority."""
-        workers = self.config.limits.workers or os.cpu_count() or 1
+        """The one pool for compression, encryption and checks, at a lower priority."""
+        workers = self.config.limits.workers or min(WORKERS_MAX, (os.cpu_count() or 1) + WAITING_WORKERS)
         return ThreadPoolExecutor(workers, thread_name_prefix="cpu", initializer=_yield_to_others)
 
     @cached_property

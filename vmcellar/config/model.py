@@ -31,7 +31,7 @@ class Landing(Section):
         default=None, description="the most bytes that lie there; default half of what is free, at most 4 GiB"
     )
     direct: Size = Field(
-        default=16 << 20,
+        default=32 << 20,
         description="bytes that may be on their way from the VM to the compressors without landing; 0: all lands",
     )
 
@@ -56,7 +56,7 @@ class Limits(Section):
     """How much of the host a backup may take."""
 
     vms: int = Field(default=2, ge=1, le=64, description="VMs backed up at once by one job")
-    workers: int | None = Field(default=None, ge=1, le=256, description="threads for compression; default one per core")
+    workers: int | None = Field(default=None, ge=1, le=256, description="threads for compression; default two more than cores, at most 16")
     connections: int = Field(default=2, ge=1, le=16, description="NBD connections per disk")
     segment: Size = Field(default=1 << 30, ge=1 << 20, description="changed bytes per segment, the unit of retry")
     freeze: Duration = Field(default=10, le=60, description="the longest a guest's file systems may stay frozen")
