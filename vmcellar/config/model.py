@@ -56,7 +56,9 @@ class Limits(Section):
     """How much of the host a backup may take."""
 
     vms: int = Field(default=2, ge=1, le=64, description="VMs backed up at once by one job")
-    workers: int | None = Field(default=None, ge=1, le=256, description="compression threads; default two more than cores, at most 16")
+    workers: int | None = Field(
+        default=None, ge=1, le=256, description="threads for compression; default two more than cores, at most 16"
+    )
     connections: int = Field(default=2, ge=1, le=16, description="NBD connections per disk")
     segment: Size = Field(default=1 << 30, ge=1 << 20, description="changed bytes per segment, the unit of retry")
     freeze: Duration = Field(default=10, le=60, description="the longest a guest's file systems may stay frozen")
