@@ -127,7 +127,7 @@ class Connection:
     def _no_such(self, vm: str) -> PermanentError:
         names = self.names()
         near = difflib.get_close_matches(vm, names, n=3, cutoff=0.5) or names[:5]
-        hint = f"did you mean {', '.join(near)}?" if near else "this libvirt has no VM at all"
+        hint = f"did you mean {', '.join(near)}?" if near else "this libvirt has no VM at all;"
         return PermanentError(f"{vm}: no such VM at {self.uri}", hint=f"{hint} `virsh list --all` shows them all")
 
     def _connection(self) -> libvirt.virConnect:
