@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from lab.bigdisk import DISKS, build
+from vmcellar.config.tiers import TierSettings
 from vmcellar.memory import keep_freed_memory
 from vmcellar.repository import nodes
 from vmcellar.repository.layout import CHUNK_MAX, GRID
@@ -56,9 +57,9 @@ class Settings:
     hot: Path
     key: Passphrase = field(default_factory=Passphrase)
 
-    def hot_directory(self) -> Path:
+    def hot_tier(self) -> TierSettings:
         """The repository's directory."""
-        return self.hot
+        return TierSettings(storage=str(self.hot))
 
 
 def pieces(raw: Path) -> Iterator[tuple[int, bytes]]:

@@ -83,6 +83,17 @@ backups:
             ':3: backups[0].retension: unknown key "retension"; did you mean',
         ),
         ("backups:\n- name: a\n  retention: {dayly: 3}\n", ':3: backups[0].retention.dayly: unknown key "dayly"; did'),
+        ("tiers: {hot: ftp://x/y}\n", ":1: tiers.hot (ftp://x/y): ftp://x/y: storage is a directory, ceph::pool/"),
+        ("tiers: {hot: s3://b}\n", ":1: tiers.hot (s3://b): s3://b: write ceph::pool/namespace or s3://bucket/prefix"),
+        ("tiers:\n  hot:\n    storage: /x\n    region: eu\n", ":2: tiers.hot: region is no option of /x"),
+        (
+            "tiers:\n  hot:\n    storage: s3://bucket\n    regoin: eu\n",
+            ':4: tiers.hot.regoin: unknown key "regoin"; did',
+        ),
+        (
+            "tiers:\n  hot: {storage: s3://bucket, access_key: {environment: A}}\n",
+            ":2: tiers.hot: give both access_key and secret_key",
+        ),
         ("landing: {zzz: 1}\n", ':1: landing.zzz: unknown key "zzz"; valid keys here: budget, dir, direct'),
         ("limits:\n  vms: 0\n", ":2: limits.vms (0): "),
         ("backups:\n  - schedule: '0 2 * * *'\n", ":2: backups[0].name is missing: add the key"),
@@ -118,14 +129,14 @@ def test_a_passphrase_written_into_the_file_is_not_repeated_in_the_message() -> 
 def test_an_empty_file_means_all_defaults_and_names_what_is_missing_when_asked() -> None:
     config = parse_config("# nothing\n", FILE)
     with pytest.raises(UsageError, match=r"tiers\.hot is missing"):
-        config.hot_directory()
+        config.hot_tier()
     with pytest.raises(UsageError, match="no backup job named nightly"):
         config.job("nightly")
 
 
 def test_relative_paths_are_taken_from_the_folder_of_the_file() -> None:
     config = parse_config("tiers: {hot: repo}\nstate: state\nkey: {file: pass}\n", FILE)
-    assert config.hot_directory() == Path("/somewhere/repo")
+    assert config.hot_tier().directory == Path("/somewhere/repo")
     assert config.state == Path("/somewhere/state")
     assert config.key is not None
     assert config.key.file == Path("/somewhere/pass")
@@ -249,3 +260,23 @@ def test_windows() -> None:
     for text in ("24:00-01:00", "1-2", "22:00"):
         with pytest.raises(ValueError, match="a window is"):
             parse_window(text)
+
+
+def test_a_tier_is_a_string_or_a_section_with_options() -> None:
+    text = (
+        "tiers: {hot: {storage: s3://bucket/a/b, endpoint: 'http://h:1', access_key: {file: a}, secret_key: {file: s}}}"
+    )
+    hot = parse_config(text, FILE).hot_tier()
+    assert (hot.kind, hot.storage, hot.endpoint) == ("s3", "s3://bucket/a/b", "http://h:1")
+    assert hot.secret_key is not None
+    assert hot.secret_key.file == Path("/somewhere/s")
+    ceph = parse_config(
+        "tiers: {hot: {storage: 'ceph::pool/vm', conf: ceph.conf, user: client.backup}}", FILE
+    ).hot_tier()
+    assert (ceph.kind, ceph.conf, ceph.user) == ("ceph", Path("/somewhere/ceph.conf"), "client.backup")
+    assert parse_config("tiers: {hot: 'ceph::pool/vm-backups'}", FILE).hot_tier().storage == "ceph::pool/vm-backups"
+
+
+def test_keys_written_into_the_file_are_not_repeated_in_the_message() -> None:
+    text = "tiers: {hot: {storage: s3://bucket, access_key: AKIAX, secret_key: hunter2}}"
+    assert "hunter2" not in refusal(text)

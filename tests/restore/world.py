@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vmcellar.config.tiers import TierSettings
 from vmcellar.repository import nodes
 from vmcellar.repository.layout import CHUNK_MAX, GRID
 from vmcellar.repository.nodes import Rows
@@ -37,8 +38,8 @@ class Settings:
     hot: Path
     key: Key = field(default_factory=Key)
 
-    def hot_directory(self) -> Path:
-        return self.hot
+    def hot_tier(self) -> TierSettings:
+        return TierSettings(storage=str(self.hot))
 
 
 @dataclass(slots=True)

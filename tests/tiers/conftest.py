@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vmcellar.config.tiers import TierSettings
 from vmcellar.tiers.base import Tier
 from vmcellar.tiers.registry import open_tier
 
@@ -19,7 +20,7 @@ def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Tier:
     """An empty tier of each kind."""
     folder = tmp_path / str(request.param)
     folder.mkdir()
-    return open_tier("hot", str(folder))
+    return open_tier("hot", TierSettings(storage=str(folder)), tmp_path / "state")
 
 
 @contextmanager

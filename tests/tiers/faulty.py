@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,3 +97,10 @@ class FaultyTier:
 
     def free_bytes(self) -> int | None:
         return self.inner.free_bytes()
+
+    def describe(self) -> str:
+        return self.inner.describe()
+
+    def clear_unfinished(self, older_than: float) -> Sequence[str]:
+        self._before("clear_unfinished")
+        return self.inner.clear_unfinished(older_than)

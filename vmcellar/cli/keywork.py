@@ -20,7 +20,7 @@ from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import PermanentError, UsageError
 from vmcellar.repository.layout import CONFIG_KEY
 from vmcellar.tiers.base import Tier
-from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.registry import open_tier
 
 
 def slots_of(config: Config) -> list[slots.SlotInfo]:
@@ -81,13 +81,13 @@ def paper_key(config: Config, identity: Path | None) -> str:
         private = read_private(identity)
         return paper.export(private, f"private key of recipient {private.public.id}")
     tier = _tier(config)
-    return paper.export(_secrets(config, tier, None), f"repository {config.hot_directory()}")
+    return paper.export(_secrets(config, tier, None), f"repository {config.hot_tier().storage}")
 
 
 def _tier(config: Config) -> Tier:
-    tier = LocalTier(config.hot_directory())
+    tier = open_tier("hot", config.hot_tier(), config.state)
     if not tier.exists(CONFIG_KEY):
-        raise PermanentError(f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right directory")
+        raise PermanentError(f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right place")
     return tier
 
 

@@ -10,7 +10,6 @@ from vmcellar.cli.keyfiles import read_public
 from vmcellar.config import Config, load_config, parse_config
 from vmcellar.config.template import quoted, render_template, write_new_file
 from vmcellar.crypto.recipient import PublicKey
-from vmcellar.errors import PermanentError
 from vmcellar.repository.repository import Repository
 
 SYSTEM_STATE = Path("/var/lib/vmcellar")
@@ -21,12 +20,12 @@ class NewRepository:
     """What now exists."""
 
     config: Path
-    directory: Path
+    storage: str
     repository_id: str
 
 
-def create(path: Path, answers: tuple[Path, Path] | None, recipients: Sequence[Path]) -> NewRepository:
-    """Make the repository of the configuration at `path`; with `answers` (directory, passphrase file) write it first.
+def create(path: Path, answers: tuple[str, Path] | None, recipients: Sequence[Path]) -> NewRepository:
+    """Make the repository of the configuration at `path`; with `answers` (storage, passphrase file) write it first.
 
     PermanentError when there is a repository already, or the passphrase cannot be read; then a file that this call
     wrote is gone again. After a crash in between, a call without answers goes on.
@@ -34,8 +33,8 @@ def create(path: Path, answers: tuple[Path, Path] | None, recipients: Sequence[P
     keys = [read_public(file) for file in recipients]
     if answers is None:
         return _made(path, load_config(path), keys)
-    directory, passphrase = answers
-    text = render_template(directory, f"key:\n  file: {quoted(passphrase)}\n", _state_folder(path))
+    storage, passphrase = answers
+    text = render_template(storage, f"key:\n  file: {quoted(passphrase)}\n", _state_folder(path))
     config = parse_config(text, path)
     write_new_file(path, text)
     try:
@@ -46,14 +45,9 @@ def create(path: Path, answers: tuple[Path, Path] | None, recipients: Sequence[P
 
 
 def _made(path: Path, config: Config, recipients: Sequence[PublicKey]) -> NewRepository:
-    try:
-        repository = Repository.init(config, recipients)
-    except OSError as error:
-        raise PermanentError(
-            f"{config.hot_directory()}: {error.strerror}", hint="run as root, or name a directory that you may write"
-        ) from error
+    repository = Repository.init(config, recipients)
     repository.close()
-    return NewRepository(path, config.hot_directory(), repository.id.hex())
+    return NewRepository(path, config.hot_tier().storage, repository.id.hex())
 
 
 def _state_folder(path: Path) -> Path:

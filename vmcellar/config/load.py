@@ -21,6 +21,7 @@ SYSTEM_FILE = Path("/etc/vmcellar/vmcellar.yaml")
 LOCAL_FILE = Path("vmcellar.yaml")
 
 _VALUE_SHOWN = 60
+_SECRETS = frozenset({"key", "access_key", "secret_key"})
 _PLAIN_WORDS = {
     "string_type": "must be text",
     "int_type": "must be a whole number",
@@ -106,7 +107,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
             "scratch": folder / config.scratch,
             "key": key,
             "landing": config.landing.model_copy(update={"dir": folder / config.landing.dir}),
-            "tiers": config.tiers.model_copy(update={"hot": folder / hot if hot else None}),
+            "tiers": config.tiers.model_copy(update={"hot": hot.within(folder) if hot else None}),
         }
     )
 
@@ -150,8 +151,8 @@ def _section_at(path: KeyPath) -> type[BaseModel]:
 
 
 def _shown_value(path: KeyPath, marked: MarkedYaml) -> str:
-    if not path or path[0] == "key":
-        return ""  # somebody may have written the passphrase itself here
+    if not path or not _SECRETS.isdisjoint(path):
+        return ""  # somebody may have written the secret itself here
     value = marked.value(path)
     if isinstance(value, dict | list):
         return ""

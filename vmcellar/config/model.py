@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from vmcellar.config.jobs import BackupJob, Section
 from vmcellar.config.secrets import HostPath, SecretReference
+from vmcellar.config.tiers import TierSettings
 from vmcellar.config.units import Duration, Size
 from vmcellar.errors import UsageError
 
@@ -20,7 +21,7 @@ LANDING_FOLDER = Path("/dev/shm/vmcellar")  # noqa: S108 (a tmpfs on purpose; th
 class Tiers(Section):
     """Where packs are kept."""
 
-    hot: HostPath | None = Field(default=None, description="a directory on SSD or HDD: packs, index, points and keys")
+    hot: TierSettings | None = Field(default=None, description="the repository: packs, index, points and keys")
 
 
 class Landing(Section):
@@ -97,12 +98,12 @@ class Config(Section):
             raise ValueError(f"two entries of backups: are named {twice[0]}; give each its own name")
         return self
 
-    def hot_directory(self) -> Path:
-        """The directory of the hot tier; UsageError when the file names none."""
+    def hot_tier(self) -> TierSettings:
+        """Where the hot tier is; UsageError when the file names none."""
         if self.tiers.hot is None:
             raise UsageError(
                 f"{self._source or 'vmcellar.yaml'}: tiers.hot is missing: no repository to work with",
-                hint="add `tiers:` with `hot: DIRECTORY`, or type `vmcellar init --tier hot=DIRECTORY`",
+                hint="add `tiers:` with `hot: STORAGE`, or type `vmcellar init --tier hot=STORAGE`",
             )
         return self.tiers.hot
 

@@ -44,7 +44,7 @@ state: {state}
 """
 
 
-def render_template(hot: Path, key: str, state: Path) -> str:
+def render_template(hot: str, key: str, state: Path) -> str:
     """The text of a new file; `key` is its `key:` section, as text with a newline at its end."""
     return _TEMPLATE.format(hot=quoted(hot), key=key, state=quoted(state))
 

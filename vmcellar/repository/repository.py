@@ -30,9 +30,10 @@ from vmcellar.repository.pack_format import PackRef, Table
 from vmcellar.repository.packs import Location, PackReader, PackWriter, groups
 from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
 from vmcellar.tiers.base import NotFoundError, Tier
-from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.registry import make_tier, open_tier
 
 if TYPE_CHECKING:
+    from vmcellar.config.tiers import TierSettings
     from vmcellar.crypto.base import Keyring
 
 _NODE_CACHE = 4096
@@ -52,8 +53,8 @@ class Settings(Protocol):
         """Where the passphrase is."""
         ...
 
-    def hot_directory(self) -> Path:
-        """The directory of the hot tier."""
+    def hot_tier(self) -> TierSettings:
+        """Where the hot tier is."""
         ...
 
 
@@ -95,21 +96,19 @@ class Repository:
         A recipient's `private` key opens it in place of the passphrase, and in recipient mode alone opens disk bytes.
         Without `refresh` the index is not looked at, so that a damaged one can be made anew.
         """
-        tier = LocalTier(config.hot_directory())
+        tier = open_tier("hot", config.hot_tier(), config.state)
         keyring, repository_id = unlock(tier, private or _passphrase(config))
         opened = cls(tier, keyring, repository_id, config.state / "cache")
         return opened._refreshed() if refresh else opened
 
     @classmethod
     def init(cls, config: Settings, recipients: Sequence[PublicKey] = ()) -> Self:
-        """Make the repository of a configuration, and its directory, and open it; PermanentError when there is one.
+        """Make the repository of a configuration (and its local directory) and open it; PermanentError if there is one.
 
         With `recipients` it is one in recipient mode: only their private keys will open disk bytes.
         """
         passphrase = _passphrase(config)
-        folder = config.hot_directory()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make(LocalTier(folder), passphrase, recipients)
+        make(make_tier("hot", config.hot_tier(), config.state), passphrase, recipients)
         return cls.open(config)
 
     def _refreshed(self) -> Self:
@@ -265,7 +264,7 @@ def make(tier: Tier, passphrase: bytes, recipients: Sequence[PublicKey] = ()) ->
     The config object comes last, so a crash leaves no repository; the next call goes on with the keys it finds.
     """
     if tier.exists(layout.CONFIG_KEY):
-        raise PermanentError(f"{tier!r} holds a repository already", hint="use it, or name another directory")
+        raise PermanentError(f"{tier!r} holds a repository already", hint="use it, or name another place")
     slots.create(tier, passphrase, recipients)
     keyring = slots.unlock(tier, passphrase)
     repository_id = secrets.token_bytes(layout.NAME_BYTES)
@@ -279,7 +278,7 @@ def unlock(tier: Tier, key: bytes | PrivateKey) -> tuple[Keyring, bytes]:
         data = tier.get(layout.CONFIG_KEY)
     except NotFoundError as error:
         raise PermanentError(
-            f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right directory"
+            f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right place"
         ) from error
     found = config_object.parse(data)
     keyring = slots.unlock(tier, key) if isinstance(key, bytes) else slots.unlock_private(tier, key)

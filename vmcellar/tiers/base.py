@@ -6,7 +6,7 @@ Keys are names made of one to four parts of letters, digits, `.`, `_` and `-`, j
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,6 +20,10 @@ class NotFoundError(PermanentError):
     """There is no object under this key. The place itself was there and answered."""
 
 
+class ArchivedError(PermanentError):
+    """The object lies in an archive class and must be thawed before it can be read."""
+
+
 class TierReader(Protocol):
     """One open object. `read_into` may be called from several threads at once."""
 
@@ -31,7 +35,8 @@ class TierReader(Protocol):
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; IntegrityError when the object ends before that.
 
-        Read from the medium, not from this host's memory, where `offset`, length and address are multiples of 4096.
+        Read from the place itself, never from a copy. Of a local directory: from the medium,
+        not from this host's memory, where `offset`, length and address are multiples of 4096.
         """
         ...
 
@@ -51,9 +56,14 @@ class Tier(Protocol):
 
     - What `put` or `adopt` returned from is durable: it survives a power cut.
     - An object is never changed and never overwritten: a key that exists raises PermanentError.
-    - A crash leaves either the whole object or none under its key; what was half-written lies in `staging_dir`.
+    - A crash leaves either the whole object or none under its key; what was half-written is seen by no other method,
+      and `clear_unfinished` removes it.
+    - A write that a lost connection left in doubt is settled by the call itself: it asks whether the object that is
+      there is its own.
+    - Retries of what may pass are made inside, with back-off and jitter; the error of the last one is raised.
     - Errors: NotFoundError, PermanentError (full, read-only, vanished, no permission; with what to do),
-      TransientError (an I/O error that may pass), IntegrityError (an object shorter than what was asked for).
+      TransientError (an I/O error that may pass), IntegrityError (an object is shorter than what was asked for, or
+      not what was written), ArchivedError (to be thawed first).
     """
 
     @property
@@ -63,7 +73,7 @@ class Tier(Protocol):
 
     @property
     def kind(self) -> str:
-        """Which implementation it is: `local`."""
+        """Which implementation it is: `local`, `s3`, `ceph`."""
         ...
 
     def staging_dir(self) -> Path:
@@ -115,6 +125,17 @@ class Tier(Protocol):
 
     def free_bytes(self) -> int | None:
         """How much more can be written; None when the place has no bound that it knows."""
+        ...
+
+    def describe(self) -> str:
+        """Where and on what it is, in one line for people: medium, class, copies. Asks the place."""
+        ...
+
+    def clear_unfinished(self, older_than: float) -> Sequence[str]:
+        """Remove what writers that died left half-written, and name each.
+
+        What changed within `older_than` seconds stays, by the clock of the place: a writer may be at work on it.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,9 +22,11 @@ from uuid import uuid4
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.memory import PAGE
 from vmcellar.tiers.base import NotFoundError, Tier, TierReader, check_key
+from vmcellar.tiers.device import device_of
 
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 _STAGING = "staging"
+_TEMPORARY = ("put-", "adopt-")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 _ADVICE = {
     errno.ENOSPC: "free space there or make it larger, then run the backup again",
@@ -227,6 +230,21 @@ class LocalTier:
         with self._errors("free space"):
             found = os.statvfs(self.path)
         return found.f_bavail * found.f_frsize
+
+    def describe(self) -> str:
+        """The directory, and the device it really lies on."""
+        with self._errors("device"):
+            return f"{self.path}, {device_of(self.path)}"
+
+    def clear_unfinished(self, older_than: float) -> Sequence[str]:
+        """See Tier.clear_unfinished. What runs stage is theirs to clear; this is what `put` and `adopt` copy there."""
+        cleared = []
+        for path in sorted(self.staging_dir().iterdir()):
+            with self._errors(path.name), suppress(FileNotFoundError):
+                if path.name.startswith(_TEMPORARY) and time.time() - path.stat().st_mtime > older_than:
+                    path.unlink()
+                    cleared.append(path.name)
+        return cleared
 
 
 class LocalReader:

@@ -1,37 +1,36 @@
-"""From a storage string of the configuration to a tier."""
+"""From a tier of the configuration to the tier itself. What a kind needs is imported when it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import PermanentError
 from vmcellar.tiers.base import Tier
 from vmcellar.tiers.local import LocalTier
 
 
-def _local(name: str, storage: str) -> Tier:
-    return LocalTier(Path(storage.removeprefix("file::")), name=name)
+def open_tier(name: str, settings: TierSettings, state: Path) -> Tier:
+    """The tier that `settings` name; packs for one that is not local are built below `state` unless they say where.
 
-
-def _later(name: str, storage: str) -> Tier:
+    Raises PermanentError when the place is missing, or refuses who we are; TransientError when it does not answer.
+    """
+    if settings.kind == "local":
+        return LocalTier(settings.directory, name=name)
+    staging = settings.staging or state / "staging" / name
     raise PermanentError(
-        f"tier {name}: {storage} cannot be used yet, only local directories can",
-        hint=f"give tier {name} a directory, such as /srv/vmcellar; RADOS and S3 come with a later version",
+        f"tier {name}: {settings.storage} cannot be used yet, only local directories can ({staging})",
+        hint=f"give tier {name} a directory, such as /srv/vmcellar",
     )
 
 
-_OPENERS: dict[str, Callable[[str, str], Tier]] = {"file::": _local, "ceph::": _later, "s3://": _later}
-
-
-def open_tier(name: str, storage: str) -> Tier:
-    """The tier at `storage`: a directory's path, or a string with a scheme such as `ceph::pool/prefix`.
-
-    Raises PermanentError when the place is missing or of a kind that this version does not have.
-    """
-    for scheme, opener in _OPENERS.items():
-        if storage.startswith(scheme):
-            return opener(name, storage)
-    if "://" in storage or "::" in storage:
-        raise PermanentError(f"tier {name}: unknown kind of storage {storage}", hint="give a directory's path")
-    return _local(name, storage)
+def make_tier(name: str, settings: TierSettings, state: Path) -> Tier:
+    """The same, and a local directory is made if need be; buckets and pools are made by who runs them."""
+    if settings.kind == "local":
+        try:
+            settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise PermanentError(
+                f"{settings.directory}: {error.strerror}", hint="run as root, or name a directory that you may write"
+            ) from error
+    return open_tier(name, settings, state)

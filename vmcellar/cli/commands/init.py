@@ -22,7 +22,12 @@ def register(app: typer.Typer) -> None:
 def init(
     ctx: typer.Context,
     tier: Annotated[
-        str | None, typer.Option("--tier", metavar="hot=DIR", help="The repository's directory; it is made if need be.")
+        str | None,
+        typer.Option(
+            "--tier",
+            metavar="hot=STORAGE",
+            help="Where the repository is: a directory (made if need be), s3://BUCKET/PREFIX or ceph::POOL/NAMESPACE.",
+        ),
     ] = None,
     passphrase_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file that holds the passphrase; only its name is kept.")
@@ -50,7 +55,7 @@ def init(
         made = create(path.absolute(), None, recipient or [])
     else:
         made = create(path.absolute(), _answers(tier, passphrase_file, path.absolute().parent), recipient or [])
-    sys.stdout.write(f"{made.config}: configuration\n{made.directory}: repository {made.repository_id}\n")
+    sys.stdout.write(f"{made.config}: configuration\n{made.storage}: repository {made.repository_id}\n")
     what = "every recipient's private key" if recipient else "the passphrase"
     note(f"keep a copy of {what} away from this host: without it nothing can be restored")
     note("next: vmcellar doctor, then vmcellar backup VM")
@@ -64,21 +69,23 @@ def _refuse_options_for_existing(path: Path, tier: str | None, passphrase_file: 
         )
 
 
-def _answers(tier: str | None, passphrase_file: Path | None, folder: Path) -> tuple[Path, Path]:
-    """The hot tier's directory and the passphrase file, from the options, else asked on the terminal."""
-    directory = _tier_directory(tier) if tier is not None else _ask("Directory of the repository", "--tier hot=DIR")
+def _answers(tier: str | None, passphrase_file: Path | None, folder: Path) -> tuple[str, Path]:
+    """The hot tier's storage and the passphrase file, from the options, else asked on the terminal."""
+    storage = _tier_storage(tier) if tier is not None else str(_ask("Directory of the repository", "--tier hot=DIR"))
     if passphrase_file is None:
         passphrase_file = _ask_passphrase(folder)
-    return directory, passphrase_file.absolute()
+    return storage, passphrase_file.absolute()
 
 
-def _tier_directory(text: str) -> Path:
-    name, equals, directory = text.partition("=")
-    if not equals or not directory:
-        raise UsageError(f"--tier {text}: a tier is written NAME=DIRECTORY", hint="such as --tier hot=/srv/vmcellar")
+def _tier_storage(text: str) -> str:
+    name, equals, storage = text.partition("=")
+    if not equals or not storage:
+        raise UsageError(f"--tier {text}: a tier is written NAME=STORAGE", hint="such as --tier hot=/srv/vmcellar")
     if name != "hot":
-        raise UsageError(f"--tier {text}: this version has the tier hot only", hint=f"use --tier hot={directory}")
-    return Path(directory).expanduser().absolute()
+        raise UsageError(f"--tier {text}: this version has the tier hot only", hint=f"use --tier hot={storage}")
+    if storage.startswith(("s3:", "ceph:")):
+        return storage
+    return str(Path(storage).expanduser().absolute())
 
 
 def _ask(question: str, option: str) -> Path:

@@ -1,0 +1,107 @@
+"""A tier in the configuration: a storage string, or a section with that string and options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic_core import CoreSchema
+
+from vmcellar.config.jobs import Section
+from vmcellar.config.secrets import HostPath, SecretReference
+from vmcellar.config.units import Duration, Size
+
+_CEPH = re.compile(r"ceph::[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
+_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
+_OPTIONS = {
+    "local": frozenset({"storage"}),
+    "ceph": frozenset({"storage", "staging", "timeout", "conf", "user", "keyring", "object"}),
+    "s3": frozenset(
+        {"storage", "staging", "timeout", "endpoint", "region", "profile", "access_key", "secret_key", "ca"}
+        | {"storage_class", "part"}
+    ),
+}
+_SMALLEST_PART = 5 << 20  # S3: every part but the last
+_LARGEST_OBJECT = 64 << 20  # Ceph: osd_max_write_size is 90 MiB
+
+
+class TierSettings(Section):
+    """Where one tier is. Options belong to the kind of storage that the string names."""
+
+    storage: str = Field(min_length=1, description="a directory, ceph::pool/namespace or s3://bucket/prefix")
+    staging: HostPath | None = Field(
+        default=None, description="ceph, s3: a local folder where packs are built; default in state:"
+    )
+    timeout: Duration = Field(default=60, ge=1, description="ceph, s3: seconds that one request may take")
+    endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$", description="s3: URL; default AWS")
+    region: str | None = Field(default=None, description="s3: region; default the profile's")
+    profile: str | None = Field(default=None, description="s3: a profile of ~/.aws")
+    access_key: SecretReference | None = Field(default=None, description="s3: where the access key is")
+    secret_key: SecretReference | None = Field(default=None, description="s3: where the secret key is")
+    ca: HostPath | None = Field(default=None, description="s3: file of the authority that signed the server's name")
+    storage_class: str = Field(default="", pattern=r"^[A-Z0-9_-]*$", description="s3: of packs; default the server's")
+    part: Size = Field(default=16 << 20, ge=_SMALLEST_PART, description="s3: bytes per part of a large upload")
+    conf: HostPath = Field(default=Path("/etc/ceph/ceph.conf"), description="ceph: the cluster's configuration")
+    user: str = Field(default="client.admin", pattern=r"^client\.\S+$", description="ceph: who vmcellar is")
+    keyring: HostPath | None = Field(default=None, description="ceph: file with the user's key; default conf's")
+    object: Size = Field(
+        default=4 << 20, ge=64 << 10, le=_LARGEST_OBJECT, description="ceph: the most bytes in one RADOS object"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"storage": str(value)} if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _is_understood(self) -> Self:
+        form = {"ceph": _CEPH, "s3": _S3}.get(self.kind)
+        if form is not None and form.fullmatch(self.storage) is None:
+            raise ValueError(f"{self.storage}: write ceph::pool/namespace or s3://bucket/prefix, without spaces")
+        if form is None and ("://" in self.storage or "::" in self.storage.removeprefix("file::")):
+            raise ValueError(f"{self.storage}: storage is a directory, ceph::pool/namespace or s3://bucket/prefix")
+        if strange := sorted(self.model_fields_set - _OPTIONS[self.kind]):
+            raise ValueError(f"{strange[0]} is no option of {self.storage}")
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("give both access_key and secret_key, or neither")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> Any:
+        """As the file may say it: a directory as text, else the options of this kind alone."""
+        if self.kind == "local":
+            return self.storage
+        return {name: value for name, value in handler(self).items() if name in _OPTIONS[self.kind]}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "examples": ["/srv/vmcellar"]}, handler(schema)]}
+
+    @property
+    def kind(self) -> Literal["local", "ceph", "s3"]:
+        """Which kind of storage the string names."""
+        if self.storage.startswith("ceph::"):
+            return "ceph"
+        return "s3" if self.storage.startswith("s3://") else "local"
+
+    @property
+    def directory(self) -> Path:
+        """The path of a local tier."""
+        return Path(self.storage.removeprefix("file::")).expanduser()
+
+    def within(self, folder: Path) -> TierSettings:
+        """The same with every relative path taken from `folder`."""
+        changed: dict[str, object] = {}
+        for name in ("staging", "ca", "conf", "keyring"):
+            path = getattr(self, name)
+            if path is not None:
+                changed[name] = folder / path
+        for name in ("access_key", "secret_key"):
+            secret = getattr(self, name)
+            if secret is not None and secret.file is not None:
+                changed[name] = secret.model_copy(update={"file": folder / secret.file})
+        if self.kind == "local":
+            changed["storage"] = str(folder / self.directory)
+        return self.model_copy(update=changed)
