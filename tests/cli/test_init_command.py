@@ -55,7 +55,7 @@ def test_an_existing_configuration_is_used_and_left_as_it_is(cli: Cli, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("tier", "message"), [("/srv", "NAME=STORAGE"), ("hot=", "NAME=DIRECTORY"), ("cold=/srv", "the tier hot only")]
+    ("tier", "message"), [("/srv", "NAME=STORAGE"), ("hot=", "NAME=STORAGE"), ("cold=/srv", "the tier hot only")]
 )
 def test_bad_tiers(cli: Cli, passphrase: Path, tier: str, message: str) -> None:
     result = cli("init", "--tier", tier, "--passphrase-file", passphrase)
