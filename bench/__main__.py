@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("backup", "repository", "restore")
+NAMES = ("backup", "fuzz", "repository", "restore")
 
 
 def main() -> int:

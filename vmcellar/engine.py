@@ -21,9 +21,11 @@ from vmcellar.backup.rundir import RunDirectory
 from vmcellar.backup.runs import Run, load_record
 from vmcellar.config.load import find_config, load_config
 from vmcellar.config.model import Config
-from vmcellar.errors import PermanentError, TransientError
+from vmcellar.crypto.base import EpochLockedError
+from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.memory import BufferPool, keep_freed_memory
-from vmcellar.repository.layout import CHUNK_MAX
+from vmcellar.repository.layout import CHUNK_MAX, HEADER_BYTES
+from vmcellar.repository.pack_format import parse_header
 from vmcellar.repository.packs import PackWriter
 from vmcellar.repository.repository import Repository
 from vmcellar.sources.base import Source
@@ -164,10 +166,30 @@ class Engine:
         tier = self.repository.tier
         return tier.exists(pack.key) and tier.size(pack.key) == pack.size
 
+    def opens(self, pack: PackHandle) -> bool:
+        """Whether this process may open what the sealed pack holds; True for one that is gone or damaged, as later
+        stages tell that better.
+        """
+        path, tier = Path(pack.path), self.repository.tier
+        try:
+            head = _first_bytes(path) if path.exists() else tier.read(pack.key, 0, HEADER_BYTES)
+            found = parse_header(head, pack.size)
+            self.repository.keyring.pack_cipher(found.epoch, found.id)
+        except EpochLockedError:
+            return False
+        except (VmcellarError, OSError):
+            return True
+        return True
+
     def staged_or_placed(self, pack: PackHandle) -> bool:
         """Whether the sealed pack still exists somewhere."""
         path = Path(pack.path)
         return (path.exists() and path.stat().st_size == pack.size) or self.placed(pack)
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEADER_BYTES)
 
 
 def _yield_to_others() -> None:

@@ -77,7 +77,8 @@ class BufferPool:
             if self._free:
                 return self._free.pop()
             self._made += 1
-        return memoryview(mmap.mmap(-1, self.size))
+        # private: without it, processes that forked (multiprocessing does) would write into each other's buffers
+        return memoryview(mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     def release(self, buffer: memoryview) -> None:
         """Take a buffer back, or the buffer that a slice is of; nothing may read or write it from now on."""

@@ -97,6 +97,34 @@ def test_a_passphrase_rotation_may_die_anywhere() -> None:
             return
 
 
+def died_before_the_old_slot_went() -> tuple[MemoryStore, Written]:
+    """A rotation that died with both passphrases open, and what a host has sealed since under the new one alone."""
+    store = MemoryStore()
+    passphrase_mode(store)
+    written = runs(store)
+    dying = CrashingStore(store.objects, 3 + 1)
+    with pytest.raises(Crash):
+        rotate_passphrase(dying, WORD, NEW, CHEAP)
+    left = MemoryStore(dying.objects)
+    return left, [*written, seal_pack(slots.unlock(left, NEW))]
+
+
+def test_the_same_rotation_again_goes_on_with_the_new_slot_it_finds() -> None:
+    left, written = died_before_the_old_slot_went()
+    done = rotate_passphrase(left, WORD, NEW, CHEAP)
+    assert (done.locked, len(done.removed)) == ((), 1)
+    assert reads(slots.unlock(left, NEW), written)
+    assert not any(_opens(left, WORD))
+
+
+def test_a_slot_that_alone_opens_an_epoch_stays() -> None:
+    """Another new passphrase, from the old one, cannot re-wrap what was sealed under the first new one."""
+    left, written = died_before_the_old_slot_went()
+    done = rotate_passphrase(left, WORD, b"third", CHEAP)
+    assert (done.locked, done.removed) == ((written[-1][0],), ())
+    assert reads(slots.unlock(left, NEW), written)
+
+
 def _opens(store: MemoryStore, word: bytes) -> Iterator[bool]:
     try:
         slots.unlock(store, word)

@@ -78,8 +78,12 @@ def back_up(
 
 
 def read_disk(repository: Repository, point: RestorePoint) -> bytes:
+    """The whole first disk, from the repository alone."""
+    return read_map(repository, point.disks[0])
+
+
+def read_map(repository: Repository, disk: DiskRecord) -> bytes:
     """The whole disk, from the repository alone."""
-    disk = point.disks[0]
     image = bytearray(disk.size)
     for rows in repository.map(disk).rows():
         plains = repository.read_objects([row["chunk"].tobytes() for row in rows])

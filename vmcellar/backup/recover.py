@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmcellar.backup.export import landed_before
-from vmcellar.backup.model import BackupRequest, RecoverAction
+from vmcellar.backup.model import BackupRequest, CompressResult, ExportResult, RecoverAction
 from vmcellar.backup.release import release
-from vmcellar.backup.rundir import RunDirectory, stage_file
+from vmcellar.backup.rundir import REQUEST_FILE, RunDirectory, stage_file
 from vmcellar.backup.runs import PRESSURE_LIMIT, RELEASED, Run, RunRecord, load_record
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.sources.base import Capture
@@ -146,7 +146,7 @@ def _resumable(engine: Engine, directory: RunDirectory, request: BackupRequest |
     released = directory.has(RELEASED)
     capture = None if released else _reattach(engine, record)
     exported = _all_exported(directory, record)
-    if not exported and (capture is None or _is_pressed(capture)):
+    if (not exported and (capture is None or _is_pressed(capture))) or not _reads_back(engine, directory, record):
         return None
     try:
         run = Run(directory, record, capture)
@@ -160,6 +160,20 @@ def _wanted(record: RunRecord, request: BackupRequest | None) -> bool:
     """Whether a request may be answered by this run: the same question, asked not long ago."""
     fresh = time.time() - record.started < RESUME_SECONDS
     return fresh and (request is None or replace(record.request, key=request.key, job=request.job) == request)
+
+
+def _reads_back(engine: Engine, directory: RunDirectory, record: RunRecord) -> bool:
+    """Whether this process opens the packs that wait for `verify`: in recipient mode only the one that sealed them."""
+    for segment in record.segments:
+        if directory.has(stage_file(segment.target, segment.number, "verify")):
+            continue
+        name = stage_file(segment.target, segment.number, "compress")
+        done = directory.load(name, CompressResult) or directory.load(
+            name.replace(".compress.", ".export."), ExportResult
+        )
+        if done is not None and any(not engine.opens(pack) for pack in done.packs):
+            return False
+    return True
 
 
 def _is_pressed(capture: Capture) -> bool:
@@ -206,7 +220,7 @@ def _runs_of(engine: Engine, vm: str) -> list[RunDirectory]:
 
 
 def _vm_of(directory: RunDirectory) -> str | None:
-    request = directory.load("request.json", BackupRequest)
+    request = directory.load(REQUEST_FILE, BackupRequest)
     return request.vm if request else None
 
 
@@ -217,7 +231,10 @@ def _vms_with_leftovers(engine: Engine) -> Iterable[str]:
 
 
 def _drop_orphans(engine: Engine) -> list[RecoverAction]:
-    """Landings and staged packs whose run directory is gone."""
+    """Landings and staged packs whose run directory is gone, and run directories that never began."""
+    for directory in engine.run_directories():
+        if directory.is_nobodys():
+            directory.remove()
     found = {*engine.landing.runs(), *engine.staged_runs()}
     known = {d.run_id for d in engine.run_directories()}  # looked at second: a run makes its directory first
     orphans = sorted(found - known)

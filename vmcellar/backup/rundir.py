@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +26,10 @@ from vmcellar.errors import PermanentError
 T = TypeVar("T")
 
 RUN_FILE = "run.json"
+REQUEST_FILE = "request.json"
+
+NOBODYS_SECONDS = 3600.0
+"""A folder without a request is younger than this while its process may still write one."""
 
 _ONE_PARSER = threading.Lock()
 """numpy parses the header of an array as Python text, and CPython 3.11 counts the depth of that parser once for all
@@ -80,8 +86,19 @@ class RunDirectory:
         (self.path / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder with all in it; harmless when it is gone."""
+        """Remove the folder with all in it; harmless when it is gone. Dying in between leaves a run to be cleared."""
+        with suppress(OSError):
+            for path in self.path.iterdir():
+                if path.name != REQUEST_FILE:  # which tells whose run it was: last
+                    path.unlink()
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def is_nobodys(self) -> bool:
+        """Whether its process died as it made or removed the folder, an hour ago or more: nothing says whose it is."""
+        try:
+            return not self.has(REQUEST_FILE) and self.path.stat().st_mtime < time.time() - NOBODYS_SECONDS
+        except FileNotFoundError:
+            return False
 
 
 def stage_file(target: str, segment: int, stage: str, suffix: str = "json") -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vmcellar.backup import clean_check, planning, recover
 from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
-from vmcellar.backup.rundir import RUN_FILE, RunDirectory
+from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken
@@ -42,7 +42,7 @@ def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> Run
     run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
     directory = engine.run_directory(run_id)
     directory.create()
-    directory.save("request.json", request)
+    directory.save(REQUEST_FILE, request)
     try:
         run = _begin(engine, request, directory, parent, cancel)
     except BaseException:

@@ -51,10 +51,11 @@ def add_recipient(config: Config, file: Path, sheet: Path | None, label: str) ->
     tier = _tier(config)
     secrets = _secrets(config, tier, sheet)
     public = read_public(file)
-    if public.id in {slot.id for slot in slots.list_slots(tier)}:
-        raise UsageError(f"recipient {public.id} has a key slot already", hint="see `vmcellar key list`")
-    slot = add_recipient_slot(tier, secrets, public, label)
+    known = public.id in {slot.id for slot in slots.list_slots(tier)}
+    slot = public.id if known else add_recipient_slot(tier, secrets, public, label)
     shared = share(tier, Epochs(tier, MetaSeal(secrets.meta), secrets.data), Recipient(public))
+    if known and not shared.given:  # else an earlier call died between the slot and the epoch keys
+        raise UsageError(f"recipient {public.id} has a key slot already", hint="see `vmcellar key list`")
     return slot, len(shared.locked)
 
 

@@ -48,6 +48,10 @@ def text(name: str, fields: Fields, key: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str):
         raise IntegrityError(f"{name}: the field {key} is missing", hint=_HINT)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON may name half a character
+        raise IntegrityError(f"{name}: the field {key} is no text", hint=_HINT) from error
     return value
 
 

@@ -27,8 +27,11 @@ class Argon2Cost:
     lanes: int = 4
 
 
-LIMIT = Argon2Cost(memory_kib=4 << 20, passes=64, lanes=64)
-"""A document that asks for more is refused, so that a forged one cannot exhaust the host."""
+LIMIT = Argon2Cost(memory_kib=2 << 20, passes=64, lanes=64)
+WORK_LIMIT = 4 << 20
+"""Memory in KiB times passes. A document that asks for more is refused, so that a forged one cannot exhaust the host:
+RFC 9106's first choice (2 GiB, one pass) is let through, and some seconds are the most that a guess takes.
+"""
 
 
 def protect(secret: bytes, passphrase: bytes, bound: bytes, cost: Argon2Cost | None = None) -> dict[str, str | int]:
@@ -54,6 +57,10 @@ def reveal(name: str, fields: Fields, passphrase: bytes, bound: bytes) -> bytes 
     salt, sealed = documents.data_of(name, fields, "salt"), documents.data_of(name, fields, "sealed")
     if len(salt) != SALT_BYTES or len(sealed) < NONCE_BYTES + 16 or cost.memory_kib < 8 * cost.lanes:
         raise IntegrityError(f"{name}: its fields do not fit each other")
+    if cost.memory_kib * cost.passes > WORK_LIMIT:
+        raise IntegrityError(
+            f"{name}: it asks for {cost.passes} passes over {cost.memory_kib} KiB, more than is allowed"
+        )
     key = _stretch(passphrase, salt, cost)
     try:
         return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)

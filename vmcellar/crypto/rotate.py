@@ -7,6 +7,7 @@ goes on with the keys it opened: keep an old private key until all have been res
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmcellar.crypto import recipients, slots
@@ -17,7 +18,8 @@ from vmcellar.crypto.meta_seal import MetaSeal
 from vmcellar.crypto.names import KEYS
 from vmcellar.crypto.passphrase import Argon2Cost
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
-from vmcellar.errors import IntegrityError
+from vmcellar.crypto.secrets import MASTERS_KEPT, Secrets
+from vmcellar.errors import IntegrityError, PermanentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +37,48 @@ def rotate_passphrase(
 ) -> Rotation:
     """A new passphrase and, unless in recipient mode, a new data master to which all epoch keys are re-wrapped.
 
-    All other passphrase slots go too: their data master is the old one. Recipients stay.
+    All other passphrase slots go too: their data master is the old one. Recipients stay. An epoch key that does not
+    open keeps the old slots, as one of them may hold what opens it.
     """
     secrets = slots.unlock_secrets(store, secret)
     others = [public.id for public in recipients.recipients(store, MetaSeal(secrets.meta))]
     old = [info.id for info in slots.list_slots(store) if info.kind in (slots.PASSPHRASE, slots.HOST)]
-    if secrets.data:
-        secrets = secrets.with_new_master()
+    slot, secrets = _begun(store, old, secrets, new_secret) or (None, _renewed(secrets))
     epochs = Epochs(store, MetaSeal(secrets.meta), secrets.data)
     masters = [Master(key) for key in secrets.data]
     shared = share(store, epochs, masters[0]) if masters else None
-    slot = slots.add_passphrase(store, secrets, new_secret, cost, label=label)
-    if slots.unlock_secrets(store, new_secret) != secrets:
-        raise IntegrityError(f"the new key slot {slot} does not read back; the old ones are untouched")
-    for gone in old:
-        store.delete(KEYS + gone)
+    if slot is None:
+        slot = slots.add_passphrase(store, secrets, new_secret, cost, label=label)
+        if slots.open_slot(store, slot, new_secret) != secrets:
+            raise IntegrityError(f"the new key slot {slot} does not read back; the old ones are untouched")
+    if shared and shared.locked:
+        return Rotation(slot, (), len(shared.given), shared.locked)
+    gone = [name for name in old if name != slot]
+    for name in gone:
+        store.delete(KEYS + name)
     if masters:  # whoever else holds epoch keys is an old master, or was a recipient
         strangers = {holder for holders in by_epoch(store).values() for holder in holders}.difference(others)
         drop(store, strangers, [masters[0].id])
-    return Rotation(slot, tuple(old), len(shared.given) if shared else 0, shared.locked if shared else ())
+    return Rotation(slot, tuple(gone), len(shared.given) if shared else 0, ())
+
+
+def _renewed(secrets: Secrets) -> Secrets:
+    return secrets.with_new_master() if secrets.data else secrets
+
+
+def _begun(store: SmallObjects, present: Sequence[str], old: Secrets, new_secret: bytes) -> tuple[str, Secrets] | None:
+    """The slot that an earlier call made before it died, and what it holds.
+
+    Another new master instead would take the first one's only slot away, and with it what hosts have sealed since.
+    """
+    for slot in present:
+        try:
+            found = slots.open_slot(store, slot, new_secret)
+        except (IntegrityError, PermanentError):
+            continue
+        if found is not None and found.data[1:] == old.data[: MASTERS_KEPT - 1] and found.data != old.data:
+            return slot, found
+    return None
 
 
 def rotate_recipient(store: SmallObjects, old: PrivateKey, new: PublicKey, *, label: str = "") -> Rotation:

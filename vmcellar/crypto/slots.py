@@ -100,6 +100,12 @@ def unlock_secrets(store: SmallObjects, secret: bytes) -> Secrets:
     raise _refused(unusable)
 
 
+def open_slot(store: SmallObjects, slot: str, secret: bytes) -> Secrets | None:
+    """What this passphrase slot holds, None for another passphrase; IntegrityError when it is damaged."""
+    name = KEYS + slot
+    return _open(name, *documents.decode(name, store.get(name)), secret)
+
+
 def _open(name: str, kind: str, fields: Fields, secret: bytes) -> Secrets | None:
     if kind not in (PASSPHRASE, HOST):
         raise IntegrityError(f"{name} is a slot of an unknown kind", hint="use a newer vmcellar")

@@ -42,7 +42,7 @@ def parse(data: bytes) -> RepositoryConfig:
         if fields["format"] == _FORMAT and isinstance(version, int) and version > layout.FORMAT_VERSION:
             raise PermanentError(f"the repository has format version {version}", hint="use a newer vmcellar")
         found = RepositoryConfig(bytes.fromhex(fields["id"]), bytes.fromhex(fields["seal"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"the repository's config object is damaged: {error}", hint=_HINT) from error
     if len(found.id) != layout.NAME_BYTES or _text(found.id, found.seal) != data:
         raise IntegrityError("the repository's config object is damaged", hint=_HINT)

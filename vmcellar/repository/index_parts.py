@@ -106,5 +106,22 @@ def _parse(plain: bytes) -> IndexPart:
     found = np.frombuffer(plain, INDEX_ROW, rows, start)
     if rows and int(found["pack"].max()) >= packs:
         raise IntegrityError("it has rows of packs that it does not name")
+    if struct.pack(layout.INDEX_HEADER, kind, packs, rows) != plain[:_HEADER] or not _is_sound(table, found):
+        raise IntegrityError("it has packs or rows that no writer makes")
     refs = tuple(PackRef(r["id"].tobytes(), int(r["kind"]), r["epoch"].tobytes(), int(r["size"])) for r in table)
     return IndexPart(refs, found, kind == layout.INDEX_DAMAGED)
+
+
+def _is_sound(packs: Table, rows: IndexRows) -> bool:
+    """Whether packs have a kind and size that packs can have, and each row lies inside its pack: readers rely on it."""
+    if np.any(packs["zero"]) or np.any(packs["size"] > layout.PACK_SIZE_MAX):
+        return False
+    toc = rows["toc"]
+    ends = toc["offset"].astype(np.uint64) + toc["stored"]
+    return bool(
+        np.isin(packs["kind"], (layout.KIND_DATA, layout.KIND_META)).all()
+        and not np.any(toc["zero"])
+        and np.all(toc["length"] <= layout.CHUNK_MAX)
+        and np.all(toc["stored"] <= layout.STORED_MAX)
+        and np.all(ends <= packs["size"][rows["pack"]])
+    )

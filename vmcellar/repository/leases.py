@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.repository import layout, marks
-from vmcellar.repository.records import RecordKind
+from vmcellar.repository.records import Instant, RecordKind
 from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ REBUILD = "rebuild-index"
 Clock = Callable[[], float]
 
 _log = logging.getLogger(__name__)
+_DIGITS_MAX = 18
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -58,8 +59,8 @@ class Lease:
     host: str
     boot: str
     pid: int
-    since: float
-    expires: float
+    since: Instant
+    expires: Instant
     known: tuple[str, ...] | None = None
 
 
@@ -208,9 +209,13 @@ def _read_again(tier: Tier, keyring: Keyring, lease_id: str) -> FoundLease | Non
     raise TransientError(f"lease {lease_id} changes while it is read", hint="run the command again")
 
 
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX else 0
+
+
 def _parse(key: str) -> tuple[str, int]:
     lease_id, _, number = key.removeprefix(layout.LEASES).rpartition("-")
-    if len(lease_id) != 2 * layout.NAME_BYTES or not number.isdigit():
+    if len(lease_id) != 2 * layout.NAME_BYTES or key != layout.lease_key(lease_id, _number(number)):
         raise IntegrityError(f"{key} is no lease", hint="find out what put it there and remove it")
     return lease_id, int(number)
 

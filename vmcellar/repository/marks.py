@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
 from vmcellar.repository import layout
-from vmcellar.repository.records import RecordKind
+from vmcellar.repository.records import Instant, RecordKind
 from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MARK_PACKS = 10_000
 class Mark:
     """`time` (seconds since the epoch) is that of the host that wrote it; `data` and `meta` are ids of packs in hex."""
 
-    time: float
+    time: Instant
     data: tuple[PackName, ...]
     meta: tuple[PackName, ...]
 

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from vmcellar.errors import IntegrityError, PermanentError, UsageError
 from vmcellar.repository import envelope, layout
+from vmcellar.repository.records import Instant
 
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
@@ -85,7 +86,7 @@ class RestorePoint:
     id: PointId
     vm: str
     vm_uuid: str
-    time: float
+    time: Instant
     kind: Literal["full", "incremental"]
     reason: str
     parent: PointId | None

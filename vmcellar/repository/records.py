@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from vmcellar.errors import IntegrityError
 from vmcellar.repository import envelope
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from vmcellar.tiers.base import Tier
 
 T = TypeVar("T")
+
+Instant = Annotated[float, Field(ge=0, lt=253_402_300_800)]
+"""Seconds since the epoch that a calendar can show: up to the year 9999, no NaN."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,7 @@ class LocalTier:
             if not source.samefile(target):  # the same file: an earlier adopt died before its last step
                 raise _exists(self, str(target.relative_to(self.path))) from error
         _sync_folder(target.parent)
+        self._still_there()  # else it went to the folder below a mount that vanished since the first look
         source.unlink()
 
     def _make_folder(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository import layout
-from vmcellar.repository.records import RecordKind
+from vmcellar.repository.records import Instant, RecordKind
 from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Pin:
     """Why a point stays, since when (seconds since the epoch), and the host where it was pinned."""
 
     note: str
-    time: float
+    time: Instant
     host: str
 
 

@@ -1,0 +1,75 @@
+"""Killed at every durable step of every command that writes: nothing is lost, and the command run again completes.
+
+SIGKILL before and after each fsync, link, rename, unlink and mkdir that a command makes, each time in a forked process
+(`tests/faults`; by hand: `python -m tests.faults`). After each kill every committed point restores equal, on the host
+that died and on one that has never seen the repository, a deep scrub finds nothing, and the command again ends well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiers.conftest import mounted
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = ["key-add-passphrase", "key-add-recipient", "key-remove", "key-rotate", "key-rotate-recipient"]
+UPKEEP = ["prune", "pin", "unpin", "gc-mark", "gc-delete", "rebuild-index"]
+
+
+def faults(*arguments: str) -> list[str]:
+    """The lines of a run without harm."""
+    command = [sys.executable, "-m", "tests.faults", *arguments]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    print(ran.stdout)
+    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr[-6000:]}"
+    return ran.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["init", "init-recipient"], ["backup-incremental", "recover"], UPKEEP, KEYS],
+    ids=["init", "backup", "upkeep", "keys"],
+)
+def test_killed_at_every_step(names: list[str]) -> None:
+    lines = faults(*names)
+    assert len(lines) == len(names)
+    for line in lines:
+        found = re.search(r"(\d+) of (\d+) steps, (\d+) fired", line)
+        assert found, line
+        tried, steps, fired = map(int, found.groups())
+        assert tried == steps
+        assert fired >= steps * 0.7, "a call that fails, such as mkdir of what exists, has no step after it"
+
+
+def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
+    """A first backup, and one in recipient mode; by hand at each step."""
+    assert len(faults("backup-full", "backup-recipient", "--every", "9")) == 2
+
+
+@pytest.mark.parametrize("mode", ["EIO-once", "ENOSPC", "vanish"])
+def test_failing_calls(mode: str) -> None:
+    """One fsync or other call fails, or all from one on, or the folder of the tier is unmounted: an error in words, all
+    else as after a kill, and a command that ends without an error has done what it was asked for.
+    """
+    lines = faults("--mode", mode, "--every", "10")
+    fired = [int(found[1]) for found in map(re.compile(r"(\d+) fired").search, lines) if found]
+    assert len(fired) == len(lines)
+    assert sum(fired) > 20
+
+
+@pytest.mark.parametrize("mode", ["full", "read-only"])
+def test_a_real_file_system(mode: str, tmp_path: Path) -> None:
+    """A tmpfs with no room, then a little more until the command succeeds; and one that is mounted read-only."""
+    with mounted(tmp_path / "probe", "1m"):  # skips where nothing may be mounted
+        pass
+    names = ["backup-incremental", "backup-recipient", *UPKEEP, "key-rotate"]
+    names.remove("unpin")  # only deletes: a full disk does not stop it
+    lines = faults("--mode", mode, *names)
+    assert len(lines) == len(names)
