@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("backup", "fuzz", "repository", "restore")
+NAMES = ("backup", "crypto", "export", "fuzz", "repository", "restore")
 
 
 def main() -> int:

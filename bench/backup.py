@@ -9,6 +9,7 @@ for us: the engine alone, the flow run with a server up, and the whole command.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import libvirt
 
 from bench.measure import Cost, medians, timed
@@ -42,6 +44,7 @@ class Bench:
         self.server = server
         self.costs: dict[str, list[Cost]] = defaultdict(list)
         self.facts: dict[str, list[float]] = defaultdict(list)
+        self.seeds = itertools.count(100)
         self.config = folder / "vmcellar.yaml"
         (folder / "passphrase").write_text("bench\n")
         self.config.write_text(
@@ -60,23 +63,23 @@ class Bench:
         """Each tool once, in an order that changes from round to round."""
         works = [self.peer_round, self.peer_compressed, self.our_engine, self.our_command]
         for work in works[number % len(works) :] + works[: number % len(works)]:
-            work(number)
+            work()
             self._forget()
 
-    def peer_round(self, number: int) -> None:
+    def peer_round(self) -> None:
         """The peer without compression: full, incremental, restore."""
-        self._peer("peer", [], number)
+        self._peer("peer", [])
 
-    def peer_compressed(self, number: int) -> None:
+    def peer_compressed(self) -> None:
         """The peer with --compress."""
-        self._peer("peer --compress", ["--compress"], number)
+        self._peer("peer --compress", ["--compress"])
 
-    def our_engine(self, number: int) -> None:
+    def our_engine(self) -> None:
         """The engine alone: full, incremental, restore."""
         full = self._engine("backup", self.guest.name)
         self._add("engine full", full)
         self._facts("full", full)
-        scatter(self.guest, "vda", CHANGED, seed=100 + number)
+        self._change()
         incremental = self._engine("backup", self.guest.name)
         self._add("engine incremental", incremental)
         self._facts("incremental", incremental)
@@ -85,18 +88,22 @@ class Bench:
         out = self.folder / "restored"
         self._add("engine restore", self._engine("restore", point, str(out)))
 
-    def our_command(self, number: int) -> None:
-        """`vmcellar backup` with a Prefect server up: the whole command."""
-        self._add("command full", self._command())
-        scatter(self.guest, "vda", CHANGED, seed=100 + number)
-        self._add("command incremental", self._command())
-        self._add("command unchanged", self._command())
+    def our_command(self) -> None:
+        """`vmcellar backup` with a Prefect server up: the flow run as the server saw it, and the whole command."""
+        self._command("full")
+        self._change()
+        self._command("incremental")
+        self._command("unchanged")
 
-    def _peer(self, name: str, options: list[str], number: int) -> None:
+    def _change(self) -> None:
+        """Scattered writes that no earlier point holds: nothing of them is known to any repository."""
+        scatter(self.guest, "vda", CHANGED, seed=next(self.seeds))
+
+    def _peer(self, name: str, options: list[str]) -> None:
         target = self.folder / "peer"
         common: list[str | Path] = [PEER, "-d", self.guest.name, "-o", target, *options]
         self._add(f"{name} full", self._timed([*common, "-l", "full"]))
-        scatter(self.guest, "vda", CHANGED, seed=100 + number)
+        self._change()
         self._add(f"{name} incremental", self._timed([*common, "-l", "inc"]))
         out = self.folder / "peer-restored"
         restore: list[str | Path] = [PEER_RESTORE, "-a", "restore", "-i", target, "-o", out]
@@ -108,15 +115,19 @@ class Bench:
         own = json.loads(cost.output)["took"]
         return Cost(own, cost.cpu, cost.qemu, cost.output)
 
-    def _command(self) -> Cost:
-        command: list[str | Path] = [
-            Path(sys.executable).parent / "vmcellar",
-            "--config",
-            self.config,
-            "backup",
-            self.guest.name,
-        ]
-        return timed([*command, "--json"], self.guest.qemu_pid(), self.server.environment)
+    def _command(self, what: str) -> None:
+        tool = Path(sys.executable).parent / "vmcellar"
+        command: list[str | Path] = [tool, "--config", self.config, "backup", self.guest.name, "--json"]
+        cost = timed(command, self.guest.qemu_pid(), self.server.environment)
+        self._add(f"command {what}", cost)
+        self._add(f"flow {what}", Cost(self._last_flow_run(), cost.cpu, cost.qemu))
+
+    def _last_flow_run(self) -> float:
+        """Seconds that the last backup's flow run was running, as its states tell."""
+        wanted = {"sort": "END_TIME_DESC", "limit": 1, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        found = httpx.post(f"{self.server.environment['PREFECT_API_URL']}/flow_runs/filter", json=wanted)
+        found.raise_for_status()
+        return float(found.json()[0]["total_run_time"])
 
     def _timed(self, command: Sequence[str | Path]) -> Cost:
         return timed(command, self.guest.qemu_pid())
@@ -168,8 +179,9 @@ def report(bench: Bench) -> None:
             ratio = found[f"{peer} {what}"].wall / found[f"engine {what}"].wall
             print(f"  {peer + ' ' + what:30}{ratio:6.2f}   (asked: {least})")
     for what in ("full", "incremental", "unchanged"):
-        more = found[f"command {what}"].wall - found[f"engine {what}"].wall
-        print(f"  {'command ' + what:30}{more:+6.2f} s over the engine's own part")
+        for more in ("flow", "command"):
+            seconds = found[f"{more} {what}"].wall - found[f"engine {what}"].wall
+            print(f"  {more + ' ' + what:30}{seconds:+6.2f} s over the engine's own part")
     for fact, values in bench.facts.items():
         middle = sorted(values)[len(values) // 2]
         print(f"  {fact:30}{middle if middle < 1000 else middle / MIB:10.2f}{'' if middle < 1000 else ' MiB'}")
