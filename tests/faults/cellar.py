@@ -33,16 +33,21 @@ PASSPHRASE = "correct horse battery staple"
 PIECE = 64 << 10
 
 
-def prepare_process() -> None:
-    """What every process of a trial needs: readers of image files, and keys that cost nothing to derive."""
+def stand_ins() -> list[tuple[object, str, object]]:
+    """What a process that uses a Cellar replaces: readers of image files, and keys that cost nothing to derive."""
     made = passphrase.Argon2Cost
-    for module, name, value in (
+    return [
         (export, "ExportReader", ImageReader),
         (clean_check, "ExportReader", ImageReader),
         (passphrase, "Argon2Cost", lambda *costs: made(*costs) if costs else CHEAP),
-    ):
+        (pipeline, "AFTER_EXPORT_WORKERS", 1),  # steps in the same order every time
+    ]
+
+
+def prepare_process() -> None:
+    """Put them in for good."""
+    for module, name, value in stand_ins():
         setattr(module, name, value)
-    pipeline.AFTER_EXPORT_WORKERS = 1  # steps in the same order every time
 
 
 def warm_up(folder: Path) -> None:

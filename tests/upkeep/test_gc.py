@@ -54,6 +54,7 @@ def test_two_runs_and_a_grace_time(world: World) -> None:
 def test_what_is_needed_again_is_not_deleted(world: World) -> None:
     """A point that came by another way (restored from a mirror) needs what is marked."""
     host = world.host()
+    world.back_up(host, {5: 9}, vm="another")  # gc refuses where no point is left
     point = world.back_up(host, {0: 1})
     key = f"points/{point.id}"
     data = world.tier.get(key)

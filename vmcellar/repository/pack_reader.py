@@ -126,7 +126,7 @@ class PackReader:
         except IntegrityError as error:
             raise IntegrityError(
                 f"pack {self.key}: object {found.ordinal}, id {found.chunk.hex()}: {error.message}",
-                hint="type `vmcellar verify --all` to see which points it touches",
+                hint="type `vmcellar verify --all --deep` to see which points it touches; the next backup heals it",
             ) from error
         return plain
 

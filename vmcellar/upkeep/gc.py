@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vmcellar.errors import IntegrityError
+from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import layout, leases, marks
 from vmcellar.repository.layout import KIND_DATA, KIND_META, pack_key
@@ -174,6 +174,12 @@ class _Run:
         repository.index.refresh(writing=self._lease is not None)
         indexed = {pack.id for pack in repository.index.packs()}
         points = repository.points()
+        if indexed and not points:  # prune leaves every VM a point, so this was not its work
+            raise PermanentError(
+                f"{self._tier!r} has no restore point, but {len(indexed)} packs that points were made with: "
+                "nothing is deleted",
+                hint="is a part of the tier not mounted? If there truly is none: gc goes on after the next backup",
+            )
         reach = Reach(repository, self._progress, self._cancel)
         for point in points:
             reach.add(point)
