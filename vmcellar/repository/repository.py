@@ -29,6 +29,7 @@ from vmcellar.repository.index import Index
 from vmcellar.repository.pack_format import PackRef, Table
 from vmcellar.repository.packs import Location, PackReader, PackWriter, groups
 from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
+from vmcellar.repository.points_cache import PointsCache
 from vmcellar.tiers.base import NotFoundError, Tier
 from vmcellar.tiers.registry import make_tier, open_tier
 
@@ -45,7 +46,7 @@ class Settings(Protocol):
 
     @property
     def state(self) -> Path:
-        """Where the index cache may lie."""
+        """Where the caches may lie."""
         ...
 
     @property
@@ -143,11 +144,32 @@ class Repository:
 
     def points(self) -> list[RestorePoint]:
         """All restore points by time; IntegrityError names one that is damaged or forged."""
-        names = [key.removeprefix(layout.POINTS) for key, _ in self.tier.list(layout.POINTS)]
+        names = {key.removeprefix(layout.POINTS) for key, _ in self.tier.list(layout.POINTS)}
         with self._lock:
-            self._points = {name: point for name, point in self._points.items() if name in set(names)}
-        found = [self._read_point(name) for name in names]
-        return sorted(found, key=lambda point: (point.time, point.id))
+            self._points = {name: point for name, point in self._points.items() if name in names}
+            found = dict(self._points)
+        missing = names - found.keys()
+        if missing:
+            found.update(self._read_points(missing, names))
+        return sorted(found.values(), key=lambda point: (point.time, point.id))
+
+    def _read_points(self, wanted: Iterable[str], every: set[str]) -> dict[str, RestorePoint]:
+        """Read these from the tier; a signature is not checked again on bytes that this host has seen pass."""
+        cache = PointsCache(self.keyring, self.id, self.cache_dir / f"points-{self.id.hex()}.sqlite")
+        before = cache.load()
+        found, passed = {}, {}
+        for name in sorted(wanted):
+            data = self.tier.get(layout.point_key(name))
+            digest = cache.digest(name, data)
+            same = before.get(name) == digest
+            found[name] = points.decode(self.keyring, self.id, name, data, signature_passed=same)
+            if not same:
+                passed[name] = digest
+        if passed or before.keys() - every:
+            cache.update(before.keys() - every, passed)
+        with self._lock:
+            self._points.update(found)
+        return found
 
     def points_of(self, vm: str) -> list[RestorePoint]:
         """The restore points of one VM, oldest first."""
