@@ -15,9 +15,9 @@ from pathlib import Path
 from tests.faults.cellar import prepare_process, warm_up
 from tests.faults.mounts import FULL, READ_ONLY, run_mounted
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.trial import KILL, VANISH, TrialError, run
+from tests.faults.trial import KILL, POWER_CUT, VANISH, TrialError, run
 
-MODES = (KILL, "EIO-once", "EIO", "ENOSPC", "EROFS", VANISH, FULL, READ_ONLY)
+MODES = (KILL, "EIO-once", "EIO", "ENOSPC", "EROFS", VANISH, POWER_CUT, FULL, READ_ONLY)
 
 
 @contextmanager

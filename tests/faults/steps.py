@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.faults.powercut import Journal
+
 CALLS = ("fsync", "fdatasync", "link", "rename", "replace", "unlink", "remove", "mkdir", "rmdir")
 
 _rename, _mkdir = os.rename, os.mkdir  # the real ones, for what is done to the process
@@ -27,8 +29,9 @@ Act = Callable[[int, str, bool], None]
 class Steps:
     """Counts the steps of this process from `install` on. Any thread; there is no way back."""
 
-    def __init__(self, act: Act = lambda _step, _name, _before: None) -> None:
+    def __init__(self, act: Act = lambda _step, _name, _before: None, journal: Journal | None = None) -> None:
         self._act = act
+        self._journal = journal
         self._lock = threading.Lock()
         self.names: list[str] = []
 
@@ -44,7 +47,10 @@ class Steps:
                 number = len(self.names) + 1
                 self.names += [what, what]
                 self._act(number, what, True)
+                record = self._journal.before(name, arguments, options) if self._journal else None
                 result = real(*arguments, **options)
+                if self._journal and record:
+                    self._journal.done(record)
                 self._act(number + 1, what, False)
                 return result
 

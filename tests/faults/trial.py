@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faults.powercut import Journal, forget, inodes
 from tests.faults.steps import ERRORS, Act, Steps, come_back, failing_at, killed_at, vanishing_at
 from vmcellar.errors import VmcellarError
 
 KILL = "kill"
 VANISH = "vanish"
+POWER_CUT = "power-cut"
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,14 @@ def run(scenario: Scenario, folder: Path, mode: str = KILL, every: int = 1) -> O
     for step in _steps(names, mode, every):
         shutil.rmtree(trial)
         shutil.copytree(kept, trial)
-        where = f"{scenario.name}: {mode} {'before' if step % 2 else 'after'} step {step}, {names[step - 1]}"
+        where = (
+            f"{scenario.name}: {mode} {'before' if step % 2 else 'after'} step {step}, {[*names, 'the end'][step - 1]}"
+        )
         outcome.tried += 1
         fired = _disturb(scenario, trial, mode, step, where)
         if fired:
             outcome.died += 1
-            outcome.calls[names[step - 1].split()[0]] += 1
+            outcome.calls[[*names, "end"][step - 1].split()[0]] += 1
         go_on(scenario, trial, where, failed=fired)
     return outcome
 
@@ -93,9 +97,10 @@ def go_on(scenario: Scenario, trial: Path, where: str, *, failed: bool) -> None:
 
 
 def _steps(names: list[str], mode: str, every: int) -> Iterator[int]:
-    for step in range(1, len(names) + 1, 1 if mode == KILL else 2):
-        if (step - 1) // (1 if mode == KILL else 2) % every == 0:
-            yield step
+    """Failing calls fail before anything happens: odd steps. A power cut may also come when the command has ended."""
+    yield from range(1, len(names) + 1, every if mode in (KILL, POWER_CUT) else 2 * every)
+    if mode == POWER_CUT:
+        yield len(names) + 1
 
 
 def _count(scenario: Scenario, trial: Path, report: Path) -> list[str]:
@@ -115,6 +120,8 @@ def _disturb(scenario: Scenario, trial: Path, mode: str, step: int, where: str) 
     """Whether the command died, or told of an error of ours."""
     if mode == KILL:
         return _killed(lambda: _act(scenario, trial, killed_at(step)), where)
+    if mode == POWER_CUT:
+        return _power_cut(scenario, trial, step, where)
     if mode == VANISH:
         failed = fails(lambda: _act(scenario, trial, vanishing_at(step, trial / "hot")), trial, where)
         come_back(trial / "hot")
@@ -141,9 +148,23 @@ def fails(work: Callable[[], None], trial: Path, where: str) -> bool:
     return note.exists()
 
 
-def _act(scenario: Scenario, trial: Path, act: Act) -> None:
-    Steps(act).install()
+def _act(scenario: Scenario, trial: Path, act: Act, journal: Path | None = None) -> None:
+    Steps(act, Journal(journal) if journal else None).install()
     scenario.act(trial)
+
+
+def _power_cut(scenario: Scenario, trial: Path, step: int, where: str) -> bool:
+    """Killed, if it has not ended, and all is gone that was not durable, and what the hypervisor held."""
+    journal = trial.with_name("journal")
+    shutil.rmtree(journal, ignore_errors=True)
+    journal.mkdir()
+    durable = inodes(trial)
+    died = _killed(lambda: _act(scenario, trial, killed_at(step), journal), where)
+    held = inodes(trial / "vms")  # what the hypervisor keeps is not ours to sync
+    forget(trial, journal, durable | held, lambda path: "cache" in path.relative_to(trial).parts[:-1])
+    for path in (trial / "vms").glob("held-*"):
+        path.unlink()
+    return died
 
 
 def _killed(work: Callable[[], None], where: str) -> bool:

@@ -53,10 +53,10 @@ def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
     assert len(faults("backup-full", "backup-recipient", "--every", "9")) == 2
 
 
-@pytest.mark.parametrize("mode", ["EIO-once", "ENOSPC", "vanish"])
+@pytest.mark.parametrize("mode", ["EIO-once", "ENOSPC", "vanish", "power-cut"])
 def test_failing_calls(mode: str) -> None:
-    """One fsync or other call fails, or all from one on, or the folder of the tier is unmounted: an error in words, all
-    else as after a kill, and a command that ends without an error has done what it was asked for.
+    """One fsync or other call fails, or all from one on, or the folder of the tier is unmounted, or what no fsync made
+    durable is gone: an error in words, all else as after a kill, and what a command said it had done is done.
     """
     lines = faults("--mode", mode, "--every", "10")
     fired = [int(found[1]) for found in map(re.compile(r"(\d+) fired").search, lines) if found]

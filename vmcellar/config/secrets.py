@@ -16,11 +16,15 @@ from vmcellar.errors import PermanentError
 _OTHERS = 0o077
 
 
-def _expand(path: Path) -> Path:
-    return path.expanduser()
+def expand(path: Path) -> Path:
+    """The path with a leading `~` replaced; ValueError when there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such user's home") from error
 
 
-HostPath = Annotated[Path, AfterValidator(_expand)]
+HostPath = Annotated[Path, AfterValidator(expand)]
 """A path of this host; a leading `~` is the user's home."""
 
 

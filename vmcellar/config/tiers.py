@@ -10,7 +10,7 @@ from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler,
 from pydantic_core import CoreSchema
 
 from vmcellar.config.jobs import Section
-from vmcellar.config.secrets import HostPath, SecretReference
+from vmcellar.config.secrets import HostPath, SecretReference, expand
 from vmcellar.config.units import Duration, Size
 
 _CEPH = re.compile(r"ceph::[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
@@ -62,6 +62,8 @@ class TierSettings(Section):
             raise ValueError(f"{self.storage}: write ceph::pool/namespace or s3://bucket/prefix, without spaces")
         if form is None and ("://" in self.storage or "::" in self.storage.removeprefix("file::")):
             raise ValueError(f"{self.storage}: storage is a directory, ceph::pool/namespace or s3://bucket/prefix")
+        if form is None:
+            expand(Path(self.storage.removeprefix("file::")))
         if strange := sorted(self.model_fields_set - _OPTIONS[self.kind]):
             raise ValueError(f"{strange[0]} is no option of {self.storage}")
         if (self.access_key is None) != (self.secret_key is None):

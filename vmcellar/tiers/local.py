@@ -333,6 +333,15 @@ def _make_durable(path: Path) -> None:
         os.close(file)
 
 
+def make_directory(folder: Path, mode: int = 0o700) -> None:
+    """Make a directory for a tier, and its parents, so that a power cut does not take it away again. Raises OSError."""
+    if not folder.parent.is_dir():
+        make_directory(folder.parent, mode=0o777)
+    folder.mkdir(mode=mode, exist_ok=True)
+    with suppress(PermissionError):  # a parent that this user may enter and not read
+        _sync_folder(folder.parent)
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

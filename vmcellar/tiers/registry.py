@@ -7,7 +7,7 @@ from pathlib import Path
 from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import PermanentError
 from vmcellar.tiers.base import Tier
-from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.local import LocalTier, make_directory
 
 
 def open_tier(name: str, settings: TierSettings, state: Path) -> Tier:
@@ -28,7 +28,7 @@ def make_tier(name: str, settings: TierSettings, state: Path) -> Tier:
     """The same, and a local directory is made if need be; buckets and pools are made by who runs them."""
     if settings.kind == "local":
         try:
-            settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(settings.directory)
         except OSError as error:
             raise PermanentError(
                 f"{settings.directory}: {error.strerror}", hint="run as root, or name a directory that you may write"
