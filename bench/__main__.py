@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("backup", "crypto", "export", "fuzz", "repository", "restore")
+NAMES = ("backup", "crypto", "dedup", "export", "fuzz", "repository", "restore", "scale")
 
 
 def main() -> int:
