@@ -46,7 +46,7 @@ def test_pbs_5982_a_backup_that_deduplicated_against_garbage_loses_nothing(world
 
     world.back_up(host, {0: 3}, before_commit=beside)
     world.now += 2 * DAY
-    assert gc.collect(collector).deleted == ()
+    assert not [key for key in gc.collect(collector).deleted if key.startswith("data/")]  # its node was stored again
     world.check()
 
 

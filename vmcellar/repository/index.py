@@ -51,8 +51,8 @@ AND NOT EXISTS (SELECT 1 FROM damaged d WHERE d.chunk = e.chunk AND d.pack = p.i
 """
 _HOLDERS = "SELECT e.chunk, p.id FROM entries e JOIN packs p ON p.number = e.pack WHERE e.chunk IN ({marks})"
 _LOCATE = """
-SELECT e.chunk, e.ordinal, e.offset, e.stored, e.length, e.method, e.what, p.id, p.kind, p.epoch, p.size
-FROM entries e JOIN packs p ON p.number = e.pack LEFT JOIN damaged d ON d.chunk = e.chunk AND d.pack = p.id
+SELECT d.chunk IS NOT NULL, e.chunk, e.ordinal, e.offset, e.stored, e.length, e.method, e.what, p.id, p.kind, p.epoch,
+p.size FROM entries e JOIN packs p ON p.number = e.pack LEFT JOIN damaged d ON d.chunk = e.chunk AND d.pack = p.id
 WHERE e.chunk IN ({marks}) ORDER BY d.chunk IS NOT NULL DESC, p.number DESC
 """
 
@@ -102,17 +102,40 @@ class Index:
         return self._marks
 
     def locate(self, ids: Iterable[bytes]) -> dict[bytes, Location]:
-        """Where each object lies, as far as the repository has it; a copy that failed a check if none is better."""
+        """Where each object lies, as far as the repository has it. Of several copies: one that never failed a check, in
+        a pack that no gc marked (as of the last `refresh`), rather than another.
+        """
         found: dict[bytes, Location] = {}
+        ranks: dict[bytes, tuple[bool, bool]] = {}
+        for location, damaged in self._located(ids):
+            rank = damaged, location.pack.id in self._marked
+            if location.chunk not in found or rank <= ranks[location.chunk]:
+                found[location.chunk], ranks[location.chunk] = location, rank
+        return found
+
+    def copies(self, ids: Iterable[bytes]) -> dict[bytes, list[tuple[Location, bool]]]:
+        """Every copy of each object, and whether it failed a check."""
+        found: dict[bytes, list[tuple[Location, bool]]] = {}
+        for location, damaged in self._located(ids):
+            found.setdefault(location.chunk, []).append((location, damaged))
+        return found
+
+    def _located(self, ids: Iterable[bytes]) -> Iterator[tuple[Location, bool]]:
+        """All copies, of one object the oldest that is not damaged last."""
         packs: dict[bytes, PackRef] = {}
         with self._reading() as database:
             for part in _batches(ids):
-                for chunk, *place, pack_id, kind, epoch, size in database.execute(
+                for damaged, chunk, *place, pack_id, kind, epoch, size in database.execute(
                     _LOCATE.format(marks=_marks(part)), part
                 ):
                     pack = packs.setdefault(pack_id, PackRef(pack_id, kind, epoch, size))
-                    found[chunk] = Location(pack, chunk, *place)
-        return found
+                    yield Location(pack, chunk, *place), bool(damaged)
+
+    def stored_bytes(self) -> dict[bytes, int]:
+        """Bytes of objects in each pack, whether anything needs them or not. Reads the whole cache."""
+        query = "SELECT p.id, SUM(e.stored) FROM entries e JOIN packs p ON p.number = e.pack GROUP BY e.pack"
+        with self._reading() as database:
+            return dict(database.execute(query).fetchall())
 
     def packs(self) -> Iterator[PackRef]:
         """All packs that the index names."""

@@ -106,21 +106,34 @@ class PackReader:
 
     def read_group(self, group: Group) -> Iterator[tuple[Location, bytes]]:
         """The plain bytes of all objects of a group, each checked, with one read."""
+        for found, _, plain in self._open_group(group):
+            yield found, plain
+
+    def read_group_packed(self, group: Group) -> Iterator[tuple[Location, bytes]]:
+        """As `read_group`, and checked as there, but the bytes as they were compressed: for moving them."""
+        for found, packed, _ in self._open_group(group):
+            yield found, packed
+
+    def _open_group(self, group: Group) -> Iterator[tuple[Location, bytes, bytes]]:
         buffer = _buffers.acquire()
         try:
             view = buffer[: group.end - group.start]
             self._reader.read_into(group.start, view)
             for found in group.objects:
                 place = found.offset - group.start
-                yield found, self.open_object(found, view[place : place + found.stored])
+                yield found, *self._open(found, view[place : place + found.stored])
         finally:
             _buffers.release(buffer)
 
     def open_object(self, found: Location, sealed: bytes | memoryview) -> bytes:
         """Decrypt, decompress, compare the id; IntegrityError that names pack and chunk."""
+        return self._open(found, sealed)[1]
+
+    def _open(self, found: Location, sealed: bytes | memoryview) -> tuple[bytes, bytes]:
+        """The object compressed as it was, and plain."""
         try:
-            stored = self._cipher.open(found.ordinal, sealed)
-            plain = codec.decode(found.method, stored, found.length)
+            packed = self._cipher.open(found.ordinal, sealed)
+            plain = codec.decode(found.method, packed, found.length)
             if pack_format.content_id(self._keyring, found.what, plain) != found.chunk:
                 raise IntegrityError("its content is not what was stored")
         except IntegrityError as error:
@@ -128,7 +141,7 @@ class PackReader:
                 f"pack {self.key}: object {found.ordinal}, id {found.chunk.hex()}: {error.message}",
                 hint="type `vmcellar verify --all --deep` to see which points it touches; the next backup heals it",
             ) from error
-        return plain
+        return packed, plain
 
     def check_padding(self) -> None:
         """IntegrityError unless the bytes between table of contents and trailer are zero."""

@@ -101,11 +101,15 @@ class PackWriter:
         length = len(plain)
         if not 0 < length <= layout.CHUNK_MAX:
             raise ValueError(f"an object has 1 to {layout.CHUNK_MAX} bytes, not {length}")
-        method, stored = self._compression.encode(plain)
-        row = (object_id, len(stored) + self._overhead, length, method, what)
+        method, packed = self._compression.encode(plain)
+        self.append_packed(object_id, packed, length, method, what)
+
+    def append_packed(self, object_id: bytes, packed: bytes | memoryview, length: int, method: int, what: int) -> None:
+        """As `append`, of an object that is compressed already; `length` is that of its plain bytes."""
+        row = (object_id, len(packed) + self._overhead, length, method, what)
         with self._errors():
             pack, ordinal, offset = self._reserve(*row)
-            self._seal(pack, ordinal, offset, stored)
+            self._seal(pack, ordinal, offset, packed)
             self._settle(pack)
 
     def finish(self) -> list[SealedPack]:

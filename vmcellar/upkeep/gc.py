@@ -6,15 +6,16 @@ then leases (stale ones are taken away), then packs, the index, and last the poi
 (index parts first, then packs, then the mark), then new ones are written. Nothing at all is deleted when any listing,
 point, node, index part or lease cannot be read, or anything that a point needs is missing. This host's index cache is
 not trusted for it: each run reads the index parts anew. A run that dies is gone on with by the next one.
+
+Last of all, packs of which less than half is needed are repacked: see vmcellar/upkeep/rewrite.py. They are marked then,
+and go like all others; before that, the copies that replace them are read once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
@@ -24,8 +25,10 @@ from vmcellar.repository.leases import FoundLease
 from vmcellar.repository.marks import Mark
 from vmcellar.repository.repository import Repository
 from vmcellar.tiers.base import NotFoundError
-from vmcellar.upkeep import index_parts
-from vmcellar.upkeep.reach import Reach
+from vmcellar.upkeep import index_parts, rewrite
+from vmcellar.upkeep.fresh import with_fresh_index
+from vmcellar.upkeep.reach import Live, Reach
+from vmcellar.upkeep.rewrite import Rewritten
 
 GRACE = 24 * 3600.0
 """Seconds between marking and deleting, unless the caller says otherwise."""
@@ -50,6 +53,9 @@ class GcReport:
     marked_bytes: int
     deleted: tuple[str, ...]
     deleted_bytes: int
+    repacked: tuple[str, ...]
+    repacked_bytes: int
+    repacked_live: int
     index_parts: int
     waiting: tuple[str, ...]
     notes: tuple[str, ...]
@@ -63,10 +69,18 @@ class _Found:
     leases: list[FoundLease]
     packs: dict[bytes, tuple[int, int]]
     points: int
-    needed: set[bytes]
+    reach: Reach
     indexed: set[bytes]
     lost: set[bytes]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def needed(self) -> set[bytes]:
+        return self.reach.packs
+
+    @property
+    def marked(self) -> set[bytes]:
+        return {pack for mark in self.marks.values() for pack in mark.packs()}
 
 
 def collect(
@@ -89,23 +103,12 @@ def collect(
         if not dry_run:
             work = leases.holding(repository.tier, repository.keyring, leases.GC, repository.clock)
             lease = stack.enter_context(work)
-        own = stack.enter_context(_with_fresh_index(repository))
+        own = stack.enter_context(with_fresh_index(repository))
         run = _Run(own, grace, lease, progress, cancel)
         report = run.dry() if dry_run else run.wet()
     if not dry_run:
         repository.index.refresh()
     return report
-
-
-@contextmanager
-def _with_fresh_index(repository: Repository) -> Iterator[Repository]:
-    """The same repository with an index cache of its own, made from the tier's index parts alone."""
-    with TemporaryDirectory(prefix="vmcellar-gc-", dir=repository.cache_dir) as folder:
-        own = Repository(repository.tier, repository.keyring, repository.id, Path(folder), repository.clock)
-        try:
-            yield own
-        finally:
-            own.close()
 
 
 class _Run:
@@ -131,12 +134,15 @@ class _Run:
         """What `wet` would do now."""
         found = self._look()
         due, waiting = self._due(found)
-        return self._report(found, self._new_garbage(found), self._dead(found, due), waiting, 0)
+        live, notes = self._mostly_dead(found)
+        repacked = Rewritten(tuple(each.pack for each in live), (), sum(each.bytes for each in live), notes)
+        return self._report(found, self._new_garbage(found), self._dead(found, due), waiting, repacked, 0)
 
     def wet(self) -> GcReport:
-        """Delete what is due, mark what is new."""
+        """Delete what is due, mark what is new, repack what is mostly dead."""
         found = self._look()
         due, waiting = self._due(found)
+        self._keep_unreplaced(found, due, waiting)
         dead = self._dead(found, due)
         named = {pack for mark in due.values() for pack in mark.packs()} - found.needed
         parts = index_parts.rewrite(self._repository, named | found.lost, self._check)
@@ -150,7 +156,38 @@ class _Run:
             self._drop_mark(name)
         new = self._new_garbage(found)
         marks.write(self._tier, self._keyring, self._repository.clock(), [(found.packs[p][0], p) for p in new])
-        return self._report(found, new, dead, waiting, parts)
+        return self._report(found, new, dead, waiting, self._repack(found), parts)
+
+    def _keep_unreplaced(self, found: _Found, due: dict[str, Mark], waiting: list[str]) -> None:
+        """Take marks out of `due` that name a pack whose objects have no other copy that reads well now."""
+        dead = self._dead(found, due)
+        relieved = {pack: found.reach.relieved[pack] for pack in dead if pack in found.reach.relieved}
+        reasons = rewrite.unreadable_copies(self._repository, relieved, self._check)
+        for name, mark in list(due.items()):
+            problems = [reasons[pack] for pack in mark.packs() if pack in reasons]
+            if problems:
+                del due[name]
+                waiting.append(f"{len(mark.packs())} packs: what replaces them cannot be read: {problems[0]}")
+
+    def _mostly_dead(self, found: _Found) -> tuple[list[Live], tuple[str, ...]]:
+        """Packs less than half of which is needed, and that would free a block at least."""
+        stored = self._repository.index.stored_bytes()
+        marked = found.marked
+        worth = [
+            live
+            for pack, live in sorted(found.reach.live.items())
+            if pack not in marked and live.bytes < stored[pack] // 2 and stored[pack] - live.bytes >= layout.PACK_BLOCK
+        ]
+        return rewrite.openable(self._repository, worth)
+
+    def _repack(self, found: _Found) -> Rewritten:
+        live, notes = self._mostly_dead(found)
+        done = Rewritten(notes=notes)
+        with ThreadPoolExecutor(thread_name_prefix="repack") as pool:
+            rewriter = rewrite.Rewriter(self._repository, pool, self._check, self._progress)
+            for part in rewrite.rounds(live):
+                done += rewriter.round(part)
+        return done
 
     def _check(self) -> None:
         """Before each deletion: nobody asked to stop, and the lease is still ours."""
@@ -180,11 +217,12 @@ class _Run:
                 "nothing is deleted",
                 hint="is a part of the tier not mounted? If there truly is none: gc goes on after the next backup",
             )
-        reach = Reach(repository, self._progress, self._cancel)
+        marked = {pack for mark in found_marks.values() for pack in mark.packs()}
+        reach = Reach(repository, marked, self._progress, self._cancel)
         for point in points:
             reach.add(point)
         lost = self._lost(packs, reach.packs)
-        return _Found(found_marks, others, packs, len(points), reach.packs, indexed, lost, notes)
+        return _Found(found_marks, others, packs, len(points), reach, indexed, lost, notes)
 
     def _others(self) -> list[FoundLease]:
         now = self._repository.clock()
@@ -263,13 +301,14 @@ class _Run:
         """Packs to mark: not needed, not marked. While a backup runs, only those that the index names: it places first
         and names later.
         """
-        marked = {pack for mark in found.marks.values() for pack in mark.packs()}
-        new = found.packs.keys() - found.needed - marked
+        new = found.packs.keys() - found.needed - found.marked
         if any(other.newest.what.startswith(_BACKUP) for other in found.leases):
             new &= found.indexed
         return sorted(new)
 
-    def _report(self, found: _Found, new: list[bytes], dead: list[bytes], waiting: list[str], parts: int) -> GcReport:
+    def _report(
+        self, found: _Found, new: list[bytes], dead: list[bytes], waiting: list[str], repacked: Rewritten, parts: int
+    ) -> GcReport:
         def keys(packs: list[bytes]) -> tuple[str, ...]:
             return tuple(pack_key(found.packs[pack][0], pack) for pack in packs)
 
@@ -286,9 +325,12 @@ class _Run:
             marked_bytes=size(new),
             deleted=keys(dead),
             deleted_bytes=size(dead),
+            repacked=tuple(pack.key for pack in repacked.old),
+            repacked_bytes=sum(pack.size for pack in repacked.old),
+            repacked_live=repacked.live,
             index_parts=parts,
             waiting=tuple(waiting),
-            notes=tuple(found.notes),
+            notes=(*found.notes, *repacked.notes),
         )
 
 

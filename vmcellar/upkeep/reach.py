@@ -1,8 +1,9 @@
-"""Which packs the restore points need: a walk over all disk maps that stops at the first thing it cannot read."""
+"""What the restore points need: a walk over all disk maps that stops at the first thing it cannot read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,22 +13,51 @@ from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.repository import nodes
 from vmcellar.repository.diskmap import BATCH
 from vmcellar.repository.layout import ABSENT, ID_BYTES
+from vmcellar.repository.packs import Location, PackRef
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import DiskRecord, RestorePoint
     from vmcellar.repository.repository import Repository
 
 
-class Reach:
-    """Collects `packs`, the ids of every pack that holds a copy of anything that a point needs. One thread.
+@dataclass(slots=True)
+class Live:
+    """What of one pack the points refer to: `bytes` as stored, and for each ordinal whether it is one of them."""
 
-    A node that points share is read once: the cost is that of what is stored. Keeps 32 bytes of each distinct node in
-    memory. Every copy counts as needed, so that a copy which is damaged never outlives the whole one.
+    pack: PackRef
+    bytes: int = 0
+    ordinals: bytearray = field(default_factory=bytearray)
+
+    def add(self, found: Location) -> None:
+        """Count an object, once."""
+        if found.ordinal >= len(self.ordinals):
+            self.ordinals.extend(bytes(found.ordinal + 1 - len(self.ordinals)))
+        if not self.ordinals[found.ordinal]:
+            self.ordinals[found.ordinal] = 1
+            self.bytes += found.stored
+
+    def has(self, ordinal: int) -> bool:
+        """Whether the points refer to this object of the pack."""
+        return ordinal < len(self.ordinals) and bool(self.ordinals[ordinal])
+
+
+class Reach:
+    """Collects `packs`, the ids of every pack that has to stay, `live`, what is referred to in every pack, and
+    `relieved`: for packs that a mark names, the objects which also lie elsewhere. One thread.
+
+    A copy in a pack that no mark names always counts, so that a copy which is damaged never outlives the whole one. One
+    in a marked pack counts as long as there is no other that is not marked and never failed a check. A node that points
+    share is read once: the cost is that of what is stored. Keeps 32 bytes of each distinct node and one of each object.
     """
 
-    def __init__(self, repository: Repository, progress: ProgressSink, cancel: CancelToken) -> None:
+    def __init__(
+        self, repository: Repository, marked: Collection[bytes], progress: ProgressSink, cancel: CancelToken
+    ) -> None:
         self.packs: set[bytes] = set()
+        self.live: dict[bytes, Live] = {}
+        self.relieved: dict[bytes, set[bytes]] = {}
         self._repository = repository
+        self._marked = marked
         self._progress = progress
         self._cancel = cancel
         self._seen: set[bytes] = set()
@@ -66,15 +96,25 @@ class Reach:
 
     def _need(self, ids: Iterable[bytes]) -> None:
         wanted = set(ids)
-        holders = self._repository.index.holders(wanted)
+        copies = self._repository.index.copies(wanted)
         for name in wanted:
-            if name not in holders:
+            if name not in copies:
                 raise IntegrityError(
                     f"object {name.hex()}, which a restore point needs, is in no pack that the index names: "
                     "nothing is deleted",
                     hint="type `vmcellar rebuild-index`, then `vmcellar verify --all`",
                 )
-        self.packs.update(*holders.values())
+            self._count(name, copies[name])
+
+    def _count(self, name: bytes, copies: Sequence[tuple[Location, bool]]) -> None:
+        good_elsewhere = any(found.pack.id not in self._marked and not damaged for found, damaged in copies)
+        for found, _ in copies:
+            pack = found.pack.id
+            self.live.setdefault(pack, Live(found.pack)).add(found)
+            if pack in self._marked and good_elsewhere:
+                self.relieved.setdefault(pack, set()).add(name)
+            else:
+                self.packs.add(pack)
 
 
 def _children(data: bytes, level: int) -> Iterator[bytes]:

@@ -90,6 +90,11 @@ def gc_text(report: GcReport) -> Group:
         f"{would}marked: {len(report.marked)} packs, {size_text(report.marked_bytes)}"
         + ("; a run after the grace time deletes them" if report.marked and not report.dry_run else ""),
     ]
+    if report.repacked:
+        lines.append(
+            f"{would}repacked: {len(report.repacked)} mostly dead packs, {size_text(report.repacked_bytes)}, of which "
+            f"{size_text(report.repacked_live)} are needed and lie in new packs" + ("" if would else " now")
+        )
     lines += [f"waiting: {reason}" for reason in report.waiting]
     lines += [f"note: {text}" for text in report.notes]
     return Group(*(Text(line) for line in lines))
