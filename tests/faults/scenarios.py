@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import backup_scenarios, key_scenarios, upkeep_scenarios
+from tests.faults import backup_scenarios, key_scenarios, restore_scenarios, upkeep_scenarios
 
-EVERY = (*backup_scenarios.SCENARIOS, *upkeep_scenarios.SCENARIOS, *key_scenarios.SCENARIOS)
-SCENARIOS = {scenario.name: scenario for scenario in EVERY}
+ROOMS = (backup_scenarios, restore_scenarios, upkeep_scenarios, key_scenarios)
+SCENARIOS = {scenario.name: scenario for room in ROOMS for scenario in room.SCENARIOS}

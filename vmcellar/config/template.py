@@ -55,13 +55,19 @@ def quoted(path: Path | str) -> str:
 
 
 def write_new_file(path: Path, text: str) -> None:
-    """Write a file that must not exist yet: UsageError when it does, PermanentError when it cannot be written."""
+    """Write a file that must not exist yet: UsageError when it does, PermanentError when it cannot be written.
+
+    Whole or not at all, and durable: half a configuration would be in the way of the next call.
+    """
+    building = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            _write_durably(building, text)
+            os.link(building, path)  # never replaces
+        finally:
+            building.unlink(missing_ok=True)
+        _sync(path.parent)
     except FileExistsError as error:
         raise UsageError(
             f"{path} exists already; it was left as it is", hint="edit it, or name another file with --config FILE"
@@ -70,3 +76,18 @@ def write_new_file(path: Path, text: str) -> None:
         raise PermanentError(
             f"{path}: {error.strerror}", hint="run as root, or name another file with --config"
         ) from error
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

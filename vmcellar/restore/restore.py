@@ -1,8 +1,9 @@
 """Restore a point: disks into new image files, and what was captured with them.
 
 Order: everything is resolved and checked; images are written under temporary names and made durable; then all get their
-names, domain.xml last. So a folder with domain.xml holds a whole restore, and a crash at any step leaves only
-temporary files, which the next restore into the folder replaces. Existing files are never touched.
+names, domain.xml last. So a folder with domain.xml holds a whole restore. A crash leaves temporary files, which the
+next restore into the folder replaces, and in the instant of the renames images without domain.xml, which it refuses:
+existing files are never touched.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vmcellar.restore.plan import Resolver, chosen_disks, survey
 from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.report import LostRange, RestoredDisk, RestoreReport, RestoreTarget, merge_lost
 from vmcellar.restore.targets import open_target, write_error
+from vmcellar.tiers.local import make_directory
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import DiskRecord, RestorePoint
@@ -154,7 +156,7 @@ def _folder(path: Path) -> Iterator[None]:
     """The folder, made if need be and locked against other restores; a new one goes again when the restore fails."""
     try:
         made = not path.exists()
-        path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        make_directory(path, mode=0o711)
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise PermanentError(f"cannot restore into {path}: {error.strerror}", hint="name another folder") from error
