@@ -19,6 +19,7 @@ from tests.faults.memorytier import MemoryTier
 from tests.faults.mutate import mutate_text
 from tests.faults.openkeys import OpenKeyring
 from tests.faults.parser import Parser
+from tests.faults.runparsers import run_parsers
 from vmcellar.crypto import slots
 from vmcellar.crypto.epochs import by_epoch
 from vmcellar.errors import IntegrityError
@@ -141,7 +142,7 @@ def import_index(folder: Path, data: bytes) -> None:
                     list(reader.read_group(group))
     finally:
         index.close()
-        for path in folder.iterdir():
+        for path in folder.glob("cache.sqlite*"):
             path.unlink()
 
 
@@ -272,4 +273,5 @@ def every_parser(folder: Path) -> list[Parser]:
         Parser("object names", NAMES, parse_names, whole=False),
         *key_parsers(),
         config_parser(),
+        *run_parsers(folder / "runs"),
     ]  # fmt: skip

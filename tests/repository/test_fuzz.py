@@ -6,6 +6,7 @@ Some ten thousand inputs, the same ones each time; `./run bench fuzz` tries a mi
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,7 +17,10 @@ from tests.faults.parsers import every_parser
 from vmcellar.crypto import passphrase
 
 INPUTS = 2000
-NAMES = [parser.name for parser in every_parser(Path("/nonexistent"))]
+SILENT = ("object names", "a run's records")
+"""These raise nothing: strange names are passed over, a record that cannot be read is as good as none."""
+with TemporaryDirectory() as _folder:
+    NAMES = [parser.name for parser in every_parser(Path(_folder))]
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_errors_of_ours(name: str, tmp_path: Path) -> None:
     (parser,) = (each for each in every_parser(tmp_path) if each.name == name)
     figures = fuzz(parser, int(INPUTS * parser.weight) + 50, seed=1)
-    assert figures.kinds or name == "object names", "no input was wrong: the mutation does nothing"
+    assert figures.kinds or name in SILENT, "no input was wrong: the mutation does nothing"
 
 
 def test_a_traceback_and_a_hang_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ REQUEST_FILE = "request.json"
 
 NOBODYS_SECONDS = 3600.0
 """A folder without a request is younger than this while its process may still write one."""
+
+_NO_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, MemoryError, BadZipFile, zlib.error)
+"""What numpy and zipfile raise for a damaged file."""
 
 _ONE_PARSER = threading.Lock()
 """numpy parses the header of an array as Python text, and CPython 3.11 counts the depth of that parser once for all
@@ -69,9 +73,9 @@ class RunDirectory:
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays under `name`; PermanentError when they are missing or damaged."""
         try:
-            with _ONE_PARSER, np.load(self.path / name, allow_pickle=False) as stored:
+            with (self.path / name).open("rb") as file, _ONE_PARSER, np.load(file, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
+        except _NO_ARRAYS as error:
             raise PermanentError(
                 f"run {self.run_id}: its file {name} cannot be read: {error}",
                 hint="type `vmcellar recover`, then run the backup again",
