@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import quick_cost
 from tests.restore.world import Settings, World
 from vmcellar.repository.repository import Repository
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """An empty repository; its state and tier lie apart from where tests restore to."""
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """An empty repository that opens quickly; its state and tier lie apart from where tests restore to."""
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
     settings = Settings(tmp_path / "state", tmp_path / "hot")
     with ThreadPoolExecutor(2) as pool:
         world = World(settings, Repository.init(settings), pool)

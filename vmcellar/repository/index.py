@@ -10,7 +10,7 @@ import logging
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,11 @@ SELECT e.chunk, p.id FROM entries e JOIN packs p ON p.number = e.pack WHERE e.ch
 AND NOT EXISTS (SELECT 1 FROM damaged d WHERE d.chunk = e.chunk AND d.pack = p.id)
 """
 _HOLDERS = "SELECT e.chunk, p.id FROM entries e JOIN packs p ON p.number = e.pack WHERE e.chunk IN ({marks})"
+_LOST = """
+SELECT DISTINCT d.chunk FROM damaged d WHERE NOT EXISTS (
+    SELECT 1 FROM entries e JOIN packs p ON p.number = e.pack WHERE e.chunk = d.chunk
+    AND NOT EXISTS (SELECT 1 FROM damaged x WHERE x.chunk = e.chunk AND x.pack = p.id))
+"""
 _LOCATE = """
 SELECT d.chunk IS NOT NULL, e.chunk, e.ordinal, e.offset, e.stored, e.length, e.method, e.what, p.id, p.kind, p.epoch,
 p.size FROM entries e JOIN packs p ON p.number = e.pack LEFT JOIN damaged d ON d.chunk = e.chunk AND d.pack = p.id
@@ -190,6 +195,26 @@ class Index:
             row["toc"]["chunk"] = np.frombuffer(location.chunk, np.uint8)
         if objects:
             self._put(IndexPart(tuple(packs), index_parts.sort_rows(rows), damaged=True))
+
+    def lost(self) -> set[bytes]:
+        """The ids of all objects that failed a check and of which there is no better copy."""
+        with self._reading() as database:
+            return {row[0] for row in database.execute(_LOST)}
+
+    def forget_damage(self, packs: Collection[bytes]) -> None:
+        """Take back what was noted about these packs, which were read in full since and are whole.
+
+        A note of other packs too is written anew before it goes, so a crash leaves at most one note too many.
+        """
+        with self._reading() as database:
+            rows = database.execute("SELECT DISTINCT part, pack FROM damaged").fetchall()
+        for part_id in sorted({part_id for part_id, pack in rows if pack in packs}):
+            part = index_parts.decode(self._keyring, part_id, self._tier.get(index_key(part_id)))
+            stay = part.rows[[part.packs[row["pack"]].id not in packs for row in part.rows]]
+            if len(stay):
+                self._put(IndexPart(part.packs, stay, damaged=True))
+            self._tier.delete(index_key(part_id))
+            self._drop({part_id})
 
     def _put(self, part: IndexPart) -> None:
         part_id = secrets.token_bytes(layout.NAME_BYTES)

@@ -20,6 +20,7 @@ POINTS: Final = "points/"
 LEASES: Final = "leases/"
 MARKS: Final = "gc/"
 PINS: Final = "pins/"
+QUARANTINE: Final = "quarantine/"
 
 ID_BYTES: Final = 32  # section 3: keyed BLAKE3 of a chunk or node
 NAME_BYTES: Final = 16  # section 3: random name of a pack, an index part, a repository, an epoch

@@ -38,7 +38,8 @@ SKEW = 300.0
 
 GC = "gc"
 REBUILD = "rebuild-index"
-"""Works of which one runs at a time."""
+REPAIR = "repair"
+"""Works of which one runs at a time, of all three."""
 
 Clock = Callable[[], float]
 
@@ -234,9 +235,9 @@ def remove_stale(tier: Tier, keyring: Keyring, now: float) -> list[FoundLease]:
 
 
 def refuse_second(others: Iterable[FoundLease]) -> None:
-    """PermanentError when one of these is of a work that must be alone: a gc, or a rebuild of the index."""
+    """PermanentError when one of these is of a work that must be alone: a gc, a rebuild of the index, a repair."""
     for other in others:
-        if other.newest.what in (GC, REBUILD):
+        if other.newest.what in (GC, REBUILD, REPAIR):
             raise PermanentError(
                 f"{other.newest.what} runs already: on {other.newest.host}, pid {other.newest.pid}",
                 hint="wait for it; `vmcellar locks` shows it. If its host died, its lease ends within 20 minutes",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,22 +18,26 @@ from typing import TYPE_CHECKING
 from vmcellar.errors import CancelledError, IntegrityError, VmcellarError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import index_parts, layout
+from vmcellar.repository import envelope, index_parts, layout
 from vmcellar.repository.packs import Location, PackReader, PackRef, groups
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.points import decode as decode_point
 from vmcellar.repository.salvage import read_each
 from vmcellar.repository.scrub_walk import Cause, DamagedRange, Walk, kind_of
+from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
 
 _log = logging.getLogger(__name__)
 
+Choice = Callable[[list[PackRef]], list[PackRef]]
+"""Of the packs that points need, those that a deep check reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One damaged or missing object: `kind` is point, index, pack, node or chunk, `name` its key or id.
+    """One damaged or missing object: `kind` is point, index, pin, pack, node or chunk, `name` its key or id.
 
     `ranges` are all bytes of all points that cannot be restored because of it: none for an index part, which
     `vmcellar rebuild-index` makes anew, and none for a pack whose objects are whole but its table of contents is not.
@@ -77,52 +81,62 @@ def verify_point(
     point: RestorePoint,
     *,
     deep: bool = False,
+    choose: Choice = list,
     progress: ProgressSink = no_progress,
     cancel: CancelToken | None = None,
 ) -> ScrubReport:
     """Check one point; damage is in the report, not raised. CancelledError when stopped.
 
-    `progress` counts plain bytes of stage "verify". Objects that a deep check finds damaged are noted in the index,
-    so that the next backup stores them anew (pitfall 21).
+    `progress` counts plain bytes of stage "verify". Objects that a deep check finds damaged, and all of packs that are
+    missing or cut short, are noted in the index, so that the next backup stores them anew (pitfall 21). A deep check
+    reads the packs that `choose` picks of those that the point needs.
     """
-    return _verify(repository, [point], _refresh(repository), deep, progress, cancel or CancelToken())
+    return _verify(repository, [point], _refresh(repository), choose if deep else None, progress, cancel)
 
 
 def verify_all(
     repository: Repository,
     *,
     deep: bool = False,
+    choose: Choice = list,
+    some: Callable[[list[RestorePoint]], list[RestorePoint]] = list,
     progress: ProgressSink = no_progress,
     cancel: CancelToken | None = None,
 ) -> ScrubReport:
-    """Check every point and index part, and if `deep` every pack; see `verify_point`. Raises when a listing fails."""
-    points, unreadable = _points(repository)
-    causes = unreadable + _index_causes(repository)
+    """Check every point and index part, and if `deep` the packs; see `verify_point`. Raises when a listing fails.
+
+    Of the points that can be read, the maps of those that `some` picks are walked.
+    """
+    points, causes = check_points(repository)
+    causes += check_index(repository) + check_pins(repository)
     _refresh(repository)
-    return _verify(repository, points, causes, deep, progress, cancel or CancelToken())
+    return _verify(repository, some(points), causes, choose if deep else None, progress, cancel)
 
 
 def _verify(
     repository: Repository,
     points: list[RestorePoint],
     causes: list[Cause],
-    deep: bool,
+    choose: Choice | None,
     progress: ProgressSink,
-    cancel: CancelToken,
+    cancel: CancelToken | None,
 ) -> ScrubReport:
     keep_freed_memory()
+    cancel = cancel or CancelToken()
     walk = Walk(repository, cancel)
     walk.points(points)
     packs, objects = len(walk.packs), walk.objects
     results: list[_PackResult] = []
-    if deep:
-        results = _read_packs(repository, walk.packs.values(), progress, cancel)
+    _note_gone(repository, points, [pack for pack in walk.packs.values() if walk.is_gone(pack)], cancel)
+    if choose is not None:
+        chosen = choose(sorted(walk.packs.values(), key=lambda pack: pack.id))
+        packs, results = len(chosen), _read_packs(repository, chosen, progress, cancel)
         if any(result.problem or result.damaged for result in results):
             _salvage(repository, points, results, cancel)
             walk = _walk_again(repository, points, results, cancel)
     findings = [Finding(c.kind, c.name, c.problem, tuple(c.ranges)) for c in [*causes, *walk.causes.values()]]
     size = sum(result.bytes for result in results)
-    if deep:
+    if choose is not None:
         objects = sum(result.objects for result in results)
     return ScrubReport(len(points), packs, objects, size, tuple(findings))
 
@@ -165,7 +179,16 @@ def _note(repository: Repository, found: list[Location]) -> None:
         _log.warning("damaged objects could not be noted in the index: %s", error.message)
 
 
-def _points(repository: Repository) -> tuple[list[RestorePoint], list[Cause]]:
+def _note_gone(repository: Repository, points: list[RestorePoint], gone: list[PackRef], cancel: CancelToken) -> None:
+    """Note all that points need of packs that are not there any more: nothing may be deduplicated against it."""
+    if gone:
+        walk = Walk(repository, cancel, collect={pack.id for pack in gone})
+        walk.points(points)
+        _note(repository, [found for each in walk.collected.values() for found in each])
+
+
+def check_points(repository: Repository) -> tuple[list[RestorePoint], list[Cause]]:
+    """All points that can be read, and a cause for each other. Raises when the listing fails."""
     points, causes = [], []
     for key, _ in repository.tier.list(layout.POINTS):
         try:
@@ -183,11 +206,11 @@ def _refresh(repository: Repository) -> list[Cause]:
     try:
         repository.index.refresh()
     except IntegrityError:
-        return _index_causes(repository)
+        return check_index(repository)
     return []
 
 
-def _index_causes(repository: Repository) -> list[Cause]:
+def check_index(repository: Repository) -> list[Cause]:
     """Index parts are read from the tier, not from this host's cache of them."""
     causes = []
     for key, _ in repository.tier.list(layout.INDEX):
@@ -201,14 +224,29 @@ def _index_causes(repository: Repository) -> list[Cause]:
     return causes
 
 
+def check_pins(repository: Repository) -> list[Cause]:
+    """A cause for each pin that cannot be read; it still pins."""
+    causes = []
+    for key, _ in repository.tier.list(layout.PINS):
+        try:
+            data = repository.tier.get(key)
+            envelope.unwrap(repository.keyring, layout.PIN_MAGIC, layout.PIN_SEAL, key.encode(), data)
+        except NotFoundError:  # removed since the listing
+            continue
+        except CancelledError:
+            raise
+        except VmcellarError as error:
+            causes.append(Cause("pin", key, error.message))
+    return causes
+
+
 def _read_packs(
     repository: Repository, packs: Iterable[PackRef], progress: ProgressSink, cancel: CancelToken
 ) -> list[_PackResult]:
     """Deep check of packs, one thread each on all cores; memory is one read buffer and a chunk per thread."""
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="scrub") as pool:
-        ordered = sorted(packs, key=lambda pack: pack.id)
         try:
-            return list(pool.map(lambda pack: _read_pack(repository, pack, progress, cancel), ordered))
+            return list(pool.map(lambda pack: _read_pack(repository, pack, progress, cancel), packs))
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -12,6 +12,7 @@ from vmcellar.repository import nodes
 from vmcellar.repository.layout import ABSENT, ID_BYTES, WHAT_NODE, span_of
 from vmcellar.repository.nodes import Rows
 from vmcellar.repository.packs import Location, PackRef
+from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import Artifact, RestorePoint
@@ -171,6 +172,19 @@ class Walk:
             self.packs[pack.id] = pack
             self._pack_problems[pack.id] = pack_problem(self._repository, pack)
         return self._pack_problems[pack.id]
+
+    def is_gone(self, pack: PackRef) -> bool:
+        """Whether the pack is missing or cut short; False while that cannot be told."""
+        if not self._pack_problems[pack.id]:
+            return False
+        try:
+            return self._repository.tier.size(pack.key) != pack.size
+        except NotFoundError:
+            return True
+        except CancelledError:
+            raise
+        except VmcellarError:
+            return False
 
     def _check_artifact(self, point: RestorePoint, artifact: Artifact) -> None:
         ids = [bytes.fromhex(chunk) for chunk in artifact.chunks]

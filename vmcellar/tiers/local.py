@@ -127,6 +127,18 @@ class LocalTier:
             finally:
                 temporary.unlink(missing_ok=True)
 
+    def replace(self, path: Path, key: str) -> None:
+        """See vmcellar.repository.repair.Replaces: one rename(2), so that readers see the one or the other."""
+        target = self._file(key)
+        with self._errors(key):
+            self._still_there()
+            source = path if path.stat().st_dev == self._root[0] else self._copy_in(path)
+            _make_durable(source)
+            source.replace(target)
+            _sync_folder(target.parent)
+            self._still_there()
+            path.unlink(missing_ok=True)
+
     def _copy_in(self, path: Path) -> Path:
         copy = self.staging_dir() / f"adopt-{uuid4().hex}"
         try:

@@ -1,4 +1,4 @@
-"""What a check of the repository found."""
+"""What a check of the repository found, and what a repair did."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from rich.console import Group
 from rich.text import Text
 
 from vmcellar.cli.render.text import size_text
+from vmcellar.repository.repair import RepairReport
 from vmcellar.repository.scrub import Finding, ScrubReport
+from vmcellar.repository.scrub_sample import Taken
 
 RANGES_SHOWN = 20
+NEXT = {
+    "point": "lost unless a copy has it (verify --repair --from STORAGE); other points do not need it",
+    "index": "nothing is lost: `vmcellar rebuild-index` makes it anew",
+    "pin": "its point stays pinned; what its note said is lost unless a copy has it (verify --repair --from STORAGE)",
+}
+"""What to do about a damaged object that no disk range hangs on."""
 
 
 def scrub_text(report: ScrubReport, deep: bool) -> Group:
@@ -23,12 +31,45 @@ def scrub_text(report: ScrubReport, deep: bool) -> Group:
         return Group(Text(f"whole: {how}", style="green"))
     bad = len(report.findings)
     headline = Text(f"DAMAGED: {bad} object{'' if bad == 1 else 's'}; {how}", style="bold red")
-    hint = Text("restore --best-effort restores the rest; the next backup stores damaged chunks anew where it can")
-    return Group(headline, *(_finding(finding) for finding in report.findings), hint)
+    return Group(headline, *(_finding(finding) for finding in report.findings), _advice(report))
+
+
+def _advice(report: ScrubReport) -> Text:
+    lines = []
+    if any(finding.kind not in NEXT for finding in report.findings):
+        lines = [
+            "next: `vmcellar verify --all --deep --repair --from STORAGE` where a copy of the repository exists;",
+            "  else run a backup of the VMs named: it reads the ranges again whose content the disks still have;",
+            "  restore --best-effort restores the rest of a point and lists what it lacks",
+        ]
+    return Text("\n".join(lines))
+
+
+def sample_text(taken: Taken) -> Text:
+    """What was picked, and how to pick it again."""
+    rest = f"; {taken.never} others were never read" if taken.never else ""
+    return Text(f"sample: {taken.picked} of {taken.of} {taken.kind}s, seed {taken.seed}{rest}")
+
+
+def repair_text(report: RepairReport) -> Text:
+    """A line per object that was mended or could not be."""
+    done = "would be repaired" if report.dry_run else "repaired"
+    lines = [f"{done}: {each.kind} {each.key} (was {each.was})" for each in report.repaired]
+    lines += [f"not repaired: {each.kind} {each.key}: {each.reason}" for each in report.not_repaired]
+    if report.elsewhere:
+        lines.append(
+            f"{len(report.elsewhere)} points are only in the copy (pruned here, or lost): "
+            f"{', '.join(report.elsewhere[:RANGES_SHOWN])}; `verify ID --repair --from STORAGE` brings one back"
+        )
+    return Text("\n".join(lines or ["nothing to repair"]))
 
 
 def _finding(finding: Finding) -> Text:
     lines = [f"{finding.kind} {finding.name}: {finding.problem}"]
+    if finding.kind in NEXT:
+        lines.append(f"  {NEXT[finding.kind]}")
+    elif not finding.ranges:
+        lines.append("  no restore point loses anything by it")
     for part in finding.ranges[:RANGES_SHOWN]:
         where = f"bytes {part.offset} to {part.offset + part.length} ({size_text(part.length)})"
         lines.append(f"  {part.vm} {part.point} {part.disk}: {where}")
