@@ -152,3 +152,19 @@ def test_the_file_tells_nothing_but_ids(cellar: Cellar) -> None:
     assert cellar.file.stat().st_mode & 0o077 == 0
     for secret in (b"vm0", b"vm1", b"vda", b"image", b"ab" * 32, b"\xab" * 32):
         assert secret not in held
+
+
+def test_the_newest_point_of_a_vm_is_found_without_reading_older_ones(
+    cellar: Cellar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when many points of other VMs are newer, and when several are of one second."""
+    monkeypatch.setattr("vmcellar.repository.repository._NEWEST", 4)
+    last = [cellar.add(replace(cellar.points[1], time=1_900_000_000.0 + n / 8)) for n in range(6)]
+    others = [cellar.add(replace(cellar.points[0], time=1_900_000_001.0 + n)) for n in range(6)]
+    cellar.replace(cellar.points[3].id, b"damaged")
+    repository = Repository(cellar.tier, FixedKeyring(), REPOSITORY, cellar.cache)
+    assert repository.point("vm1@latest") == last[-1]
+    assert repository.point("vm0@latest") == others[-1]
+    with pytest.raises(IntegrityError, match=cellar.points[3].id):
+        repository.point("vm2@latest")
+    repository.close()

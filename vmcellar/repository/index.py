@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 _VERSION = 2  # of the cache file; another version is thrown away and made again
 _BATCH = 500
 _BUSY_SECONDS = 60.0
+_IMPORT_ROWS = 1 << 16
+_CHECKPOINT_PAGES = 16384  # of 4 KiB: names are random, so each checkpoint writes pages from all over the file
 _SCHEMA = """
 CREATE TABLE parts (id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE packs (
@@ -159,11 +161,24 @@ class Index:
         listed = {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
         with self._reading() as database:
             cached = {row[0] for row in database.execute("SELECT id FROM parts")}
-        for part_id in sorted(listed - cached):
-            part = index_parts.decode(self._keyring, part_id, self._tier.get(index_key(part_id)))
-            self._import(part_id, part)
+        for parts in self._read_parts(sorted(listed - cached)):
+            self._import(parts)
         if cached - listed:
             self._drop(cached - listed)
+
+    def _read_parts(self, wanted: Iterable[bytes]) -> Iterator[list[tuple[bytes, IndexPart]]]:
+        """These parts, as many at a time as one transaction should take in: each costs as much as hundreds of rows."""
+        pending: list[tuple[bytes, IndexPart]] = []
+        rows = 0
+        for part_id in wanted:
+            part = index_parts.decode(self._keyring, part_id, self._tier.get(index_key(part_id)))
+            pending.append((part_id, part))
+            rows += len(part.rows)
+            if rows >= _IMPORT_ROWS:
+                yield pending
+                pending, rows = [], 0
+        if pending:
+            yield pending
 
     def _refresh_marks(self, writing: bool) -> None:
         found = {}
@@ -219,18 +234,22 @@ class Index:
     def _put(self, part: IndexPart) -> None:
         part_id = secrets.token_bytes(layout.NAME_BYTES)
         self._tier.put(index_key(part_id), index_parts.encode(self._keyring, part_id, part))
-        self._import(part_id, part)
+        self._import([(part_id, part)])
 
-    def _import(self, part_id: bytes, part: IndexPart) -> None:
+    def _import(self, parts: Sequence[tuple[bytes, IndexPart]]) -> None:
         with self._writing() as database:
-            if database.execute("SELECT 1 FROM parts WHERE id = ?", (part_id,)).fetchone():
-                return
-            if part.damaged:
-                marks = ((chunk, part.packs[row["pack"]].id, part_id) for chunk, row in _with_ids(part))
-                database.executemany("INSERT OR IGNORE INTO damaged VALUES (?, ?, ?)", marks)
-            else:
-                self._import_entries(database, part_id, part)
-            database.execute("INSERT INTO parts VALUES (?)", (part_id,))
+            for part_id, part in parts:
+                self._import_part(database, part_id, part)
+
+    def _import_part(self, database: sqlite3.Connection, part_id: bytes, part: IndexPart) -> None:
+        if database.execute("SELECT 1 FROM parts WHERE id = ?", (part_id,)).fetchone():
+            return
+        if part.damaged:
+            marks = ((chunk, part.packs[row["pack"]].id, part_id) for chunk, row in _with_ids(part))
+            database.executemany("INSERT OR IGNORE INTO damaged VALUES (?, ?, ?)", marks)
+        else:
+            self._import_entries(database, part_id, part)
+        database.execute("INSERT INTO parts VALUES (?)", (part_id,))
 
     @staticmethod
     def _import_entries(database: sqlite3.Connection, part_id: bytes, part: IndexPart) -> None:
@@ -310,6 +329,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         _prepare(connection)
     except sqlite3.OperationalError:
         connection.close()

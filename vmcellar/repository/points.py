@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
+STAMP = len("YYYYMMDDTHHMMSSZ")
+"""How much of a point's id is its time."""
 _POINT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
 Size = Annotated[int, Field(ge=0, lt=1 << 63)]

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 _NODE_CACHE = 4096
 """Map nodes that are kept in memory: about 8 MiB, and 30 MiB when all are fragmented."""
 
+_NEWEST = 256
+"""Points that are read at once when the newest of a VM is looked for."""
+
 
 class Settings(Protocol):
     """What a configuration must tell to open a repository; `vmcellar.config.Config` does."""
@@ -144,14 +147,24 @@ class Repository:
 
     def points(self) -> list[RestorePoint]:
         """All restore points by time; IntegrityError names one that is damaged or forged."""
+        names = self._point_names()
+        return sorted(self._points_named(names, names), key=lambda point: (point.time, point.id))
+
+    def _point_names(self) -> set[str]:
+        """The ids of all points; what is remembered of others goes."""
         names = {key.removeprefix(layout.POINTS) for key, _ in self.tier.list(layout.POINTS)}
         with self._lock:
             self._points = {name: point for name, point in self._points.items() if name in names}
-            found = dict(self._points)
-        missing = names - found.keys()
+        return names
+
+    def _points_named(self, wanted: Iterable[str], every: set[str]) -> list[RestorePoint]:
+        """These of `every` point that there is."""
+        with self._lock:
+            found = {name: self._points[name] for name in wanted if name in self._points}
+        missing = [name for name in wanted if name not in found]
         if missing:
-            found.update(self._read_points(missing, names))
-        return sorted(found.values(), key=lambda point: (point.time, point.id))
+            found.update(self._read_points(missing, every))
+        return list(found.values())
 
     def _read_points(self, wanted: Iterable[str], every: set[str]) -> dict[str, RestorePoint]:
         """Read these from the tier; a signature is not checked again on bytes that this host has seen pass."""
@@ -179,7 +192,20 @@ class Repository:
         """The point that an id, a unique prefix of one, or `VM@latest` names."""
         if points.is_point_id(name) and self.tier.exists(layout.point_key(name)):
             return self._read_point(name)
-        return points.choose(self.points(), name)
+        vm, _, which = name.rpartition("@")
+        return points.choose(self._newest_of(vm) if which == "latest" else self.points(), name)
+
+    def _newest_of(self, vm: str) -> list[RestorePoint]:
+        """The points of a VM in its newest second, without reading those before: ids begin with the time."""
+        every = self._point_names()
+        ordered = sorted(every, reverse=True)
+        found: list[RestorePoint] = []
+        for start in range(0, len(ordered), _NEWEST):
+            batch = ordered[start : start + _NEWEST]
+            if found and batch[0][: points.STAMP] < found[0].id[: points.STAMP]:
+                break
+            found += [point for point in self._points_named(batch, every) if point.vm == vm]
+        return found
 
     def _read_point(self, point_id: str) -> RestorePoint:
         with self._lock:
