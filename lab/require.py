@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lab import daemons
+from lab import ceph, daemons
 from lab.shellcommand import LabError
 
 
@@ -18,7 +18,10 @@ def in_ci() -> bool:
 
 
 def requires(name: str) -> None:
-    """Skip the calling test, or fail it in CI, unless `name` is there: "libvirt", "root" or a program of that name."""
+    """Skip the calling test, or fail it in CI, unless `name` is there.
+
+    It is "libvirt", "root", "ceph" or a program's name.
+    """
     problem = _CHECKS.get(name, lambda: _program(name))()
     if problem and in_ci():
         pytest.fail(f"{name}: {problem}", pytrace=False)
@@ -38,8 +41,13 @@ def _root() -> str:
     return "" if os.geteuid() == 0 else "run as root"
 
 
+def _ceph() -> str:
+    missing = ceph.missing_programs()
+    return f"not installed: {', '.join(missing)}; `./run test` as root installs them" if missing else ""
+
+
 def _program(name: str) -> str:
     return "" if shutil.which(name) else "not installed; `./run setup` as root installs it"
 
 
-_CHECKS: dict[str, Callable[[], str]] = {"libvirt": _libvirt, "root": _root}
+_CHECKS: dict[str, Callable[[], str]] = {"libvirt": _libvirt, "root": _root, "ceph": _ceph}

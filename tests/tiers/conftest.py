@@ -7,20 +7,83 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from lab.ceph import ACCESS, SECRET, Cluster
+from lab.require import requires
 from vmcellar.config.tiers import TierSettings
 from vmcellar.tiers.base import Tier
 from vmcellar.tiers.registry import open_tier
+from vmcellar.tiers.s3_client import make_client
 
 
-@pytest.fixture(params=["local"])
-def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Tier:
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One small Ceph with an S3 gateway for all tests of a session."""
+    requires("ceph")
+    made = Cluster.start()
+    try:
+        made.make_pool("backups")
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def s3_settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> TierSettings:
+    """A bucket of its own on the gateway; parts are as small as S3 allows."""
+    monkeypatch.setenv("LAB_ACCESS", ACCESS)
+    monkeypatch.setenv("LAB_SECRET", SECRET)
+    settings = TierSettings.model_validate(
+        {
+            "storage": f"s3://{new_name()}/vm-backups",
+            "endpoint": cluster.endpoint,
+            "access_key": {"environment": "LAB_ACCESS"},
+            "secret_key": {"environment": "LAB_SECRET"},
+            "part": "5 MiB",
+        }
+    )
+    bucket = settings.storage.removeprefix("s3://").partition("/")[0]
+    make_client(settings, "test").create_bucket(Bucket=bucket)
+    return settings
+
+
+@pytest.fixture
+def ceph_settings(cluster: Cluster) -> TierSettings:
+    """A namespace of its own; RADOS objects are small, so that many tests cut theirs into parts."""
+    return TierSettings.model_validate(
+        {"storage": f"ceph::backups/{new_name()}", "conf": cluster.conf, "object": "64 KiB", "timeout": "20s"}
+    )
+
+
+@pytest.fixture(params=["local", "s3", "ceph"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> TierSettings:
+    """An empty place of each kind."""
+    if request.param == "local":
+        (tmp_path / "local").mkdir()
+        return TierSettings(storage=str(tmp_path / "local"))
+    found: TierSettings = request.getfixturevalue(f"{request.param}_settings")
+    return found
+
+
+@pytest.fixture
+def tier(settings: TierSettings, tmp_path: Path) -> Tier:
     """An empty tier of each kind."""
-    folder = tmp_path / str(request.param)
-    folder.mkdir()
-    return open_tier("hot", TierSettings(storage=str(folder)), tmp_path / "state")
+    return open_tier("hot", settings, tmp_path / "state")
+
+
+def as_written(settings: TierSettings) -> dict[str, object]:
+    """The section of a configuration file for these settings."""
+    document: dict[str, object] = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    if "timeout" in document:
+        document["timeout"] = f"{settings.timeout}s"
+    return document
+
+
+def new_name() -> str:
+    return f"t{uuid4().hex[:12]}"
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.memory import BufferPool
 from vmcellar.tiers.base import NotFoundError, Tier
@@ -148,3 +151,42 @@ def test_it_says_what_it_is(tier: Tier) -> None:
     assert "hot" in repr(tier)
     free = tier.free_bytes()
     assert free is None or free > 0
+
+
+def test_a_large_object_comes_back_and_no_part_of_it_is_listed(tier: Tier, tmp_path: Path) -> None:
+    data = random.Random(7).randbytes((12 << 20) + 4097)  # three parts on S3, and some 200 RADOS objects
+    source = tmp_path / "pack"
+    source.write_bytes(data)
+    tier.adopt(source, "data/aa/aaaa")
+    assert not source.exists()
+    assert list(tier.list("data/")) == [("data/aa/aaaa", len(data))]
+    with tier.open("data/aa/aaaa") as reader:
+        for offset, length in ((0, 1), (65535, 2), ((5 << 20) - 3, 4097), (len(data) - 5, 5), (0, len(data))):
+            buffer = bytearray(length)
+            reader.read_into(offset, memoryview(buffer))
+            assert bytes(buffer) == data[offset : offset + length]
+    tier.delete("data/aa/aaaa")
+    assert not tier.exists("data/aa/aaaa")
+    assert tier.clear_unfinished(-1) == []
+
+
+def test_repeating_an_adopt_that_had_ended_finishes_it(tier: Tier, tmp_path: Path) -> None:
+    """The process died after the last step, before the file went."""
+    for size in (1000, 6 << 20):
+        key, source = f"data/aa/{size}", tmp_path / "pack"
+        source.write_bytes(bytes(size))
+        if tier.kind == "local":
+            (tmp_path / "local" / "data" / "aa").mkdir(parents=True, exist_ok=True)
+            os.link(source, tmp_path / "local" / key)
+        else:
+            copy = tmp_path / "copy"
+            copy.write_bytes(bytes(size))
+            tier.adopt(copy, key)
+        tier.adopt(source, key)
+        assert not source.exists()
+        assert tier.size(key) == size
+        assert tier.clear_unfinished(-1) == []
+
+
+def test_it_describes_where_it_is(tier: Tier, settings: TierSettings) -> None:
+    assert settings.storage in tier.describe()

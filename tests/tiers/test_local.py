@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.tiers.conftest import mounted, remount_read_only, unmount
-from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.memory import PAGE, BufferPool, helper_environment, keep_freed_memory
 from vmcellar.progress import CancelToken
 from vmcellar.tiers.base import NotFoundError
 from vmcellar.tiers.local import LocalReader, LocalTier, translate
-from vmcellar.tiers.registry import open_tier
 
 
 def make(folder: Path) -> LocalTier:
@@ -174,12 +172,6 @@ def test_reads_go_around_the_page_cache(tmp_path: Path) -> None:
             reader.read_into(PAGE, buffer)
             reader._plain = os.open(tmp_path, os.O_RDONLY)
             assert bytes(buffer) == (tmp_path / "tier/data/aa/aaaa").read_bytes()[PAGE : 3 * PAGE]
-
-
-def test_other_kinds_of_storage_say_that_they_come_later() -> None:
-    for storage in ("ceph::pool/prefix", "s3://bucket"):
-        with pytest.raises(PermanentError, match="cannot be used yet"):
-            open_tier("hot", TierSettings(storage=storage), Path("/nowhere"))
 
 
 def test_errors_are_classed() -> None:

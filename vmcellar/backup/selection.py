@@ -44,10 +44,10 @@ def _request(config: Config, vm: str, job: str, full: bool) -> BackupRequest:
     if not job:
         return BackupRequest(vm, "full" if full else "auto")
     entry = config.job(job)
-    if (entry.storage.kind, entry.storage.place) != ("tier", "hot"):
+    if not config.is_hot(entry.storage):
         raise PermanentError(
-            f"job {job}: storage {entry.storage.kind} {entry.storage.place}: this version stores on the tier hot only",
-            hint="set `storage: hot`, or leave the key out; nothing was backed up",
+            f"job {job}: storage {entry.storage}: this version stores on the tier hot only",
+            hint="set `storage: hot`, or make this the tier hot (docs/tiers.md); nothing was backed up",
         )
     if entry.mode in ("incremental", "differential"):
         log.info("job %s: mode %s is done as auto: every point restores without the others", job, entry.mode)

@@ -36,14 +36,21 @@ class Section(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where a job's packs go: kind `tier` (a name of `tiers:`), `ceph` (pool/prefix) or `s3` (bucket/prefix)."""
+    """Where a job's packs go: kind `tier` (a name of `tiers:`), `ceph` (pool/namespace), `s3` (bucket/prefix) or
+    `local` (a directory).
+    """
 
-    kind: Literal["tier", "ceph", "s3"]
+    kind: Literal["tier", "ceph", "s3", "local"]
     place: str
+
+    def __str__(self) -> str:
+        """As the configuration has it."""
+        scheme = {"ceph": "ceph::", "s3": "s3://"}.get(self.kind, "")
+        return f"{scheme}{self.place}"
 
 
 def parse_storage(value: object) -> Storage:
-    """`hot`, `ceph::pool/prefix` or `s3://bucket/prefix`; ValueError says what is accepted."""
+    """`hot`, `/srv/backups`, `ceph::pool/prefix` or `s3://bucket/prefix`; ValueError says what is accepted."""
     if isinstance(value, Storage):
         return value
     text = str(value).strip()
@@ -53,7 +60,9 @@ def parse_storage(value: object) -> Storage:
         return Storage("ceph", match["place"])
     if match := _S3.fullmatch(text):
         return Storage("s3", match["place"])
-    raise ValueError("storage is a tier's name (hot, warm, cold), ceph::pool/prefix or s3://bucket/prefix")
+    if text.startswith("/"):
+        return Storage("local", text)
+    raise ValueError("storage is a tier's name (hot, warm, cold), a directory, ceph::pool/prefix or s3://bucket/prefix")
 
 
 def parse_compression(value: object) -> str:

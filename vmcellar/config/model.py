@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from vmcellar.config.jobs import BackupJob, Section
+from vmcellar.config.jobs import BackupJob, Section, Storage
 from vmcellar.config.secrets import HostPath, SecretReference
 from vmcellar.config.tiers import TierSettings
 from vmcellar.config.units import Duration, Size
@@ -106,6 +106,12 @@ class Config(Section):
                 hint="add `tiers:` with `hot: STORAGE`, or type `vmcellar init --tier hot=STORAGE`",
             )
         return self.tiers.hot
+
+    def is_hot(self, storage: Storage) -> bool:
+        """Whether a job's `storage:` is the tier hot, by its name or by the same storage string."""
+        if (storage.kind, storage.place) == ("tier", "hot"):
+            return True
+        return self.tiers.hot is not None and str(storage).rstrip("/") == self.tiers.hot.storage.rstrip("/")
 
     def job(self, name: str) -> BackupJob:
         """The entry of `backups:` with this name; UsageError that lists the names when there is none."""

@@ -11,13 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from vmcellar.errors import PermanentError
+from vmcellar.errors import IntegrityError, PermanentError
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,3}")
 
 
 class NotFoundError(PermanentError):
     """There is no object under this key. The place itself was there and answered."""
+
+
+class ExistsError(PermanentError):
+    """There is another object under this key."""
 
 
 class ArchivedError(PermanentError):
@@ -137,6 +141,19 @@ class Tier(Protocol):
         What changed within `older_than` seconds stays, by the clock of the place: a writer may be at work on it.
         """
         ...
+
+
+def exists_error(tier: Tier, key: str) -> ExistsError:
+    """What `put` and `adopt` raise for a key that is taken."""
+    return ExistsError(f"{tier!r}: {key} exists already", hint="objects are never overwritten; choose a new name")
+
+
+def too_short(tier: Tier, key: str, offset: int, length: int) -> IntegrityError:
+    """What a read raises for an object that ends too early."""
+    return IntegrityError(
+        f"{tier!r}: {key} ends before byte {offset + length}: it is cut short",
+        hint="type `vmcellar verify --all` to see which points it touches",
+    )
 
 
 def check_key(key: str) -> str:

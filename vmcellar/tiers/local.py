@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
+from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.memory import PAGE
-from vmcellar.tiers.base import NotFoundError, Tier, TierReader, check_key
+from vmcellar.tiers.base import NotFoundError, Tier, TierReader, check_key, exists_error, too_short
 from vmcellar.tiers.device import device_of
 
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
@@ -120,7 +120,7 @@ class LocalTier:
         temporary = self.staging_dir() / f"put-{uuid4().hex}"
         with self._errors(key):
             if target.exists():
-                raise _exists(self, key)
+                raise exists_error(self, key)
             try:
                 _write_new(temporary, data)
                 self._publish(temporary, target)
@@ -155,7 +155,7 @@ class LocalTier:
             os.link(source, target)
         except FileExistsError as error:
             if not source.samefile(target):  # the same file: an earlier adopt died before its last step
-                raise _exists(self, str(target.relative_to(self.path))) from error
+                raise exists_error(self, str(target.relative_to(self.path))) from error
         _sync_folder(target.parent)
         self._still_there()  # else it went to the folder below a mount that vanished since the first look
         source.unlink()
@@ -177,7 +177,7 @@ class LocalTier:
         with self._errors(key), self._file(key).open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), length, offset)
         if len(data) != length:
-            raise _too_short(self, key, offset, length)
+            raise too_short(self, key, offset, length)
         return data
 
     def open(self, key: str) -> TierReader:
@@ -278,7 +278,7 @@ class LocalReader:
             while done < len(buffer):
                 count = self._read_some(offset + done, buffer[done:])
                 if count == 0:
-                    raise _too_short(self._tier, self._key, offset, len(buffer))
+                    raise too_short(self._tier, self._key, offset, len(buffer))
                 done += count
         except OSError as error:
             raise translate(error, f"{self._tier!r}: {self._key}") from error
@@ -315,17 +315,6 @@ def _open_direct(path: Path) -> int:
     with suppress(OSError):
         return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     return -1
-
-
-def _exists(tier: LocalTier, key: str) -> PermanentError:
-    return PermanentError(f"{tier!r}: {key} exists already", hint="objects are never overwritten; choose a new name")
-
-
-def _too_short(tier: Tier, key: str, offset: int, length: int) -> IntegrityError:
-    return IntegrityError(
-        f"{tier!r}: {key} ends before byte {offset + length}: it is cut short",
-        hint="type `vmcellar verify --all` to see which points it touches",
-    )
 
 
 def _write_new(path: Path, data: bytes) -> None:

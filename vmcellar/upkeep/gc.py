@@ -36,6 +36,10 @@ _BACKUP = "backup "
 """How leases of writers begin; all but those of upkeep hold gc back."""
 
 
+UNFINISHED_LEAST = 24 * 3600.0
+"""Seconds for which a half-written upload stays in any case: its writer may live, and holds no lease that tells."""
+
+
 @dataclass(frozen=True, slots=True)
 class GcReport:
     """What a run found and did, or would do if `dry_run`; sizes in bytes.
@@ -156,6 +160,8 @@ class _Run:
             self._drop_mark(name)
         new = self._new_garbage(found)
         marks.write(self._tier, self._keyring, self._repository.clock(), [(found.packs[p][0], p) for p in new])
+        unfinished = self._tier.clear_unfinished(max(self._grace, UNFINISHED_LEAST))
+        found.notes.extend(f"half-written {name} of a writer that died is removed" for name in unfinished)
         return self._report(found, new, dead, waiting, self._repack(found), parts)
 
     def _keep_unreplaced(self, found: _Found, due: dict[str, Mark], waiting: list[str]) -> None:

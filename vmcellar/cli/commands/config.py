@@ -26,7 +26,7 @@ def check(ctx: typer.Context, config: ConfigOption = None) -> None:
     for job in found.backups:
         for path in job.excluded_paths():
             note(f"note: job {job.name}: exclude {path}: disks are read in whole blocks, so this path is backed up too")
-        if job.storage.kind != "tier" or job.storage.place != "hot":
+        if not found.is_hot(job.storage):
             note(f"note: job {job.name}: its storage is not served by this version, which keeps packs on the tier hot")
 
 
