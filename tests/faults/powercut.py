@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,10 @@ class Journal:
         lost = Path(record.get("to", path)) if name != "link" else None
         if lost is not None and lost.is_file():
             self._kept += 1
-            record["kept"] = str(self._folder / f"kept-{self._kept}")
-            _link(lost, record["kept"])
+            kept = str(self._folder / f"kept-{self._kept}")
+            with suppress(OSError):  # it lies elsewhere, as a temporary file of Python's own may
+                _link(lost, kept)
+                record["kept"] = kept
         record["folder"] = _stat(Path(record.get("to", path)).parent).st_ino
         return record
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.faults import backup_scenarios, key_scenarios, restore_scenarios, upkeep_scenarios
+from tests.faults import (
+    backup_scenarios,
+    key_scenarios,
+    repair_scenarios,
+    restore_scenarios,
+    upkeep_scenarios,
+)
 
-ROOMS = (backup_scenarios, restore_scenarios, upkeep_scenarios, key_scenarios)
+ROOMS = (backup_scenarios, restore_scenarios, upkeep_scenarios, key_scenarios, repair_scenarios)
 SCENARIOS = {scenario.name: scenario for room in ROOMS for scenario in room.SCENARIOS}

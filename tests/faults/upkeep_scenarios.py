@@ -10,7 +10,7 @@ from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import gc, pins, prune
 
 
-def _history(cellar: Cellar) -> None:
+def history(cellar: Cellar) -> None:
     """Four points of one VM, of which the first two may go, and one of another."""
     cellar.make()
     old = [cellar.back_up_and_note("web", seed) for seed in (1, 2)]
@@ -52,7 +52,7 @@ def _pinned(cellar: Cellar) -> None:
 
 
 def _with_pin(cellar: Cellar) -> None:
-    _history(cellar)
+    history(cellar)
     _pin(cellar)
 
 
@@ -71,7 +71,7 @@ def _unpinned(cellar: Cellar) -> None:
 
 
 def _garbage(cellar: Cellar) -> None:
-    _history(cellar)
+    history(cellar)
     _prune(cellar)
 
 
@@ -104,7 +104,7 @@ def _collected(cellar: Cellar) -> None:
 
 def _lost_index(cellar: Cellar) -> None:
     """A damaged and a missing index part."""
-    _history(cellar)
+    history(cellar)
     parts = sorted((cellar.hot / "index").iterdir())
     parts[0].unlink()
     parts[1].chmod(0o600)
@@ -118,8 +118,8 @@ def _rebuild(cellar: Cellar) -> None:
 
 
 SCENARIOS = (
-    scenario("prune", _history, _prune, finished=_pruned),
-    scenario("pin", _history, _pin, finished=_pinned),
+    scenario("prune", history, _prune, finished=_pruned),
+    scenario("pin", history, _pin, finished=_pinned),
     scenario("unpin", _with_pin, _unpin, finished=_unpinned),
     scenario("gc-mark", _garbage, _gc, finished=_collected),
     scenario("gc-delete", _marked_garbage, _gc, finished=_collected),

@@ -51,8 +51,8 @@ def test_killed_before_every_step(names: list[str]) -> None:
 
 
 def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
-    """A first backup, and one in recipient mode; by hand at each step."""
-    assert len(faults("backup-full", "backup-recipient", "--every", "25")) == 2
+    """A first backup, one in recipient mode, and a repair; by hand at each step."""
+    assert len(faults("backup-full", "backup-recipient", "repair", "--every", "25")) == 3
 
 
 @pytest.mark.parametrize("mode", ["EIO-once", "ENOSPC", "vanish", "power-cut"])
