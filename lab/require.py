@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -20,7 +21,7 @@ def in_ci() -> bool:
 def requires(name: str) -> None:
     """Skip the calling test, or fail it in CI, unless `name` is there.
 
-    It is "libvirt", "root", "ceph" or a program's name.
+    It is "libvirt", "root", "ceph", "nbdkit-python" or a program's name.
     """
     problem = _CHECKS.get(name, lambda: _program(name))()
     if problem and in_ci():
@@ -50,4 +51,16 @@ def _program(name: str) -> str:
     return "" if shutil.which(name) else "not installed; `./run setup` as root installs it"
 
 
-_CHECKS: dict[str, Callable[[], str]] = {"libvirt": _libvirt, "root": _root, "ceph": _ceph}
+def _nbdkit_python() -> str:
+    if _program("nbdkit"):
+        return _program("nbdkit")
+    done = subprocess.run(["nbdkit", "--dump-plugin", "python"], capture_output=True, check=False)
+    return "no Python plugin; `./run setup` as root installs it" if done.returncode else ""
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "libvirt": _libvirt,
+    "root": _root,
+    "ceph": _ceph,
+    "nbdkit-python": _nbdkit_python,
+}

@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 import vmcellar
-from vmcellar.cli.commands import backup, config, doctor, init, keys, locks, points, recover, restore, upkeep, verify
+from vmcellar.cli.commands import (
+    backup,
+    config,
+    doctor,
+    init,
+    keys,
+    locks,
+    points,
+    recover,
+    restore,
+    serve,
+    upkeep,
+    verify,
+)
 from vmcellar.cli.output import print_error
 from vmcellar.cli.session import GlobalOptions, set_up_logging
 from vmcellar.errors import PermanentError, VmcellarError
@@ -51,7 +64,7 @@ def _global_options(
     ctx.obj = GlobalOptions(config_file, verbose)
 
 
-for module in (init, doctor, config, backup, restore, points, verify, recover, locks, keys, upkeep):
+for module in (init, doctor, config, backup, restore, serve, points, verify, recover, locks, keys, upkeep):
     module.register(app)
 
 
