@@ -127,3 +127,14 @@ def test_no_name_of_a_vm_in_any_object(cli: Cli, cellar: Cellar) -> None:
             if path.is_file():
                 assert not any(word in path.read_bytes() for word in (b"web1", b"for-the-auditors", b"backup "))
     repository.close()
+
+
+def test_consolidate_says_what_it_would_do_and_harms_nothing(cli: Cli, cellar: Cellar) -> None:
+    before = points(cellar)
+    told = json.loads(cli("consolidate", "--dry-run", "--json").out)
+    assert (told["dry_run"], told["old"]) == (True, [])
+    done = cli("consolidate")
+    assert done.code == 0, done.err
+    assert done.out.startswith("rewritten: 0 of ")
+    assert cli("verify", "--all", "--deep").code == 0
+    assert points(cellar) == before

@@ -1,14 +1,18 @@
-"""Random backups, prunes and gcs by several hosts, with pauses and deaths at any durable step: after every step each
-point that is there reads as its model says.
+"""Random work of several hosts, with pauses, wrong clocks, and deaths at any durable step.
+
+Backups, restores, prunes, gcs (with repacking) and consolidations; clocks are wrong by up to five minutes either way.
+After every step each point that is there reads as its model says. VMCELLAR_MACHINE=N plays N random games instead.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,14 +23,17 @@ from tests.tiers.faulty import DiedError
 from tests.upkeep.world import DAY, HOUR, PIECES, World
 from vmcellar.config.jobs import KeepByAge
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.repository.leases import SKEW
 from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import gc, pins, prune
+from vmcellar.upkeep.consolidate import consolidate
 
 VMS = st.sampled_from(["web", "db"])
 CHANGES = st.dictionaries(st.integers(0, PIECES - 1), st.integers(0, 5), min_size=1, max_size=3)
-HOSTS = st.sampled_from(["a", "b"])
+HOSTS = st.sampled_from(["a", "b", "c"])
+CLOCKS = st.fixed_dictionaries(dict.fromkeys("abc", st.sampled_from([-SKEW, 0.0, SKEW])))
 DEATHS = st.one_of(st.none(), st.tuples(st.integers(1, 12), st.booleans()))
-BESIDE = st.lists(st.sampled_from(["gc", "later", "prune", "backup"]), max_size=5)
+BESIDE = st.lists(st.sampled_from(["gc", "later", "prune", "backup", "consolidate"]), max_size=5)
 
 
 class Upkeep(RuleBasedStateMachine):
@@ -40,15 +47,19 @@ class Upkeep(RuleBasedStateMachine):
         self.seen: set[str] = set()
         self.pinned: set[str] = set()
         self.allowed_to_go: set[str] = set()
+        self.clocks: dict[str, float] = {}
+        self.few = patch("vmcellar.upkeep.consolidate.SMALL_MIN", 4)  # disks here are small, and points are few
+        self.few.start()
 
     def teardown(self) -> None:
+        self.few.stop()
         self.pool.shutdown()
         shutil.rmtree(self.folder)
 
     def run(self, host: str, death: tuple[int, bool] | None, work: Callable[[Repository], object]) -> None:
         """Do `work` as one process of `host`, which may die at a durable step; refusals are no failures."""
         tier = self.world.faulty(*(death[:1] if death else (None,)), after=bool(death and death[1]))
-        repository = self.world.host(host, tier)
+        repository = self.world.host(host, tier, lambda: self.world.now + self.clocks.get(host, 0.0))
         try:
             work(repository)
         except (DiedError, PermanentError, TransientError):
@@ -56,8 +67,9 @@ class Upkeep(RuleBasedStateMachine):
         finally:
             repository.close()
 
-    @initialize()
-    def first(self) -> None:
+    @initialize(clocks=CLOCKS)
+    def first(self, clocks: dict[str, float]) -> None:
+        self.clocks = clocks
         self.run("a", None, lambda host: self.world.back_up(host, {0: 1, 1: 2}))
 
     @rule(host=HOSTS, vm=VMS, changes=CHANGES, death=DEATHS, lease=st.booleans(), full=st.booleans())
@@ -91,6 +103,8 @@ class Upkeep(RuleBasedStateMachine):
             self.world.now += DAY + HOUR
         elif what == "gc":
             self.run("b", None, gc.collect)
+        elif what == "consolidate":
+            self.run("c", None, consolidate)
         elif what == "prune":
             self.run("b", None, lambda host: self._prune(host, KeepByAge(last=1)))
         else:
@@ -120,6 +134,29 @@ class Upkeep(RuleBasedStateMachine):
         self.world.now += 2 * DAY if later else HOUR
         self.run(host, death, gc.collect)
 
+    @rule(host=HOSTS, death=DEATHS, later=st.booleans())
+    def consolidate(self, host: str, death: tuple[int, bool] | None, later: bool) -> None:
+        self.world.now += 2 * DAY if later else HOUR
+        self.run(host, death, consolidate)
+
+    @rule(beside=BESIDE)
+    def restore_paused(self, beside: list[str]) -> None:
+        """A restore during which others work: it reads right, or says that it cannot, and that only when its lease was
+        over and its point was dropped.
+        """
+        self.run("a", None, lambda host: self._restore(host, beside))
+
+    def _restore(self, host: Repository, beside: list[str]) -> None:
+        point = host.points()[0]
+        with host.reading("restore"):
+            for what in beside:
+                self._beside(what)
+            try:
+                assert read_disk(host, point) == self.world.model[point.id]
+            except VmcellarError:
+                assert "later" in beside
+                assert not self.world.tier.exists(f"points/{point.id}")
+
     @invariant()
     def every_point_reads_as_its_model_says(self) -> None:
         shutil.rmtree(self.folder / "cache-checker", ignore_errors=True)
@@ -142,5 +179,8 @@ class Upkeep(RuleBasedStateMachine):
             repository.close()
 
 
-Upkeep.TestCase.settings = settings(max_examples=30, stateful_step_count=12, deadline=None, derandomize=True)
+GAMES = int(os.environ.get("VMCELLAR_MACHINE", "0"))
+Upkeep.TestCase.settings = settings(
+    max_examples=GAMES or 25, stateful_step_count=12, deadline=None, derandomize=not GAMES, database=None
+)
 TestUpkeep = Upkeep.TestCase

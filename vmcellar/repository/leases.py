@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,8 @@ SKEW = 300.0
 GC = "gc"
 REBUILD = "rebuild-index"
 REPAIR = "repair"
-"""Works of which one runs at a time, of all three."""
+CONSOLIDATE = "consolidate"
+"""Works of which one runs at a time, of all four."""
 
 Clock = Callable[[], float]
 
@@ -171,6 +172,17 @@ def holding(tier: Tier, keyring: Keyring, what: str, clock: Clock = time.time) -
         lease.release()
 
 
+@contextmanager
+def reading(tier: Tier, keyring: Keyring, what: str, clock: Clock = time.time) -> Iterator[None]:
+    """As `holding`, for who only reads: a place that takes no lease (it is read-only, or full) is read without one."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(holding(tier, keyring, what, clock))
+        except VmcellarError as error:
+            _log.warning("%s goes on without a lease, so do not let a gc run meanwhile: %s", what, error.message)
+        yield
+
+
 def _keep_alive(lease: HeldLease, ended: threading.Event) -> None:
     while not ended.wait(SECONDS / 3):
         try:
@@ -235,9 +247,9 @@ def remove_stale(tier: Tier, keyring: Keyring, now: float) -> list[FoundLease]:
 
 
 def refuse_second(others: Iterable[FoundLease]) -> None:
-    """PermanentError when one of these is of a work that must be alone: a gc, a rebuild of the index, a repair."""
+    """PermanentError when one of these is of a work that must be alone: gc, consolidate, rebuild-index, repair."""
     for other in others:
-        if other.newest.what in (GC, REBUILD, REPAIR):
+        if other.newest.what in (GC, REBUILD, REPAIR, CONSOLIDATE):
             raise PermanentError(
                 f"{other.newest.what} runs already: on {other.newest.host}, pid {other.newest.pid}",
                 hint="wait for it; `vmcellar locks` shows it. If its host died, its lease ends within 20 minutes",

@@ -6,6 +6,7 @@ objects that nothing refers to, never a point that cannot be restored and never 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from vmcellar.crypto import slots
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
-from vmcellar.errors import IntegrityError, PermanentError, UsageError
+from vmcellar.errors import IntegrityError, PermanentError, UsageError, VmcellarError
 from vmcellar.repository import config_object, layout, leases, points
 from vmcellar.repository.codec import Compression
 from vmcellar.repository.commit import Commit
@@ -36,6 +37,8 @@ from vmcellar.tiers.registry import make_tier, open_tier
 if TYPE_CHECKING:
     from vmcellar.config.tiers import TierSettings
     from vmcellar.crypto.base import Keyring
+
+_log = logging.getLogger(__name__)
 
 _NODE_CACHE = 4096
 """Map nodes that are kept in memory: about 8 MiB, and 30 MiB when all are fragmented."""
@@ -138,6 +141,16 @@ class Repository:
             finally:
                 with self._lock:
                     self._held.pop(vm, None)
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Hold a lease while the block reads: no gc deletes what a prune drops meanwhile. `what` says it to people."""
+        with leases.reading(self.tier, self.keyring, what, self.clock):
+            try:
+                self.index.refresh()
+            except VmcellarError as error:  # what is missed by it, is named where it is needed
+                _log.warning("%s goes on with the index as this host knows it: %s", what, error.message)
+            yield
 
     def pack_writer(self, folder: Path, compression: str) -> PackWriter:
         """A writer of data packs that builds them in `folder`; UsageError for an unknown compression."""

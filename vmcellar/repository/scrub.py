@@ -91,7 +91,8 @@ def verify_point(
     missing or cut short, are noted in the index, so that the next backup stores them anew (pitfall 21). A deep check
     reads the packs that `choose` picks of those that the point needs.
     """
-    return _verify(repository, [point], _refresh(repository), choose if deep else None, progress, cancel)
+    with repository.reading(f"verify {point.vm}"):
+        return _verify(repository, [point], _refresh(repository), choose if deep else None, progress, cancel)
 
 
 def verify_all(
@@ -107,10 +108,11 @@ def verify_all(
 
     Of the points that can be read, the maps of those that `some` picks are walked.
     """
-    points, causes = check_points(repository)
-    causes += check_index(repository) + check_pins(repository)
-    _refresh(repository)
-    return _verify(repository, some(points), causes, choose if deep else None, progress, cancel)
+    with repository.reading("verify"):
+        points, causes = check_points(repository)
+        causes += check_index(repository) + check_pins(repository)
+        _refresh(repository)
+        return _verify(repository, some(points), causes, choose if deep else None, progress, cancel)
 
 
 def _verify(

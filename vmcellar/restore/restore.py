@@ -55,7 +55,7 @@ def restore_point(
     started = time.monotonic()
     cancel = cancel or CancelToken()
     disks = chosen_disks(point, target.disks)
-    with _folder(target.directory):
+    with _folder(target.directory), repository.reading(f"restore {point.vm}"):
         job = _Job(repository, point, target, disks)
         job.refuse_existing()
         plan, used = survey(repository, point, target.disks, target.best_effort, cancel)

@@ -123,5 +123,10 @@ def _children(data: bytes, level: int) -> Iterator[bytes]:
 
 
 def _chunks(data: bytes) -> Sequence[bytes]:
-    ids = nodes.decode_leaf(data, 0)["chunk"].tobytes()
+    return ids_of(nodes.decode_leaf(data, 0))
+
+
+def ids_of(rows: nodes.Rows) -> Sequence[bytes]:
+    """The chunk id of each row of a leaf."""
+    ids = rows["chunk"].tobytes()
     return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]

@@ -1,4 +1,4 @@
-"""`vmcellar prune`, `pin`, `gc` and `rebuild-index`."""
+"""`vmcellar prune`, `pin`, `gc`, `consolidate` and `rebuild-index`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from vmcellar.cli.bars import progress_counts
 from vmcellar.cli.output import console, note, print_json
-from vmcellar.cli.session import PANEL_UPKEEP, ConfigOption, JsonOption, open_repository, read_config
+from vmcellar.cli.session import PANEL_UPKEEP, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import UsageError
 
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL_UPKEEP)(prune)
     app.command(rich_help_panel=PANEL_UPKEEP)(pin)
     app.command(rich_help_panel=PANEL_UPKEEP)(gc)
+    app.command(rich_help_panel=PANEL_UPKEEP)(consolidate)
     app.command("rebuild-index", rich_help_panel=PANEL_UPKEEP)(rebuild_index)
 
 
@@ -144,6 +145,7 @@ def gc(
     grace: Annotated[
         str, typer.Option(metavar="TIME", help="How long what no point needs stays after it was marked.")
     ] = "24h",
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -160,7 +162,7 @@ def gc(
     with cancel_on_signals() as cancel, progress_counts() as progress:
         from vmcellar.upkeep import gc as engine
 
-        repository = open_repository(ctx, config)
+        repository = open_repository(ctx, config, identity)
         report = engine.collect(repository, grace=seconds, dry_run=dry_run, progress=progress, cancel=cancel)
     from vmcellar.cli.render.upkeep import gc_json, gc_text
 
@@ -168,6 +170,31 @@ def gc(
         print_json(gc_json(report))
     else:
         console().print(gc_text(report))
+
+
+def consolidate(
+    ctx: typer.Context,
+    dry_run: DryRun = False,
+    identity: IdentityOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put together what restores read in small pieces, and packs that are small; `vmcellar gc` frees the old ones.
+
+    Works from the repository alone, touches no restore point, and is safe beside running backups. Stopped, it goes on
+    with the next call.
+    """
+    with cancel_on_signals() as cancel, progress_counts() as progress:
+        from vmcellar.upkeep import consolidate as engine
+
+        repository = open_repository(ctx, config, identity)
+        report = engine.consolidate(repository, dry_run=dry_run, progress=progress, cancel=cancel)
+    from vmcellar.cli.render.upkeep import consolidate_json, consolidate_text
+
+    if as_json:
+        print_json(consolidate_json(report))
+    else:
+        console().print(consolidate_text(report))
 
 
 def rebuild_index(

@@ -1,4 +1,4 @@
-"""What prune, pin and gc say."""
+"""What prune, pin, gc and consolidate say."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vmcellar.cli.render.points import rfc3339
 from vmcellar.cli.render.text import size_text, time_text
+from vmcellar.upkeep.consolidate import ConsolidateReport
 from vmcellar.upkeep.gc import GcReport
 from vmcellar.upkeep.pins import Pin
 from vmcellar.upkeep.prune import Decision
@@ -96,5 +97,25 @@ def gc_text(report: GcReport) -> Group:
             f"{size_text(report.repacked_live)} are needed and lie in new packs" + ("" if would else " now")
         )
     lines += [f"waiting: {reason}" for reason in report.waiting]
+    lines += [f"note: {text}" for text in report.notes]
+    return Group(*(Text(line) for line in lines))
+
+
+def consolidate_json(report: ConsolidateReport) -> dict[str, Any]:
+    """The fields of `consolidate --json`."""
+    return asdict(report)
+
+
+def consolidate_text(report: ConsolidateReport) -> Group:
+    """What was rewritten, and what restores gain."""
+    would = "would be " if report.dry_run else ""
+    lines = [f"{would}rewritten: {len(report.old)} of {report.packs} packs, {size_text(report.old_bytes)}"]
+    if report.old:
+        lines.append(f"{size_text(report.live)} of them in {report.new_packs} new packs")
+        lines.append(
+            f"reads to restore the newest point of every VM: {report.reads_before} before, {report.reads_after} after"
+        )
+        if not report.dry_run:
+            lines.append("the old packs are marked; `vmcellar gc` deletes them after its grace time")
     lines += [f"note: {text}" for text in report.notes]
     return Group(*(Text(line) for line in lines))
