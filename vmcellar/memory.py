@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 from vmcellar.progress import CancelToken
 
@@ -48,6 +49,15 @@ def helper_environment() -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": str(_TRIM_THRESHOLD),
         "MALLOC_TOP_PAD_": str(_TOP_PAD),
     }
+
+
+def available_memory() -> int:
+    """Bytes that this host can give without swapping, as the kernel estimates; proc(5), MemAvailable."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    return 0
 
 
 class BufferPool:

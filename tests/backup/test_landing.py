@@ -18,7 +18,8 @@ from vmcellar.progress import CancelToken
 def test_what_is_landed_by_many_threads_is_read_back(tmp_path: Path) -> None:
     dice = random.Random(7)
     pieces = [dice.randbytes(dice.randrange(1, 200_000)) for _ in range(40)]
-    writer = LandingWriter(tmp_path / "run" / "vda.0000.land")
+    zone = LandingZone(tmp_path / "landing" / "instance", 1 << 20)
+    writer = zone.writer(zone.file("run", "vda", 0))
     places: dict[int, int] = {}
 
     def land(part: int) -> None:
@@ -73,7 +74,7 @@ def test_a_segment_larger_than_the_budget_goes_alone(tmp_path: Path) -> None:
 def test_dropping_a_run_leaves_other_runs_alone(tmp_path: Path) -> None:
     zone = LandingZone(tmp_path, 100)
     for run in ("a", "b"):
-        writer = LandingWriter(zone.file(run, "vda", 0))
+        writer = zone.writer(zone.file(run, "vda", 0))
         writer.append(memoryview(b"x"))
         writer.close()
     zone.drop_run("a")
@@ -85,7 +86,7 @@ def test_a_run_that_is_kept_for_later_keeps_its_files_and_nobody_waiting(tmp_pat
     zone = LandingZone(tmp_path, 100)
     kept = zone.file("kept", "vda", 0)
     zone.reserve(kept, 80, CancelToken())
-    LandingWriter(kept).close()
+    zone.writer(kept).close()
     zone.disown("kept")
     stop = CancelToken()
     stop.cancel()  # so that waiting is an error, not a hang

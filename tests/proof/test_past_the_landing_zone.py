@@ -35,7 +35,7 @@ def test_one_segment_in_packs_and_in_the_landing_zone(
 ) -> None:
     turns = itertools.cycle([True, False])
     take = direct.DirectPath.take
-    monkeypatch.setattr(direct.DirectPath, "take", lambda path, *chunk: next(turns) and take(path, *chunk))
+    monkeypatch.setattr(direct.DirectPath, "take", lambda path, *chunk, **_: next(turns) and take(path, *chunk))
     for seed in (1, 2):
         quiet_guest.poke("vda", seed * MIB, 5 * MIB, seed)
         quiet_guest.poke_zero("vda", (seed + 2) * MIB, MIB)

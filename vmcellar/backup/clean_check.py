@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vmcellar.progress import CancelToken
 from vmcellar.repository.layout import CHUNK_MAX, GRID
 from vmcellar.repository.points import DiskRecord, RestorePoint
 from vmcellar.repository.repository import Repository
@@ -24,13 +25,22 @@ if TYPE_CHECKING:
     from vmcellar.engine import Engine
 
 LEAST_BLOCKS = 10
-"""Blocks re-read however small the disk (benji's rule: 0.1 %, at least 10)."""
+"""Places re-read however small the disk (benji's rule: 0.1 %, at least 10)."""
+MOST_BYTES = 512 << 20
+"""The most that is re-read of a disk: the VM is held meanwhile, and some hundred places tell as much as thousands."""
 
 Sample = tuple[int, int, bytes | None]
 """(offset, length, chunk id), the id None where the parent says zero."""
 
 
-def suspicion(engine: Engine, capture: Capture, disk: SourceDisk, parent: RestorePoint, dirty: Sequence[Extent]) -> str:
+def suspicion(
+    engine: Engine,
+    capture: Capture,
+    disk: SourceDisk,
+    parent: RestorePoint,
+    dirty: Sequence[Extent],
+    cancel: CancelToken,
+) -> str:
     """Empty when every sampled clean block still is what the parent recorded, else what is wrong.
 
     Blocks differ from run to run, so each run finds a wrong tracker with a fresh chance.
@@ -47,7 +57,7 @@ def suspicion(engine: Engine, capture: Capture, disk: SourceDisk, parent: Restor
             wrong.append(offset)
 
     with ExportReader(capture.uri(disk.target), disk=f"{capture.result.vm}: {disk.target}") as reader:
-        reader.read([(offset, length) for offset, length, _ in samples], engine.read_buffers, compare)
+        reader.read([(offset, length) for offset, length, _ in samples], engine.read_buffers, compare, cancel)
     if not wrong:
         return ""
     return f"the change tracker missed changes (first at byte {min(wrong)}, {len(wrong)} of {len(samples)} samples)"
@@ -61,13 +71,21 @@ def _draw(
     blocks = min(disk.size, record.size) // GRID
     share = engine.config.limits.sample
     wanted = min(blocks, max(LEAST_BLOCKS, round(blocks * share))) if share else 0
-    places = sorted(GRID * block for block in dice.sample(range(blocks), wanted))
+    places = (GRID * block for block in dice.sample(range(blocks), wanted))
     starts = [extent.offset for extent in dirty]
-    found = dict.fromkeys(_comparable(engine.repository, record, places))
-    return [sample for sample in found if not _touches(dirty, starts, sample[0], sample[1])]
+    most = min(MOST_BYTES, int(disk.size * share))
+    samples: dict[Sample, None] = {}
+    total = 0
+    for sample in _comparable(engine.repository, record, places):
+        if total >= most and len(samples) >= LEAST_BLOCKS:
+            break
+        if sample not in samples and not _touches(dirty, starts, sample[0], sample[1]):
+            samples[sample] = None
+            total += sample[1]
+    return sorted(samples, key=lambda sample: sample[0])
 
 
-def _comparable(repository: Repository, record: DiskRecord, places: list[int]) -> Iterator[Sample]:
+def _comparable(repository: Repository, record: DiskRecord, places: Iterable[int]) -> Iterator[Sample]:
     """What the parent's map says at each place: a whole chunk, or a hole. A part of a chunk has no digest of its
     own.
     """

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from vmcellar.progress import ProgressSink
+from vmcellar.repository.layout import CHUNK_MAX
 from vmcellar.repository.packs import PackWriter, SealedPack
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 0.002
 """How long a reader waits for a compressor before its chunk lands: about what landing 1 MiB takes."""
+
+
+class _Flight:
+    """One chunk on its way: whether a thread has begun with it."""
+
+    begun = False
 
 
 class DirectPath:
@@ -32,21 +39,30 @@ class DirectPath:
         self._writer = writer
         self._progress = progress
         self._changed = threading.Condition()
-        self._flying = 0
+        self._flying: set[_Flight] = set()
         self._error: BaseException | None = None
 
-    def take(self, chunk: bytes, data: memoryview) -> bool:
+    def take(self, chunk: bytes, data: memoryview, *, patient: bool = False) -> bool:
         """Whether the chunk is on its way to a pack; its buffer, of `engine.read_buffers`, is then given back for you.
 
-        Raises what sealing an earlier chunk raised, such as PermanentError for a full tier.
+        Who is `patient` waits for a compressor, where there are any at all, rather than land. Raises what sealing an
+        earlier chunk raised, such as PermanentError for a full tier.
         """
         if self._error is not None:
             raise self._error
-        if not self._engine.direct_slots.acquire(timeout=PATIENCE_SECONDS):
+        patience = None if patient and self._engine.config.landing.direct >= CHUNK_MAX else PATIENCE_SECONDS
+        if not self._engine.direct_slots.acquire(timeout=patience):
             return False
+        flight = _Flight()
         with self._changed:
-            self._flying += 1
-        self._engine.cpu.submit(self._append, chunk, data)
+            self._flying.add(flight)
+        try:
+            self._engine.cpu.submit(self._append, flight, chunk, data)
+        except RuntimeError:  # the pool is closed, or took the chunk and could not start one more thread
+            with self._changed:
+                if not flight.begun:
+                    self._land(flight)
+                    raise
         return True
 
     def finish(self) -> list[SealedPack]:
@@ -61,7 +77,11 @@ class DirectPath:
         self._wait()
         self._writer.abort()
 
-    def _append(self, chunk: bytes, data: memoryview) -> None:
+    def _append(self, flight: _Flight, chunk: bytes, data: memoryview) -> None:
+        with self._changed:
+            if flight not in self._flying:
+                return
+            flight.begun = True
         try:
             if self._error is None:
                 self._writer.append(chunk, data)
@@ -70,11 +90,15 @@ class DirectPath:
             self._error = self._error or error
         finally:
             self._engine.read_buffers.release(data)
-            self._engine.direct_slots.release()
             with self._changed:
-                self._flying -= 1
-                self._changed.notify_all()
+                self._land(flight)
+
+    def _land(self, flight: _Flight) -> None:
+        """Note its end; the caller holds `_changed`."""
+        self._flying.remove(flight)
+        self._engine.direct_slots.release()
+        self._changed.notify_all()
 
     def _wait(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._flying == 0)
+            self._changed.wait_for(lambda: not self._flying)

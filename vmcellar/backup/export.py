@@ -62,7 +62,7 @@ def export(
     started = time.monotonic()
     direct = DirectPath(engine, engine.pack_writer(run_id, run.record.request.compression), progress)
     try:
-        job = _SegmentExport(engine, run, target, plan, LandingWriter(path), direct)
+        job = _SegmentExport(engine, run, target, plan, engine.landing.writer(path), direct)
         rows = job.read(progress, cancel)
         packs = direct.finish()
         engine.landing.shrink(path, job.writer.size)
@@ -160,7 +160,7 @@ class _SegmentExport:
             place = PLACE_ZERO
         elif repository.index.known([chunk]) or not self._run.claims.claim(chunk, self._owner):
             place = PLACE_KNOWN
-        elif self._direct.take(chunk, data):
+        elif self._direct.take(chunk, data, patient=self.writer.size + len(data) > self._engine.landing.budget):
             place = PLACE_DIRECT
         else:
             place = self.writer.append(data)

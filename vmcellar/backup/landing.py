@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,17 @@ class LandingZone:
     def file(self, run_id: str, target: str, segment: int) -> Path:
         """Where this segment lands."""
         return self.path / run_id / f"{target}.{segment:04d}.land"
+
+    def writer(self, path: Path) -> LandingWriter:
+        """A writer of this landing; PermanentError when a folder on the way is not ours alone.
+
+        Where anybody may write, as in /dev/shm, another user could have made it first, to read disks or to redirect
+        what we write.
+        """
+        self.path.parent.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path.parent, self.path, path.parent):
+            _own_folder(folder)
+        return LandingWriter(path)
 
     def reserve(self, path: Path, size: int, cancel: CancelToken, watch: Callable[[], None] = lambda: None) -> None:
         """Wait until `size` bytes of the budget are free and take them for `path`; CancelledError when stopped.
@@ -98,11 +110,11 @@ class LandingWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
         self.size = 0
         self._lock = threading.Lock()
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        path.unlink(missing_ok=True)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def append(self, data: memoryview) -> int:
         """Write `data`; returns its offset in the file.
@@ -154,6 +166,16 @@ class LandingReader:
         """Fill `buffer` from `offset`: a copy into re-used memory costs less than mapping each page once."""
         if os.preadv(self._fd, [buffer], offset) != len(buffer):
             raise PermanentError(f"landing {self.path} ends before byte {offset + len(buffer)}", hint="run it again")
+
+
+def _own_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermanentError(
+            f"landing zone: {folder} is not a folder that this user alone may write to",
+            hint="find out who made it, remove it, or name another `landing.dir` in vmcellar.yaml",
+        )
 
 
 def _landing_error(path: Path, error: OSError) -> PermanentError | TransientError:

@@ -28,8 +28,9 @@ def place(
     started = time.monotonic()
     for pack in packed.packs:
         cancel.check()
-        if not engine.placed(pack):
-            tier.adopt(Path(pack.path), pack.key)
+        path = Path(pack.path)
+        if path.exists() or not engine.placed(pack):  # what is still staged may be placed, but not durable there yet
+            tier.adopt(path, pack.key)
         progress("place", pack.size)
     result = PlaceResult(
         target,

@@ -6,8 +6,10 @@ trust it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from vmcellar.repository.layout import CHUNK_MAX
 from vmcellar.sources.base import Extent
@@ -63,6 +65,37 @@ def incremental_extents(dirty: Iterable[Extent], allocated: Iterable[Extent]) ->
                 stop = min(end, hole[1])
                 result.append(Extent(position, stop - position, True))
                 position = stop
+    return result
+
+
+def clean_end(dirty: Sequence[Extent], allocated: Sequence[Extent]) -> list[tuple[int, int]]:
+    """The holes that the tracker calls clean beyond the last clean data, as (offset, length).
+
+    When a disk is cut and grows again, QEMU forgets what it knew of the part that was cut off: all of it is a hole then
+    and called clean, unless it was written since. So whatever a parent has there is gone (pitfall 12).
+    """
+    result: list[tuple[int, int]] = []
+    for extent in reversed(allocated):
+        clean = _without(extent.offset, extent.offset + extent.length, dirty)
+        if clean and not extent.zero:
+            last = clean[-1][0] + clean[-1][1]
+            return sorted(piece for piece in result if piece[0] >= last)
+        result += clean
+    return sorted(result)
+
+
+def _without(start: int, end: int, dirty: Sequence[Extent]) -> list[tuple[int, int]]:
+    """What of [start, end) no extent of `dirty`, sorted, covers."""
+    result = []
+    index = max(0, bisect_right(dirty, start, key=lambda extent: extent.offset) - 1)
+    for extent in islice(dirty, index, None):
+        if extent.offset >= end:
+            break
+        if extent.offset > start:
+            result.append((start, extent.offset - start))
+        start = max(start, extent.offset + extent.length)
+    if start < end:
+        result.append((start, end - start))
     return result
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmcellar.backup.claims import Claims
+from vmcellar.backup.export import PLACE_DIRECT
 from vmcellar.backup.model import BackupRequest, ExportResult, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.planning import Segment
 from vmcellar.backup.rundir import RUN_FILE, RunDirectory, stage_file
@@ -124,8 +125,8 @@ class Run:
             if self.directory.load(name, ExportResult) is None:
                 continue
             rows = self.directory.load_arrays(stage_file(segment.target, segment.number, "export", "npz"))["rows"]
-            landed = rows[rows["place"] >= 0]["chunk"]
-            self.claims.adopt((chunk.tobytes() for chunk in landed), (segment.target, segment.number))
+            stored = rows[(rows["place"] >= 0) | (rows["place"] == PLACE_DIRECT)]["chunk"]
+            self.claims.adopt((chunk.tobytes() for chunk in stored), (segment.target, segment.number))
 
 
 def plan_rows(segments: Iterable[Segment]) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +58,7 @@ def _begin(
 ) -> Run:
     capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent))
     try:
-        run = _plan(engine, request, directory, capture, parent)
+        run = _plan(engine, request, directory, capture, parent, cancel)
         cancel.check()
     except BaseException:
         capture.end()
@@ -102,13 +103,14 @@ def _plan(
     directory: RunDirectory,
     capture: Capture,
     parent: RestorePoint | None,
+    cancel: CancelToken,
 ) -> Run:
     reasons: dict[str, str] = {}
     arrays: dict[str, np.ndarray] = {}
     handles: list[SegmentHandle] = []
     warnings = list(capture.result.warnings)
     for disk in capture.result.disks:
-        extents, reason = _extents(engine, capture, disk, parent, warnings)
+        extents, reason = _extents(engine, capture, disk, parent, warnings, cancel)
         if reason:
             reasons[disk.target] = reason
         parts = planning.segments(extents, engine.config.limits.segment)
@@ -138,14 +140,31 @@ def _extents(
     disk: SourceDisk,
     parent: RestorePoint | None,
     warnings: list[str],
+    cancel: CancelToken,
 ) -> tuple[list[Extent], str]:
     """What is to be recorded of a disk, and why all of it (empty for an incremental)."""
     allocated = capture.allocated(disk.target)
     dirty = None if disk.full_reason else capture.dirty(disk.target)
     if dirty is None or parent is None:
         return planning.full_extents(allocated), disk.full_reason or "first backup"
-    reason = clean_check.suspicion(engine, capture, disk, parent, dirty)
+    reason = clean_check.suspicion(engine, capture, disk, parent, dirty, cancel)
     if reason:
         warnings.append(f"{disk.target}: {reason}; the disk was read in full")
         return planning.full_extents(allocated), reason
+    lost = _cut_off(engine, disk, parent, planning.clean_end(dirty, allocated))
+    if lost:
+        size = sum(extent.length for extent in lost)
+        warnings.append(f"{disk.target}: {size} bytes at its end went unnoticed, as when a disk is cut and grown again")
+        dirty = sorted([*dirty, *lost], key=lambda extent: extent.offset)
     return planning.incremental_extents(dirty, allocated), ""
+
+
+def _cut_off(engine: Engine, disk: SourceDisk, parent: RestorePoint, holes: Sequence[tuple[int, int]]) -> list[Extent]:
+    """What the parent has where the disk has holes now, at its end."""
+    disk_map = engine.repository.map(parent.disk(disk.target))
+    return [
+        Extent(int(row["offset"]), int(row["length"]))
+        for offset, length in holes
+        for rows in disk_map.rows(offset, offset + length)
+        for row in rows
+    ]

@@ -13,6 +13,7 @@ from vmcellar.config.secrets import HostPath, SecretReference
 from vmcellar.config.tiers import TierSettings
 from vmcellar.config.units import Duration, Size
 from vmcellar.errors import UsageError
+from vmcellar.memory import available_memory
 
 LANDING_AUTO_LIMIT = 4 << 30
 LANDING_FOLDER = Path("/dev/shm/vmcellar")  # noqa: S108 (a tmpfs on purpose; the folder is made for its owner alone)
@@ -29,7 +30,8 @@ class Landing(Section):
 
     dir: HostPath = Field(default=LANDING_FOLDER, description="a folder on tmpfs (best with huge=within_size) or SSD")
     budget: Size | None = Field(
-        default=None, description="the most bytes that lie there; default half of what is free, at most 4 GiB"
+        default=None,
+        description="the most bytes that lie there; default half of what is free there and in memory, up to 4 GiB",
     )
     direct: Size = Field(
         default=32 << 20,
@@ -37,14 +39,16 @@ class Landing(Section):
     )
 
     def budget_bytes(self) -> int:
-        """The budget in bytes; without one, half of what the folder's file system has free now, at most 4 GiB."""
+        """The budget in bytes; without one, half of what the folder's file system and the memory have free now, at most
+        4 GiB: what a tmpfs takes, the VMs of this host cannot have.
+        """
         if self.budget is not None:
             return self.budget
         folder = self.dir
         while not folder.exists():
             folder = folder.parent
         free = os.statvfs(folder)
-        return min(LANDING_AUTO_LIMIT, free.f_bavail * free.f_frsize // 2)
+        return min(LANDING_AUTO_LIMIT, free.f_bavail * free.f_frsize // 2, available_memory() // 2)
 
 
 class Libvirt(Section):

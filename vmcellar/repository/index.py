@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.layout import ID_BYTES, INDEX_ROW, index_key
 from vmcellar.repository.pack_format import PackRef
 from vmcellar.repository.pack_reader import Location
-from vmcellar.tiers.base import Tier
+from vmcellar.tiers.base import NotFoundError, Tier
 
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _VERSION = 2  # of the cache file; another version is thrown away and made again
 _BATCH = 500
+_ATTEMPTS = 5
 _BUSY_SECONDS = 60.0
 _IMPORT_ROWS = 1 << 16
 _CHECKPOINT_PAGES = 16384  # of 4 KiB: names are random, so each checkpoint writes pages from all over the file
@@ -72,19 +73,19 @@ class Index:
         self._tier = tier
         self._keyring = keyring
         self._cache = cache
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._free: list[sqlite3.Connection] = []
+        self._closed = False
         self._lock = threading.Lock()
         self._marks: dict[str, frozenset[bytes]] = {}
         self._marked: frozenset[bytes] = frozenset()
 
     def close(self) -> None:
-        """Close the connections of all threads; the index is not used any more."""
+        """Close all connections, those in use when they are given back; the index is not used any more."""
         with self._lock:
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
-            self._local = threading.local()
+            self._closed = True
+            free, self._free = self._free, []
+        for connection in free:
+            connection.close()
 
     def known(self, ids: Iterable[bytes]) -> set[bytes]:
         """Which of these deduplication may refer to: in a copy that never failed a check, in a pack that no gc marked
@@ -158,9 +159,16 @@ class Index:
         is an error for who is `writing`, and a warning for others.
         """
         self._refresh_marks(writing)  # first: when a mark goes, index parts with its packs are gone already
-        listed = {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
-        with self._reading() as database:
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(NotFoundError):  # gc put parts together after they were listed: list what replaces them
+                self._bring_up()
+                return
+        self._bring_up()
+
+    def _bring_up(self) -> None:
+        with self._reading() as database:  # before listing: a part that comes in between is not taken for one that went
             cached = {row[0] for row in database.execute("SELECT id FROM parts")}
+        listed = {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
         for parts in self._read_parts(sorted(listed - cached)):
             self._import(parts)
         if cached - listed:
@@ -281,7 +289,13 @@ class Index:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         try:
-            yield self._connection()
+            connection = self._borrow()
+            try:
+                yield connection
+            except BaseException:
+                connection.close()
+                raise
+            self._give_back(connection)
         except sqlite3.Error as error:
             raise PermanentError(
                 f"index cache {self._cache}: {error}",
@@ -299,13 +313,19 @@ class Index:
                 raise
             database.execute("COMMIT")
 
-    def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            with self._lock:
-                found = self._local.connection = _open(self._cache)
-                self._connections.append(found)
-        return found
+    def _borrow(self) -> sqlite3.Connection:
+        """A connection for one thread; there are as many as were ever in use at once, not one for each thread."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            return _open(self._cache)
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            if not self._closed:
+                self._free.append(connection)
+                return
+        connection.close()
 
 
 def _open(path: Path) -> sqlite3.Connection:

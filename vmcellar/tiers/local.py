@@ -213,8 +213,11 @@ class LocalTier:
             if not entry.name.startswith(start):
                 continue
             key = str(Path(entry.path).relative_to(self.path))
-            with self._errors(key):
-                found = entry.stat(follow_symlinks=False)
+            try:
+                with self._errors(key):
+                    found = entry.stat(follow_symlinks=False)
+            except NotFoundError:  # somebody deleted it since: a lease that was renewed, a point that was pruned
+                continue
             if stat.S_ISDIR(found.st_mode):
                 yield from self._walk(Path(entry.path), "")
             elif stat.S_ISREG(found.st_mode):
