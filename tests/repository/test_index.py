@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -187,3 +189,62 @@ def test_notes_of_damage_survive_a_rebuild(repository: Repository, pool: ThreadP
     repository.index.note_damaged(repository.index.locate([chunk]).values())
     rebuild_index(repository)
     assert repository.index.known([chunk]) == set()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_many_short_lived_threads_leave_no_open_files(repository: Repository) -> None:
+    """Each segment of a backup has threads of its own that ask the index."""
+
+    def ask() -> None:
+        assert repository.index.known(ids(1)) == set()
+
+    before = open_files()
+    for _ in range(60):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    assert open_files() <= before + 4
+
+
+def test_a_part_that_comes_while_another_process_refreshes_stays(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both share the cache file; what comes after the listing is not taken for what has gone."""
+    writer = Index(repository.tier, repository.keyring, repository.cache_dir / f"index-{repository.id.hex()}.sqlite")
+    wanted = ids(3)
+    listing = repository.tier.list
+
+    def add_meanwhile(prefix: str) -> Iterator[tuple[str, int]]:
+        found = list(listing(prefix))
+        if prefix == layout.INDEX:
+            monkeypatch.setattr(repository.tier, "list", listing)
+            writer.add([entry(1, wanted)])
+        return iter(found)
+
+    monkeypatch.setattr(repository.tier, "list", add_meanwhile)
+    repository.index.refresh()
+    assert writer.known(wanted) == set(wanted)
+    writer.close()
+
+
+def test_a_part_that_goes_while_it_is_read_is_no_error(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gc puts parts together: the new one comes, the old ones go."""
+    other = Index(repository.tier, repository.keyring, repository.cache_dir / "other.sqlite")
+    other.add([entry(1, ids(3))])
+    (old,) = [key for key, _ in repository.tier.list(layout.INDEX)]
+    get = repository.tier.get
+
+    def replaced_meanwhile(key: str) -> bytes:
+        if key == old:
+            monkeypatch.setattr(repository.tier, "get", get)
+            other.add([entry(1, ids(3))])
+            repository.tier.delete(old)
+        return get(key)
+
+    monkeypatch.setattr(repository.tier, "get", replaced_meanwhile)
+    repository.index.refresh()
+    assert repository.index.known(ids(3)) == set(ids(3))
+    other.close()
