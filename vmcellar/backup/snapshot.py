@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmcellar.backup import clean_check, planning, recover
+from vmcellar.backup import clean_check, heal, planning, recover
 from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
@@ -147,7 +147,12 @@ def _extents(
     dirty = None if disk.full_reason else capture.dirty(disk.target)
     if dirty is None or parent is None:
         return planning.full_extents(allocated), disk.full_reason or "first backup"
-    reason = clean_check.suspicion(engine, capture, disk, parent, dirty, cancel)
+    damaged = heal.lost_extents(engine.repository, parent.disk(disk.target))
+    reason = (
+        "its map in the repository is damaged"
+        if damaged is None
+        else clean_check.suspicion(engine, capture, disk, parent, dirty, cancel)
+    )
     if reason:
         warnings.append(f"{disk.target}: {reason}; the disk was read in full")
         return planning.full_extents(allocated), reason
@@ -156,6 +161,10 @@ def _extents(
         size = sum(extent.length for extent in lost)
         warnings.append(f"{disk.target}: {size} bytes at its end went unnoticed, as when a disk is cut and grown again")
         dirty = sorted([*dirty, *lost], key=lambda extent: extent.offset)
+    if damaged:
+        size = sum(extent.length for extent in damaged)
+        warnings.append(f"{disk.target}: {size} bytes are damaged in the repository and were read anew")
+        dirty = heal.beside(dirty, damaged, disk.size)
     return planning.incremental_extents(dirty, allocated), ""
 
 

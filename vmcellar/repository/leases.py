@@ -82,7 +82,7 @@ class FoundLease:
 
 
 def _has_ended(lease: Lease) -> bool:
-    if lease.boot != _boot():
+    if lease.boot != boot():
         return False
     try:
         os.kill(lease.pid, 0)
@@ -93,7 +93,7 @@ def _has_ended(lease: Lease) -> bool:
     return False
 
 
-def _boot() -> str:
+def boot() -> str:
     """This boot of this kernel, and in which space of process numbers (containers have their own)."""
     return f"{_BOOT_ID.read_text().strip()}/{Path('/proc/self/ns/pid').stat().st_ino}"
 
@@ -109,7 +109,7 @@ class HeldLease:
         self.id = secrets.token_hex(layout.NAME_BYTES)
         self._tier, self._keyring, self._clock = tier, keyring, clock
         now = clock()
-        self._lease = Lease(what, os.uname().nodename, _boot(), os.getpid(), now, now + SECONDS)
+        self._lease = Lease(what, os.uname().nodename, boot(), os.getpid(), now, now + SECONDS)
         self._number = 0
         self._lock = threading.Lock()
         self._write(0)

@@ -130,6 +130,7 @@ def _verify(
     packs, objects = len(walk.packs), walk.objects
     results: list[_PackResult] = []
     _note_gone(repository, points, [pack for pack in walk.packs.values() if walk.is_gone(pack)], cancel)
+    _note(repository, list(repository.index.locate(walk.damaged_nodes()).values()))
     if choose is not None:
         chosen = choose(sorted(walk.packs.values(), key=lambda pack: pack.id))
         packs, results = len(chosen), _read_packs(repository, chosen, progress, cancel)

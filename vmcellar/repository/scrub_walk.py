@@ -173,6 +173,10 @@ class Walk:
             self._pack_problems[pack.id] = pack_problem(self._repository, pack)
         return self._pack_problems[pack.id]
 
+    def damaged_nodes(self) -> list[bytes]:
+        """The ids of map nodes that could not be read."""
+        return [bytes.fromhex(name) for kind, name in self.causes if kind == "node"]
+
     def is_gone(self, pack: PackRef) -> bool:
         """Whether the pack is missing or cut short; False while that cannot be told."""
         if not self._pack_problems[pack.id]:

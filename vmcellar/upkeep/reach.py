@@ -97,6 +97,9 @@ class Reach:
     def _need(self, ids: Iterable[bytes]) -> None:
         wanted = set(ids)
         copies = self._repository.index.copies(wanted)
+        if len(copies) < len(wanted):  # of a backup that committed since the index was read
+            self._repository.index.refresh()
+            copies = self._repository.index.copies(wanted)
         for name in wanted:
             if name not in copies:
                 raise IntegrityError(
