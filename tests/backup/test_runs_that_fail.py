@@ -15,7 +15,7 @@ from tests.backup.world import SIZE, EmptySource, again, make_engine
 from vmcellar.backup import pipeline, stages
 from vmcellar.backup.model import BackupRequest, ExportResult
 from vmcellar.engine import Engine
-from vmcellar.errors import TransientError
+from vmcellar.errors import IntegrityError, TransientError
 from vmcellar.progress import CancelToken
 from vmcellar.repository.layout import POINTS
 from vmcellar.tiers.local import LocalTier
@@ -155,3 +155,24 @@ def test_the_flow_lets_the_vm_go_when_prefect_fails_after_the_snapshot(
     with pytest.raises(ConnectionError):
         asyncio.run(flow.backup_vm.fn(BackupVm(vm="vm")))
     assert not source.held
+
+
+def test_a_damaged_point_of_one_vm_stops_no_backup_of_another(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pitfall 22: what is damaged is named, and stops only what needs it."""
+    old = pipeline.run(engine, BackupRequest("old-vm"))
+    path = tmp_path / "hot" / POINTS / old.id
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(bytes(data))
+    later = again(engine)
+    first = pipeline.run(later, REQUEST)
+    second = pipeline.run(later, REQUEST)
+    assert [point.id for point in later.repository.points_of("vm")] == [first.id, second.id]
+    assert any(old.id in record.getMessage() for record in caplog.records)
+    with pytest.raises(IntegrityError, match=old.id):
+        later.repository.points()
+    with pytest.raises(IntegrityError, match=old.id):
+        later.repository.point(old.id)

@@ -225,7 +225,7 @@ def _vm_of(directory: RunDirectory) -> str | None:
 
 
 def _vms_with_leftovers(engine: Engine) -> Iterable[str]:
-    found = {_vm_of(d) for d in engine.run_directories()} | {p.vm for p in engine.repository.points()}
+    found = {_vm_of(d) for d in engine.run_directories()} | {p.vm for p in engine.repository.readable_points()}
     found |= engine.source.left_behind(engine.repository.id.hex())  # a job may outlive its run's directory
     return sorted(vm for vm in found if vm is not None)
 

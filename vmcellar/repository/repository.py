@@ -93,6 +93,7 @@ class Repository:
         self.index = Index(tier, keyring, cache_dir / f"index-{repository_id.hex()}.sqlite")
         self._nodes: OrderedDict[bytes, bytes] = OrderedDict()
         self._points: dict[str, RestorePoint] = {}
+        self._unreadable: dict[str, IntegrityError] = {}
         self._held: dict[str, leases.HeldLease] = {}
         self._lock = threading.Lock()
 
@@ -160,8 +161,18 @@ class Repository:
 
     def points(self) -> list[RestorePoint]:
         """All restore points by time; IntegrityError names one that is damaged or forged."""
+        return self._every_point(strict=True)
+
+    def readable_points(self) -> list[RestorePoint]:
+        """All restore points that can be read, by time, with a warning for each other one.
+
+        For what needs only some of them: one VM's damaged point stops no other VM's backup (pitfall 22).
+        """
+        return self._every_point(strict=False)
+
+    def _every_point(self, *, strict: bool) -> list[RestorePoint]:
         names = self._point_names()
-        return sorted(self._points_named(names, names), key=lambda point: (point.time, point.id))
+        return sorted(self._points_named(names, names, strict=strict), key=lambda point: (point.time, point.id))
 
     def _point_names(self) -> set[str]:
         """The ids of all points; what is remembered of others goes."""
@@ -170,46 +181,62 @@ class Repository:
             self._points = {name: point for name, point in self._points.items() if name in names}
         return names
 
-    def _points_named(self, wanted: Iterable[str], every: set[str]) -> list[RestorePoint]:
+    def _points_named(self, wanted: Iterable[str], every: set[str], *, strict: bool) -> list[RestorePoint]:
         """These of `every` point that there is."""
         with self._lock:
             found = {name: self._points[name] for name in wanted if name in self._points}
         missing = [name for name in wanted if name not in found]
         if missing:
-            found.update(self._read_points(missing, every))
+            found.update(self._read_points(missing, every, strict=strict))
         return list(found.values())
 
-    def _read_points(self, wanted: Iterable[str], every: set[str]) -> dict[str, RestorePoint]:
+    def _read_points(self, wanted: Iterable[str], every: set[str], *, strict: bool) -> dict[str, RestorePoint]:
         """Read these from the tier; a signature is not checked again on bytes that this host has seen pass."""
         cache = PointsCache(self.keyring, self.id, self.cache_dir / f"points-{self.id.hex()}.sqlite")
         before = cache.load()
         found, passed = {}, {}
         for name in sorted(wanted):
-            data = self.tier.get(layout.point_key(name))
-            digest = cache.digest(name, data)
-            same = before.get(name) == digest
-            found[name] = points.decode(self.keyring, self.id, name, data, signature_passed=same)
+            try:
+                data = self.tier.get(layout.point_key(name))
+                digest = cache.digest(name, data)
+                same = before.get(name) == digest
+                found[name] = points.decode(self.keyring, self.id, name, data, signature_passed=same)
+            except NotFoundError:
+                if self.tier.exists(layout.point_key(name)):
+                    raise
+                continue  # pruned since it was listed
+            except IntegrityError as error:
+                if strict:
+                    raise
+                _log.warning("%s; it is left out (`vmcellar verify --all` says more)", error.message)
+                with self._lock:
+                    self._unreadable[name] = error
+                continue
             if not same:
                 passed[name] = digest
         if passed or before.keys() - every:
             cache.update(before.keys() - every, passed)
         with self._lock:
             self._points.update(found)
+            self._unreadable = {name: error for name, error in self._unreadable.items() if name not in found}
         return found
 
     def points_of(self, vm: str) -> list[RestorePoint]:
-        """The restore points of one VM, oldest first."""
-        return [point for point in self.points() if point.vm == vm]
+        """The readable restore points of one VM, oldest first."""
+        return [point for point in self.readable_points() if point.vm == vm]
 
     def point(self, name: str) -> RestorePoint:
         """The point that an id, a unique prefix of one, or `VM@latest` names."""
         if points.is_point_id(name) and self.tier.exists(layout.point_key(name)):
             return self._read_point(name)
         vm, _, which = name.rpartition("@")
-        return points.choose(self._newest_of(vm) if which == "latest" else self.points(), name)
+        return points.choose(self._newest_of(vm) if which == "latest" else self.readable_points(), name)
 
     def _newest_of(self, vm: str) -> list[RestorePoint]:
-        """The points of a VM in its newest second, without reading those before: ids begin with the time."""
+        """The points of a VM in its newest second, without reading those before: ids begin with the time.
+
+        IntegrityError names a newer point that cannot be read: it may be the one that is meant.
+        """
         every = self._point_names()
         ordered = sorted(every, reverse=True)
         found: list[RestorePoint] = []
@@ -217,7 +244,12 @@ class Repository:
             batch = ordered[start : start + _NEWEST]
             if found and batch[0][: points.STAMP] < found[0].id[: points.STAMP]:
                 break
-            found += [point for point in self._points_named(batch, every) if point.vm == vm]
+            found += [point for point in self._points_named(batch, every, strict=False) if point.vm == vm]
+        oldest = min((point.id[: points.STAMP] for point in found), default="")
+        with self._lock:
+            doubtful = sorted(name for name in self._unreadable.keys() & every if name[: points.STAMP] >= oldest)
+            if doubtful:
+                raise self._unreadable[doubtful[-1]]
         return found
 
     def _read_point(self, point_id: str) -> RestorePoint:

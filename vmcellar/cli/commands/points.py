@@ -30,7 +30,7 @@ def list_points(
     from vmcellar.cli.render.points import point_json, points_table
 
     repository = open_repository(ctx, config)
-    points = repository.points_of(vm) if vm else repository.points()
+    points = repository.points_of(vm) if vm else repository.readable_points()
     points = sorted(points, key=lambda point: (point.time, point.id))
     if as_json:
         print_json([point_json(point) for point in points])
