@@ -116,8 +116,20 @@ def test_a_landing_folder_that_is_not_ours_alone_is_refused(tmp_path: Path, what
         else:
             folder.chmod(0o777)
     zone = LandingZone(folder / "instance", MIB)
-    with pytest.raises(PermanentError, match="not a folder that this user alone may write to"):
+    with pytest.raises(PermanentError, match="other users may change what lies in"):
         zone.writer(zone.file("run", "vda", 0))
+
+
+def test_a_tmpfs_as_it_is_mounted_will_do_and_a_folder_that_another_made_in_it_will_not(tmp_path: Path) -> None:
+    requires("root")
+    folder = tmp_path / "tmpfs"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    zone = LandingZone(folder / "instance", MIB)
+    zone.writer(zone.file("run", "vda", 0)).close()
+    os.chown(folder / "instance", 65534, 65534)
+    with pytest.raises(PermanentError, match="other users may change what lies in"):
+        zone.writer(zone.file("run", "vda", 1))
 
 
 def test_a_landing_never_writes_through_a_link(tmp_path: Path) -> None:

@@ -48,8 +48,9 @@ class LandingZone:
         what we write.
         """
         self.path.parent.parent.mkdir(parents=True, exist_ok=True)
-        for folder in (self.path.parent, self.path, path.parent):
-            _own_folder(folder)
+        _check_folder(self.path.parent, shared=True)
+        _check_folder(self.path)
+        _check_folder(path.parent)
         return LandingWriter(path)
 
     def reserve(self, path: Path, size: int, cancel: CancelToken, watch: Callable[[], None] = lambda: None) -> None:
@@ -168,12 +169,18 @@ class LandingReader:
             raise PermanentError(f"landing {self.path} ends before byte {offset + len(buffer)}", hint="run it again")
 
 
-def _own_folder(folder: Path) -> None:
+def _check_folder(folder: Path, *, shared: bool = False) -> None:
+    """Make the folder if it is missing; PermanentError unless what lies in it is safe from other users.
+
+    A `shared` one may be open to all where each can remove only what is his own, as a tmpfs is when it is mounted.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    owners = {0, os.geteuid()} if shared else {os.geteuid()}
+    writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not (shared and found.st_mode & stat.S_ISVTX)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners or writable:
         raise PermanentError(
-            f"landing zone: {folder} is not a folder that this user alone may write to",
+            f"landing zone: other users may change what lies in {folder}",
             hint="find out who made it, remove it, or name another `landing.dir` in vmcellar.yaml",
         )
 
