@@ -60,7 +60,7 @@ def test_failing_calls(mode: str) -> None:
     """One fsync or other call fails, or all from one on, or the folder of the tier is unmounted, or what no fsync made
     durable is gone: an error in words, all else as after a kill, and what a command said it had done is done.
     """
-    lines = faults("--mode", mode, "--every", "14", *SOME)
+    lines = faults("--mode", mode, "--every", "9", *SOME)
     fired = [int(found[1]) for found in map(re.compile(r"(\d+) fired").search, lines) if found]
     assert len(fired) == len(lines)
     assert sum(fired) > 10
