@@ -12,7 +12,7 @@ from vmcellar.errors import IntegrityError, UsageError
 from vmcellar.repository.layout import METHOD_RAW, METHOD_ZSTD
 
 AUTO = 0
-"""The level that `zstd:auto` stands for: as fast as level 1 and 2 to 4 % smaller on programs (docs/performance.md).
+"""The level that `zstd:auto` stands for: nearly as fast as level 1, 2 to 4 % smaller on programs (docs/performance.md).
 
 A larger hash table and shorter matches than level 1 has, in the same fast strategy.
 """
