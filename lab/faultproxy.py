@@ -53,7 +53,7 @@ class FaultProxy:
 
     def will(self, kind: Kind, method: str, **options: object) -> Fault:
         """Plan a fault."""
-        fault = Fault(kind, method, **options)  # type: ignore[arg-type]
+        fault = Fault(kind, method, **options)  # type: ignore[arg-type]  # its own fields
         self.plan.append(fault)
         return fault
 
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on the terminal."""
 
     def _serve(self) -> None:
-        proxy = self.proxies[self.server.server_address[1]]  # type: ignore[index]
+        proxy = self.proxies[self.server.server_address[1]]  # type: ignore[index]  # always a TCP address here
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = proxy.take(self.command, self.path)
         with suppress(ConnectionError):  # the client went first

@@ -150,7 +150,7 @@ class Cellar:
     def back_up(self, vm: str, mode: str = "auto") -> PointSummary:
         engine = self.engine()
         try:
-            return pipeline.run(engine, BackupRequest(vm, mode))  # type: ignore[arg-type]
+            return pipeline.run(engine, BackupRequest(vm, mode))  # type: ignore[arg-type]  # a mode as text
         finally:
             engine.cpu.shutdown()
             engine.repository.close()

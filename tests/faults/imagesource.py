@@ -89,7 +89,7 @@ class ImageCapture:
         return f"image:{self._held(target)}"
 
     def open_reader(self, target: str) -> ExportReader:
-        raise NotImplementedError(target)
+        raise NotImplementedError(target)  # nothing is read over NBD here: `uri` names a file
 
     def dirty(self, target: str) -> list[Extent] | None:
         if self.result.parent is None:

@@ -44,7 +44,7 @@ class MemoryTier(MemoryStore):
         return None
 
     def staging_dir(self) -> Path:
-        raise NotImplementedError
+        raise NotImplementedError  # a copy to read from: nothing is staged or adopted
 
     def describe(self) -> str:
         return "memory"
@@ -54,7 +54,7 @@ class MemoryTier(MemoryStore):
         return ()
 
     def adopt(self, path: Path, key: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # as above
 
 
 class MemoryReader:

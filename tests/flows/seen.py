@@ -58,7 +58,8 @@ class Seen:
         def all_there() -> dict[str, TaskRun] | None:
             filters = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
             found = {run.name: run for run in self.client.read_task_runs(flow_run_filter=filters)}
-            ended = all(name in found and found[name].state and found[name].state.is_final() for name in names)  # type: ignore[union-attr]
+            states = [found[name].state if name in found else None for name in names]
+            ended = all(state is not None and state.is_final() for state in states)
             return found if ended else None
 
         found = wait_for(all_there, f"the ends of {names}", seconds=20)

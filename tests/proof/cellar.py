@@ -126,7 +126,7 @@ class Cellar:
     def restore(self, point_id: str, *, image_format: str = "raw") -> dict[str, Path]:
         """Restore a point into a new folder; the images by target."""
         repository = Repository.open(self.config)
-        target = RestoreTarget(self.folder() / "restored", image_format)  # type: ignore[arg-type]
+        target = RestoreTarget(self.folder() / "restored", image_format)  # type: ignore[arg-type]  # a format as text
         report = restore_point(repository, repository.point(point_id), target)
         return {disk.target: disk.path for disk in report.disks}
 

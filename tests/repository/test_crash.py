@@ -22,7 +22,7 @@ STEPS = 4
 
 
 def with_faults(tier: LocalTier, cache: Path, **faults: object) -> tuple[FaultyTier, Repository]:
-    faulty = FaultyTier(tier, **faults)  # type: ignore[arg-type]
+    faulty = FaultyTier(tier, **faults)  # type: ignore[arg-type]  # options as they come
     return faulty, Repository(faulty, FixedKeyring(), b"r" * 16, cache)
 
 
@@ -69,7 +69,7 @@ def test_the_order_is_packs_index_point(tier: LocalTier, pool: ThreadPoolExecuto
 
         def noting(a: object, b: object, real: object = real, put: bool = name == "put") -> None:
             order.append(str(a if put else b).split("/")[0])
-            real(a, b)  # type: ignore[operator]
+            real(a, b)  # type: ignore[operator]  # adopt or put
 
         setattr(faulty.inner, name, noting)
     back_up(repository, pool, CHANGE, SIZE, first)

@@ -70,12 +70,12 @@ def test_nothing_of_the_old_identity_is_left() -> None:
 
 def test_disks_are_the_restored_images_with_their_settings() -> None:
     domain, dropped = rewritten()
-    disks = {disk.find("target").get("dev"): disk for disk in domain.iterfind("devices/disk")}  # type: ignore[union-attr]
+    disks = {disk.find("target").get("dev"): disk for disk in domain.iterfind("devices/disk")}  # type: ignore[union-attr]  # None fails
     assert set(disks) == {"vda", "vdb", "hda"}
     vda = disks["vda"]
     assert vda.get("type") == "file"
-    assert vda.find("source").attrib == {"file": "/r/vda.qcow2"}  # type: ignore[union-attr]
-    assert vda.find("driver").attrib == {"name": "qemu", "type": "qcow2", "cache": "none"}  # type: ignore[union-attr]
+    assert vda.find("source").attrib == {"file": "/r/vda.qcow2"}  # type: ignore[union-attr]  # None fails
+    assert vda.find("driver").attrib == {"name": "qemu", "type": "qcow2", "cache": "none"}  # type: ignore[union-attr]  # None fails
     assert vda.findtext("serial") == "S1"
     assert disks["vdb"].find("blockio") is not None
     assert disks["hda"].find("source") is None
@@ -100,15 +100,15 @@ def test_boot_files_that_the_point_lacks_are_dropped_and_named() -> None:
     assert domain.find("os/kernel") is None
     assert any("nvram" in words for words in dropped)
     assert any("kernel" in words for words in dropped)
-    assert domain.find("devices/disk/driver").get("type") == "raw"  # type: ignore[union-attr]
+    assert domain.find("devices/disk/driver").get("type") == "raw"  # type: ignore[union-attr]  # None fails
 
 
 def test_ports_and_sockets_are_new() -> None:
     domain, _ = rewritten()
     assert domain.find("devices/channel/source") is None
-    assert domain.find("devices/serial/source").get("path") == "/r/web-serial.log"  # type: ignore[union-attr]
-    assert domain.find("devices/graphics").attrib == {"type": "vnc", "port": "-1", "autoport": "yes"}  # type: ignore[union-attr]
-    assert domain.find("devices/vsock/cid").attrib == {"auto": "yes"}  # type: ignore[union-attr]
+    assert domain.find("devices/serial/source").get("path") == "/r/web-serial.log"  # type: ignore[union-attr]  # None fails
+    assert domain.find("devices/graphics").attrib == {"type": "vnc", "port": "-1", "autoport": "yes"}  # type: ignore[union-attr]  # None fails
+    assert domain.find("devices/vsock/cid").attrib == {"auto": "yes"}  # type: ignore[union-attr]  # None fails
     assert domain.find("seclabel") is None
     assert domain.find("{http://libvirt.org/schemas/domain/qemu/1.0}commandline") is not None
 

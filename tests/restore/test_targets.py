@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vmcellar.errors import IntegrityError, PermanentError, TransientError
 from vmcellar.repository import nodes
 from vmcellar.restore.qcow2 import CLUSTER, Qcow2Layout, UsedClusters
-from vmcellar.restore.targets import ImageFormat, Qcow2Target, open_target
+from vmcellar.restore.targets import DiskTarget, ImageFormat, Qcow2Target, open_target
 
 SIZES = (64 << 10, (1 << 20) + 512, (10 << 20) + 512, 16 << 20)
 SECTOR = 512
@@ -66,9 +66,9 @@ def test_scattered_writes_from_many_threads(tmp_path: Path, image_format: ImageF
     assert_image(tmp_path / ".x.partial", image_format, bytes(model), tmp_path)
 
 
-def write_all(target: object, pieces: list[tuple[int, bytes]]) -> None:
+def write_all(target: DiskTarget, pieces: list[tuple[int, bytes]]) -> None:
     for offset, data in pieces:
-        target.write(offset, memoryview(data))  # type: ignore[attr-defined]
+        target.write(offset, memoryview(data))
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
