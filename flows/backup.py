@@ -15,12 +15,12 @@ from prefect import State, flow, get_run_logger
 
 from flows.parameters import BackupJob, BackupVm
 from tasks import backup as tasks
-from tasks.artifacts import job_artifact, progress_artifact, report_artifact
+from tasks.artifacts import Result, job_artifact, progress_artifact, report_artifact
 from tasks.control import Activity, activity, engine_of
 from tasks.running import TaskThreads
 from vmcellar.backup import stages
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, from_json
-from vmcellar.backup.selection import job_requests
+from vmcellar.backup.selection import select, standing_of
 from vmcellar.errors import PermanentError
 
 READING = 2
@@ -59,18 +59,22 @@ async def backup_vm(request: BackupVm) -> PointSummary:
 
 @flow(name="backup-job", flow_run_name="backup {request.what}")
 async def backup_job(request: BackupJob) -> list[PointSummary]:
-    """Back up several VMs, some at once. One VM's failure does not stop the others, but the job is red then."""
-    config = engine_of(request.config).config
-    requests = job_requests(config, request.vms, request.job, full=request.full)
-    gate = asyncio.Semaphore(request.at_once or config.limits.vms)
+    """Back up several VMs, some at once. One VM's failure does not stop the others, but the job is red then.
+
+    So it is with a VM of the job that is off and has no verified point at all.
+    """
+    engine = engine_of(request.config)
+    selection = select(engine.config, request.vms, request.job, full=request.full)
+    gate = asyncio.Semaphore(request.at_once or engine.config.limits.vms)
 
     async def one(wanted: BackupRequest) -> PointSummary:
         async with gate:
             return await backup_vm(_parameters(request.config, wanted))
 
-    results = await asyncio.gather(*(one(wanted) for wanted in requests), return_exceptions=True)
-    by_vm = dict(zip((wanted.vm for wanted in requests), results, strict=True))
-    if len(by_vm) > 1:
+    results = await asyncio.gather(*(one(wanted) for wanted in selection.requests), return_exceptions=True)
+    by_vm: dict[str, Result] = dict(zip((wanted.vm for wanted in selection.requests), results, strict=True))
+    by_vm.update(standing_of(engine.repository, request.job, selection.off))
+    if request.job or len(by_vm) > 1:
         await job_artifact(request.job, by_vm)
     return _all_green(by_vm)
 
@@ -148,7 +152,7 @@ def _covered(point: PointSummary) -> PointSummary:
     return point
 
 
-def _all_green(results: dict[str, PointSummary | BaseException]) -> list[PointSummary]:
+def _all_green(results: dict[str, Result]) -> list[PointSummary]:
     """All points; raises the error of the VM that has none, or one that names all such VMs (pitfall 30)."""
     failed = {vm: result for vm, result in results.items() if isinstance(result, BaseException)}
     for vm, error in failed.items():

@@ -15,9 +15,13 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 from tasks.control import Activity
 from vmcellar.backup.model import PointSummary
 from vmcellar.backup.report import eta, markdown_report, size_text
+from vmcellar.backup.selection import OffVm
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+Result = PointSummary | OffVm | BaseException
+"""What became of one VM of a job."""
 
 UPDATE_SECONDS = 5.0
 """How often the progress bar moves: each move is a request to the server."""
@@ -49,20 +53,22 @@ async def report_artifact(point: PointSummary) -> None:
     await _or_warn(made, None)
 
 
-async def job_artifact(job: str, results: Mapping[str, PointSummary | BaseException]) -> None:
-    """Publish a job's result: a row per VM, the ones without a new verified point first."""
-    rows = sorted(results.items(), key=lambda item: isinstance(item[1], PointSummary))
+async def job_artifact(job: str, results: Mapping[str, Result]) -> None:
+    """Publish a job's result: a row per VM, those that make it red first, then those that are off."""
+    rows = sorted(results.items(), key=lambda item: (isinstance(item[1], PointSummary), isinstance(item[1], OffVm)))
     lines = ["| VM | result | read | stored |", "|---|---|---|---|", *(_job_row(vm, result) for vm, result in rows)]
-    red = sum(not isinstance(result, PointSummary) for result in results.values())
-    title = f"# {job or 'backup'}: {len(results) - red} of {len(results)} VMs have a new verified point"
+    new = sum(isinstance(result, PointSummary) for result in results.values())
+    title = f"# {job or 'backup'}: {new} of {len(results)} VMs have a new verified point"
     text = "\n".join([title, "", *lines])
     await _or_warn(acreate_markdown_artifact(key=artifact_key("job", job or "backup"), markdown=text), None)
 
 
-def _job_row(vm: str, result: PointSummary | BaseException) -> str:
+def _job_row(vm: str, result: Result) -> str:
     if isinstance(result, PointSummary):
         figures = f"{size_text(result.bytes_read)} | {size_text(result.bytes_stored)}"
         return f"| {vm} | {result.kind} point `{result.id}` | {figures} |"
+    if isinstance(result, OffVm):
+        return f"| {vm} | {result} | | |"
     return f"| {vm} | **failed**: {' '.join(str(result).split()) or type(result).__name__} | | |"
 
 

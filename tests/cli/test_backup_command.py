@@ -139,6 +139,19 @@ def test_one_unknown_vm_does_not_stop_the_others_and_the_run_is_red(host: Host) 
     assert "Traceback" not in result.stderr
 
 
+def test_a_vm_of_the_job_that_is_off_is_named_and_red_while_it_has_no_point(host: Host) -> None:
+    host.vm.stop()
+    off = host.run("backup", "--job", "mine")
+    assert off.returncode == 1
+    assert f"error: {host.vm.name}: the VM is off and has no verified restore point at all" in off.stderr
+    host.vm.start()
+    assert host.run("backup", "--job", "mine").returncode == 0
+    host.vm.stop()
+    later = host.run("backup", "--job", "mine", "--json")
+    assert (later.returncode, json.loads(later.stdout)) == (0, []), later.stderr
+    assert f"note: {host.vm.name}: off: nothing new was read; its newest verified point is " in later.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_job_and_the_next_backup_works(host: Host, number: signal.Signals) -> None:
     with host.waiting() as process:

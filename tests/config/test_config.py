@@ -8,8 +8,10 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from vmcellar.config import find_config, load_config, parse_config
+from vmcellar.config.jobs import BackupJob
 from vmcellar.config.load import json_schema, shown_config
 from vmcellar.config.units import Window, parse_cron, parse_duration, parse_rate, parse_size, parse_window
 from vmcellar.errors import PermanentError, UsageError
@@ -72,6 +74,14 @@ backups:
     assert job.selects("mail", frozenset({"prod"}))
     assert job.excluded_disks("db1") == ("vdz", "vdb")
     assert job.excluded_disks("web-7") == ("vdz",)
+
+
+def test_a_job_leaves_out_what_an_entry_with_an_exclamation_mark_matches() -> None:
+    job = BackupJob(name="all", domains=("!db-old", "*", "!template-*", "!tag:scratch"))
+    assert [job.selects(vm) for vm in ("db-old", "template-1", "db")] == [False, False, True]
+    assert not job.selects("db", frozenset({"scratch"}))
+    with pytest.raises(ValidationError, match="only leaves VMs out"):
+        BackupJob(name="none", domains=("!db-old",))
 
 
 @pytest.mark.parametrize(

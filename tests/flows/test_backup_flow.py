@@ -219,6 +219,50 @@ def test_all_vms_that_fail_are_named(seen: Seen, cellar: Cellar) -> None:
         back_up_all(cellar, "nonesuch", "neither")
 
 
+def test_a_vm_that_is_off_is_listed_and_red_until_it_has_a_point(
+    seen: Seen, make_cellar: CellarFactory, flow_guest: LabGuest, make_guest: Callable[..., LabGuest]
+) -> None:
+    off = make_guest((DiskSpec("vda", 4 * MIB),))
+    cellar = make_cellar(backups=[{"name": "nightly", "domains": [flow_guest.name, off.name]}])
+    with pytest.raises(PermanentError, match="no verified restore point at all") as raised:
+        back_up_all(cellar, job="nightly")
+    assert raised.value.message.startswith(f"{off.name}: the VM is off")
+    assert f"virsh start {off.name}" in raised.value.hint
+    assert f'"!{off.name}"' in raised.value.hint
+    (point,) = cellar.points(flow_guest)
+    report = job_report(seen)
+    assert "1 of 2 VMs" in report
+    assert report.index(f"| {off.name} | **failed**") < report.index(point.id)
+
+    off.start(paused=True)
+    old = cellar.backup(off)
+    off.domain.destroy()
+    (new,) = back_up_all(cellar, job="nightly")
+    assert new.vm == flow_guest.name
+    report = job_report(seen)
+    assert f"| {off.name} | off: nothing new was read; its newest verified point is {old.id} of " in report
+    assert "failed" not in report
+
+
+def test_a_job_whose_vms_are_all_off_is_green_with_their_points(
+    seen: Seen, make_cellar: CellarFactory, make_guest: Callable[..., LabGuest]
+) -> None:
+    off = make_guest((DiskSpec("vda", 4 * MIB),))
+    cellar = make_cellar(backups=[{"name": "nightly", "domains": [off.name]}, {"name": "no", "domains": ["no-*"]}])
+    off.start(paused=True)
+    old = cellar.backup(off)
+    off.domain.destroy()
+    assert back_up_all(cellar, job="nightly") == []
+    assert old.id in job_report(seen)
+    with pytest.raises(PermanentError, match="no VM matches domains: no-"):
+        back_up_all(cellar, job="no")
+
+
+def job_report(seen: Seen) -> str:
+    """The newest run's report of the job `nightly`."""
+    return str(seen.artifacts(seen.flow_run("backup job nightly"))["job-nightly"].data)
+
+
 def test_a_disk_that_is_not_covered_turns_the_run_red(
     seen: Seen, cellar: Cellar, make_guest: Callable[..., LabGuest]
 ) -> None:

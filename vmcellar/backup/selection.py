@@ -1,43 +1,85 @@
-"""Which VMs a backup is for, and how: names, or what a job's `domains:` selects of libvirt's VMs."""
+"""Which VMs a backup is for, and how: names, or what a job's `domains:` selects of libvirt's VMs.
+
+A VM that is off cannot be backed up, but it belongs to its job: the job says what became of it, and is red while it
+has no restore point at all (invariant 5 of docs/architecture.md).
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vmcellar.backup.model import BackupRequest, Mode
 from vmcellar.config.model import Config
 from vmcellar.errors import PermanentError, TransientError, UsageError
 
+if TYPE_CHECKING:
+    from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+
 log = logging.getLogger(__name__)
 
 
-def job_requests(config: Config, names: Sequence[str], job: str, *, full: bool) -> list[BackupRequest]:
-    """One request per VM, each VM once.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """One request per VM that runs, or that was named; `off` are the VMs that the job selects and that are off."""
 
-    UsageError when nothing was named or the job is unknown, PermanentError when a job selects no running VM or
-    stores on a tier that is not there, TransientError when libvirt does not answer. VMs that match but are off are
-    logged by name.
+    requests: tuple[BackupRequest, ...]
+    off: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OffVm:
+    """A VM that is off, and its newest verified point: its id, and its instant as text."""
+
+    vm: str
+    point: str
+    time: str
+
+    def __str__(self) -> str:
+        """For reports."""
+        return f"off: nothing new was read; its newest verified point is {self.point} of {self.time}"
+
+
+def select(config: Config, names: Sequence[str], job: str, *, full: bool) -> Selection:
+    """The VMs that are named, each once, or those that the job selects.
+
+    UsageError when nothing was named or the job is unknown, PermanentError when a job selects no VM or stores on a
+    tier that is not there, TransientError when libvirt does not answer.
     """
-    return [_request(config, vm, job, full) for vm in _vms(config, names, job)]
+    running, off = (list(dict.fromkeys(names)), []) if names else _selected(config, job)
+    return Selection(tuple(_request(config, vm, job, full) for vm in running), tuple(off))
 
 
-def _vms(config: Config, names: Sequence[str], job: str) -> list[str]:
-    if names:
-        return list(dict.fromkeys(names))
+def standing_of(repository: Repository, job: str, off: Sequence[str]) -> dict[str, OffVm | PermanentError]:
+    """What became of the VMs of a job that are off: their newest verified point, or an error where there is none."""
+    points = repository.readable_points() if off else []
+    newest = {point.vm: point for point in points if point.verified}  # they come by time
+    return {vm: _standing(vm, job, newest.get(vm)) for vm in off}
+
+
+def _standing(vm: str, job: str, point: RestorePoint | None) -> OffVm | PermanentError:
+    if point is not None:
+        return OffVm(vm, point.id, f"{point.when:%Y-%m-%d %H:%M:%S} UTC")
+    return PermanentError(
+        f"{vm}: the VM is off and has no verified restore point at all, though job {job} selects it",
+        hint=f"start it once (`virsh start {vm}`) and run the job again, or leave it out by name: "
+        f'add "!{vm}" to the job\'s `domains:`',
+    )
+
+
+def _selected(config: Config, job: str) -> tuple[list[str], list[str]]:
     if not job:
         raise UsageError("no VM named", hint="vmcellar backup VM..., or vmcellar backup --job NAME")
     entry = config.job(job)
-    running, off = _known_vms(config.libvirt.uri)
-    selected = [vm for vm in running if entry.selects(vm)]
-    left_out = [vm for vm in off if entry.selects(vm)]
-    if left_out:
-        log.warning("job %s: not running, so not backed up: %s", job, ", ".join(left_out))
-    if not selected:
+    running, off = ([vm for vm in some if entry.selects(vm)] for some in _known_vms(config.libvirt.uri))
+    if not running and not off:
         raise PermanentError(
-            f"job {job}: no running VM matches domains: {', '.join(entry.domains)}", hint="see `virsh list --all`"
+            f"job {job}: no VM matches domains: {', '.join(entry.domains)}", hint="see `virsh list --all`"
         )
-    return selected
+    return running, off
 
 
 def _request(config: Config, vm: str, job: str, full: bool) -> BackupRequest:

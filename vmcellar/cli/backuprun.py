@@ -7,10 +7,11 @@ from pathlib import Path
 
 from vmcellar.backup import pipeline
 from vmcellar.backup.model import BackupRequest
-from vmcellar.backup.selection import job_requests
+from vmcellar.backup.selection import OffVm, select, standing_of
 from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.flowrun import prefect_answers, run_flow
 from vmcellar.cli.outcome import Outcome
+from vmcellar.cli.output import note
 from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.config import load_config
 from vmcellar.engine import Engine, open_engine
@@ -22,11 +23,17 @@ def run_backups(path: Path, names: Sequence[str], job: str, *, full: bool, verbo
 
     What is wrong with the request, the key or the repository is said at once, before Prefect is started.
     """
-    requests = job_requests(load_config(path), names, job, full=full)
+    selection = select(load_config(path), names, job, full=full)
     engine = open_engine(path)
+    standing = standing_of(engine.repository, job, selection.off)
+    for vm, found in standing.items():
+        if isinstance(found, OffVm):
+            note(f"note: {vm}: {found}")
     if prefect_answers():
         return run_flow(path, names, job, full=full, verbose=verbose)
-    return _with_threads(engine, requests)
+    outcome = _with_threads(engine, selection.requests)
+    outcome.failures += [found for found in standing.values() if isinstance(found, VmcellarError)]
+    return outcome
 
 
 def _with_threads(engine: Engine, requests: Sequence[BackupRequest]) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -111,7 +112,9 @@ class BackupJob(Section):
     storage: Annotated[Storage, BeforeValidator(parse_storage), WithJsonSchema({**_TEXT, "examples": ["hot"]})] = (
         Storage("tier", "hot")
     )
-    domains: tuple[str, ...] = Field(default=("*",), min_length=1, description="names, globs (web-*), tags (tag:prod)")
+    domains: tuple[str, ...] = Field(
+        default=("*",), min_length=1, description="names, globs (web-*), tags (tag:prod); !NAME or !GLOB leaves out"
+    )
     mode: Literal["auto", "full", "incremental", "differential"] = "auto"
     retention: Retention | None = Field(
         default=None, description="a time (30d), or generations ({daily: 7, weekly: 4})"
@@ -139,6 +142,13 @@ class BackupJob(Section):
                 )
         return value
 
+    @field_validator("domains")
+    @classmethod
+    def _something_is_wanted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if all(entry.startswith("!") for entry in value):
+            raise ValueError(f'only leaves VMs out; name those that are wanted, too, as in ["*", "{value[0]}"]')
+        return value
+
     def excluded_disks(self, vm: str) -> tuple[str, ...]:
         """The targets that this job leaves out of `vm` on purpose, so that its runs may be green without them."""
         matches = (_DISK.fullmatch(entry) for entry in self.exclude)
@@ -149,8 +159,17 @@ class BackupJob(Section):
         return tuple(entry for entry in self.exclude if entry.startswith("/"))
 
     def selects(self, vm: str, tags: frozenset[str] = frozenset()) -> bool:
-        """Whether `vm`, which carries `tags`, belongs to this job; globs as in fnmatch(3)."""
-        return any(
-            pattern.removeprefix("tag:") in tags if pattern.startswith("tag:") else fnmatch.fnmatchcase(vm, pattern)
-            for pattern in self.domains
-        )
+        """Whether `vm`, which carries `tags`, belongs to this job; globs as in fnmatch(3).
+
+        An entry that begins with `!` leaves out what it matches, wherever it stands.
+        """
+        left_out = [entry[1:] for entry in self.domains if entry.startswith("!")]
+        wanted = [entry for entry in self.domains if not entry.startswith("!")]
+        return _matches(wanted, vm, tags) and not _matches(left_out, vm, tags)
+
+
+def _matches(entries: Sequence[str], vm: str, tags: frozenset[str]) -> bool:
+    return any(
+        entry.removeprefix("tag:") in tags if entry.startswith("tag:") else fnmatch.fnmatchcase(vm, entry)
+        for entry in entries
+    )
