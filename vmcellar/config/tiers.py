@@ -10,16 +10,18 @@ from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler,
 from pydantic_core import CoreSchema
 
 from vmcellar.config.jobs import Section
+from vmcellar.config.prices import AWS_PRICES, Prices
 from vmcellar.config.secrets import HostPath, SecretReference, expand
 from vmcellar.config.units import Duration, Size
 
 _CEPH = re.compile(r"ceph::[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
+_AWS = re.compile(r"\.amazonaws\.com(\.cn)?(:\d+)?/?$")
 _OPTIONS = {
-    "local": frozenset({"storage"}),
-    "ceph": frozenset({"storage", "staging", "timeout", "conf", "user", "keyring", "object"}),
+    "local": frozenset({"storage", "prices"}),
+    "ceph": frozenset({"storage", "prices", "staging", "timeout", "conf", "user", "keyring", "object"}),
     "s3": frozenset(
-        {"storage", "staging", "timeout", "endpoint", "region", "profile", "access_key", "secret_key", "ca"}
+        {"storage", "prices", "staging", "timeout", "endpoint", "region", "profile", "access_key", "secret_key", "ca"}
         | {"storage_class", "part"}
     ),
 }
@@ -50,6 +52,8 @@ class TierSettings(Section):
         default=4 << 20, ge=64 << 10, le=_LARGEST_OBJECT, description="ceph: the most bytes in one RADOS object"
     )
 
+    prices: Prices | None = Field(default=None, description="what it costs; default: AWS's list prices on AWS, else 0")
+
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
@@ -73,7 +77,7 @@ class TierSettings(Section):
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> Any:
         """As the file may say it: a directory as text, else the options of this kind alone."""
-        if self.kind == "local":
+        if self.kind == "local" and self.prices is None:
             return self.storage
         return {name: value for name, value in handler(self).items() if name in _OPTIONS[self.kind]}
 
@@ -92,6 +96,17 @@ class TierSettings(Section):
     def directory(self) -> Path:
         """The path of a local tier."""
         return Path(self.storage.removeprefix("file::")).expanduser()
+
+    @property
+    def price_table(self) -> Prices:
+        """What it costs: what `prices:` says, and for what it leaves out AWS's list prices of the packs' class where
+        the tier is AWS's, else nothing.
+        """
+        on_aws = self.kind == "s3" and (self.endpoint is None or _AWS.search(self.endpoint) is not None)
+        table = AWS_PRICES.get(self.storage_class or "STANDARD", Prices()) if on_aws else Prices()
+        if self.prices is None:
+            return table
+        return table.model_copy(update={name: getattr(self.prices, name) for name in self.prices.model_fields_set})
 
     def within(self, folder: Path) -> TierSettings:
         """The same with every relative path taken from `folder`."""
