@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from vmcellar.config.prices import AWS_PRICES, Prices, Retrieval
 from vmcellar.config.tiers import TierSettings
-from vmcellar.policy.costs import DAY, GB, MONTH, Bill, Stay, bill, early_cost, month_cost, offers, read_cost
+from vmcellar.policy.costs import DAY, GB, MONTH, Stay, bill, early_cost, month_cost, offers, read_cost
 
 TB = 1024 * GB
 PACK = 64 << 20
@@ -36,11 +36,9 @@ def test_a_bill_counts_days_writes_and_what_left_too_early() -> None:
     ]
     prices = {"hot": Prices(gb_month=0.3), "cold": Prices(gb_month=0.03, put_1000=1.0, minimum_days=90)}
     first = bill(prices, stays, 0, 30 * DAY)
-    assert first == Bill(
-        storage=pytest.approx(7 * 0.01 + 2 * 23 * 0.001), writes=pytest.approx(0.002), early=0.0, reads=0.0
-    )
+    assert (first.storage, first.writes, first.early) == pytest.approx((7 * 0.01 + 2 * 23 * 0.001, 0.002, 0))
     second = bill(prices, stays, 30 * DAY, 60 * DAY)
-    assert second == Bill(storage=pytest.approx((7 + 30) * 0.001), early=pytest.approx(60 * 0.001))
+    assert (second.storage, second.writes, second.early) == pytest.approx(((7 + 30) * 0.001, 0, 60 * 0.001))
     whole = bill(prices, stays, 0, 60 * DAY)
     assert whole.total == pytest.approx((first + second).total)
     assert bill(prices, stays, 100 * DAY, 101 * DAY).total == pytest.approx(0.001)
