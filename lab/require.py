@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lab import ceph, daemons
+from lab import ceph, daemons, glacier
 from lab.shellcommand import LabError
 
 
@@ -21,7 +21,7 @@ def in_ci() -> bool:
 def requires(name: str) -> None:
     """Skip the calling test, or fail it in CI, unless `name` is there.
 
-    It is "libvirt", "root", "ceph", "nbdkit-python" or a program's name.
+    It is "libvirt", "root", "ceph", "glacier", "nbdkit-python" or a program's name.
     """
     problem = _CHECKS.get(name, lambda: _program(name))()
     if problem and in_ci():
@@ -47,6 +47,11 @@ def _ceph() -> str:
     return f"not installed: {', '.join(missing)}; `./run test` as root installs them" if missing else ""
 
 
+def _glacier() -> str:
+    missing = glacier.missing_modules()
+    return f"not installed: {', '.join(missing)}; `./run setup` installs them" if missing else ""
+
+
 def _program(name: str) -> str:
     return "" if shutil.which(name) else "not installed; `./run setup` as root installs it"
 
@@ -62,5 +67,6 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "libvirt": _libvirt,
     "root": _root,
     "ceph": _ceph,
+    "glacier": _glacier,
     "nbdkit-python": _nbdkit_python,
 }
