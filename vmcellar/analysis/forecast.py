@@ -1,0 +1,205 @@
+"""Forecasts of change per disk, with calibrated intervals, the reasons for refusals, and what the model is worth.
+
+`forecast_change(frame)` is the way in. It takes a history frame (docs/analysis.md), puts change on an even grid, takes
+out level shifts and month ends, lets the models compete with the seasonal naive baseline in a rolling backtest per
+disk, and forecasts two weeks. Pure functions: nothing is read or written, threads do not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from vmcellar.analysis import backtest, intervals, regimes
+from vmcellar.analysis.grid import HOUR, Grid, Series, grids, seconds_of, series_of, step_for
+from vmcellar.analysis.models import BASELINE, FLOOR, from_log, to_log
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+LEAST_WEEKS = 3
+LEAST_COVERED = 0.5
+STALE = 3.0
+LEAST_POINTS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A disk that gets no forecast, and why."""
+
+    vm: str
+    disk: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """One disk's next two weeks: arrays have a value per step; bytes per step.
+
+    `middle` is the median of what may come, `mean` what to add up; `low` and `high` are by level (80, 95). `starts` are
+    seconds since the epoch. `mase` is the backtest's error by the baseline's; 1 where the baseline is used.
+    """
+
+    vm: str
+    disk: str
+    step: int
+    starts: Floats
+    middle: Floats
+    mean: Floats
+    low: dict[int, Floats]
+    high: dict[int, Floats]
+    model: str
+    mase: float
+    points: int
+    shift_days: int
+    month_end: float
+    cadence: float
+
+    @property
+    def note(self) -> str:
+        """What a reader should know about how it was made."""
+        said = [f"{self.model} (MASE {self.mase:.2f})" if self.model != BASELINE else "baseline: no model beat it"]
+        if self.shift_days >= 0:
+            said.append(f"level shift {self.shift_days} days ago")
+        if self.month_end > 0:
+            said.append(f"month ends times {np.exp(self.month_end):.1f}")
+        return "; ".join(said)
+
+    def expected(self, start: float, end: float) -> float:
+        """Bytes expected to change between two moments (seconds since the epoch) within the two weeks."""
+        edges = np.append(self.starts, self.starts[-1] + self.step * HOUR)
+        total = np.concatenate(([0.0], np.cumsum(self.mean)))
+        return float(np.interp(end, edges, total) - np.interp(start, edges, total))
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Forecasts and refusals of one history, by VM and disk."""
+
+    now: float
+    forecasts: tuple[Forecast, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def forecast_change(frame: pd.DataFrame, now: float | None = None) -> Outlook:
+    """The next two weeks of every disk; `now` in seconds since the epoch, else the last start in the history."""
+    if frame.empty:
+        return Outlook(now or 0.0, (), ())
+    moment = float(seconds_of(frame["started"]).max()) if now is None else now
+    series, refusals = [], []
+    for one in series_of(frame[frame["started"] <= _stamp(moment)]):
+        reason = _unfit(one, moment)
+        if reason:
+            refusals.append(Refusal(one.vm, one.disk, reason))
+        else:
+            series.append(one)
+    forecasts: list[Forecast] = []
+    for grid in grids(series, moment):
+        made, refused = _forecast_grid(grid)
+        forecasts += made
+        refusals += refused
+    return Outlook(moment, tuple(sorted(forecasts, key=_name)), tuple(sorted(refusals, key=_name)))
+
+
+def _name(one: Forecast | Refusal) -> tuple[str, str]:
+    return one.vm, one.disk
+
+
+def _stamp(moment: float) -> Any:
+    return pd.Timestamp(moment, unit="s", tz="UTC")
+
+
+def _unfit(one: Series, now: float) -> str:
+    """Why a disk's history cannot carry a forecast; empty when it can."""
+    weeks = (one.ends[-1] - one.ends[0]) / (7 * 86400)
+    if weeks < LEAST_WEEKS:
+        return f"{weeks * 7:.1f} days of history; {LEAST_WEEKS} weeks are needed"
+    if step_for(one.cadence) is None:
+        return f"backed up every {one.cadence / HOUR:.0f} hours; a daily backup at least is needed"
+    age = now - one.ends[-1]
+    if age > STALE * max(one.cadence, HOUR):
+        return f"no good run for {age / HOUR:.0f} hours, though usual is every {one.cadence / HOUR:.1f}: gone or broken"
+    return ""
+
+
+def _forecast_grid(grid: Grid) -> tuple[list[Forecast], list[Refusal]]:
+    kept = regimes.separate(grid, to_log(grid.values))
+    tested = backtest.run(kept.logs, grid.season)
+    ahead = backtest.AHEAD_SEASONS * grid.season
+    logs = _predict(kept.logs, tested, grid.season, ahead)
+    month_ends = regimes.month_end_steps(grid, 0, ahead)
+    lows, highs = _bounds(tested, logs, grid.season)
+    means = logs + np.log(_mean_by_median(tested))[:, None]
+    added = kept.month_end[:, None] * month_ends
+    starts = grid.middles(0, ahead) - grid.step * HOUR / 2
+    made, refused = [], []
+    for row, one in enumerate(grid.series):
+        covered = float(np.mean(~np.isnan(grid.values[row, -4 * grid.season :])))
+        if covered < LEAST_COVERED:
+            refused.append(Refusal(one.vm, one.disk, f"only {covered:.0%} of the last four weeks are known"))
+        elif tested.points[row] < LEAST_POINTS:
+            refused.append(Refusal(one.vm, one.disk, "too few past weeks to test a forecast on"))
+        else:
+            made.append(
+                Forecast(
+                    vm=one.vm,
+                    disk=one.disk,
+                    step=grid.step,
+                    starts=starts[row],
+                    middle=from_log(logs[row] + added[row]),
+                    mean=from_log(means[row] + added[row]),
+                    low={level: from_log(lows[level][row] + added[row]) for level in intervals.LEVELS},
+                    high={level: from_log(highs[level][row] + added[row]) for level in intervals.LEVELS},
+                    model=tested.names[tested.model[row]],
+                    mase=float(tested.mase[row]),
+                    points=int(tested.points[row]),
+                    shift_days=int(kept.shift_days[row]),
+                    month_end=float(kept.month_end[row]),
+                    cadence=one.cadence,
+                )
+            )
+    return made, refused
+
+
+def _predict(logs: Floats, tested: backtest.Backtest, season: int, ahead: int) -> Floats:
+    out = np.full((len(logs), ahead), np.nan)
+    for index, model in enumerate(backtest.candidates().values()):
+        rows = np.flatnonzero(tested.model == index)
+        if len(rows):
+            out[rows] = model(logs[rows], season, ahead)
+    return out
+
+
+def _bounds(tested: backtest.Backtest, logs: Floats, season: int) -> tuple[dict[int, Floats], dict[int, Floats]]:
+    """Lower and upper logarithms by level; the first and the second week from their own past errors."""
+    low = {level: np.empty_like(logs) for level in intervals.LEVELS}
+    high = {level: np.empty_like(logs) for level in intervals.LEVELS}
+    rows = len(logs)
+    for week in range(backtest.AHEAD_SEASONS):
+        part = slice(week * season, (week + 1) * season)
+        errors = tested.errors[:, :, part].reshape(rows, -1)
+        groups = intervals.groups_of(tested.predicted[:, :, part].reshape(rows, -1))
+        sizes = intervals.group_sizes(errors, groups)
+        scaled = errors / np.take_along_axis(sizes, groups, axis=1)
+        scale = np.take_along_axis(sizes, intervals.groups_of(logs[:, part]), axis=1)
+        forecasts = np.isfinite(tested.errors[:, :, part]).any(axis=2).sum(axis=1).astype(np.float64)
+        for level in intervals.LEVELS:
+            below, above = intervals.bounds(scaled, forecasts, level)
+            low[level][:, part] = logs[:, part] + below[:, None] * scale
+            high[level][:, part] = logs[:, part] + above[:, None] * scale
+    return low, high
+
+
+def _mean_by_median(tested: backtest.Backtest) -> Floats:
+    """How much more came in total than the medians said, in the backtest; between 0.2 and 100."""
+    predicted = tested.predicted.reshape(len(tested.mase), -1)
+    truth = predicted + tested.errors.reshape(len(tested.mase), -1)
+    known = np.isfinite(truth)
+    came = np.where(known, np.exp(np.where(known, truth, 0.0)), 0.0).sum(axis=1) + FLOOR
+    said = np.where(known, np.exp(np.where(known, predicted, 0.0)), 0.0).sum(axis=1) + FLOOR
+    return np.asarray(np.clip(came / said, 0.2, 100.0), dtype=np.float64)
