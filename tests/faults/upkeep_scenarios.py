@@ -1,13 +1,15 @@
-"""prune, pins, gc and rebuild-index."""
+"""prune, pins, gc, consolidate and rebuild-index."""
 
 from __future__ import annotations
 
 from tests.faults.cellar import Cellar
 from tests.faults.scenario import nothing, scenario
 from vmcellar.config.jobs import KeepByAge
+from vmcellar.repository import layout
 from vmcellar.repository.rebuild import rebuild_index
 from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import gc, pins, prune
+from vmcellar.upkeep.consolidate import SMALL_MIN, consolidate
 
 
 def history(cellar: Cellar) -> None:
@@ -102,6 +104,30 @@ def _collected(cellar: Cellar) -> None:
     cellar.check()
 
 
+def _many_small_packs(cellar: Cellar) -> None:
+    """So many points of one VM that its small packs, of data and of metadata, are worth putting together."""
+    cellar.make()
+    for number in range(SMALL_MIN):
+        cellar.back_up_and_note("db", number + 1)
+
+
+def _consolidate(cellar: Cellar) -> None:
+    repository = cellar.open()
+    consolidate(repository)
+    repository.close()
+
+
+def _consolidated(cellar: Cellar) -> None:
+    """One pack of each kind is left when gc has been there, nothing waits in staging, and no lease."""
+    for _ in range(3):
+        _gc(cellar)
+    repository = cellar.open()
+    assert [len(list(repository.tier.list(prefix))) for prefix in (layout.DATA, layout.META)] == [1, 1]
+    assert consolidate(repository, dry_run=True).old == ()
+    repository.close()
+    _collected(cellar)
+
+
 def _lost_index(cellar: Cellar) -> None:
     """A damaged and a missing index part."""
     history(cellar)
@@ -123,5 +149,6 @@ SCENARIOS = (
     scenario("unpin", _with_pin, _unpin, finished=_unpinned),
     scenario("gc-mark", _garbage, _gc, finished=_collected),
     scenario("gc-delete", _marked_garbage, _gc, finished=_collected),
+    scenario("consolidate", _many_small_packs, _consolidate, finished=_consolidated),
     scenario("rebuild-index", _lost_index, _rebuild, settled=nothing),
 )

@@ -19,7 +19,7 @@ from tests.tiers.conftest import mounted
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["key-add-passphrase", "key-add-recipient", "key-remove", "key-rotate", "key-rotate-recipient"]
-SOME = ["init", "backup-incremental", "restore", "gc-delete", "rebuild-index", "key-rotate"]
+SOME = ["init", "backup-incremental", "restore", "gc-delete", "consolidate", "rebuild-index", "key-rotate"]
 UPKEEP = ["prune", "pin", "unpin", "gc-mark", "gc-delete", "rebuild-index"]
 
 
@@ -53,6 +53,12 @@ def test_killed_before_every_step(names: list[str]) -> None:
 def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
     """A first backup, one in recipient mode, and a repair; by hand at each step."""
     assert len(faults("backup-full", "backup-recipient", "repair", "--every", "25")) == 3
+
+
+def test_consolidate_killed_at_one_step_in_five() -> None:
+    """Before some calls and after others; by hand at each step."""
+    (line,) = faults("consolidate", "--every", "5")
+    assert " fired" in line
 
 
 @pytest.mark.parametrize("mode", ["EIO-once", "ENOSPC", "vanish", "power-cut"])
