@@ -68,6 +68,7 @@ class Recover(FlowParameters):
     """Settle what dead runs left."""
 
     vm: str = Field(default="", description="the VM to settle; empty: all")
+    resume: bool = Field(default=False, description="keep runs that the next backup can go on with, their VMs held")
 
     @property
     def what(self) -> str:

@@ -14,6 +14,6 @@ from vmcellar.progress import CancelToken
 
 @flow(name="recover-host", flow_run_name="recover {request.what}")
 async def recover_host(request: Recover) -> list[dict[str, Any]]:
-    """End leftover backup jobs, drop leftover landings and orphan checkpoints; says what was found."""
+    """Let the VMs of killed runs go, drop leftover landings and orphan checkpoints; says what was found."""
     with TaskThreads(CancelToken(), 1) as threads:
-        return await threads.value(tasks.recover, request.config, request.vm)
+        return await threads.value(tasks.recover, request.config, request.vm, request.resume)

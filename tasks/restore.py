@@ -41,9 +41,9 @@ def verify_all(config: str, deep: bool) -> scrub.ScrubReport:
 
 
 @task(name="recover", **RETRIED)
-def recover(config: str, vm: str) -> list[dict[str, Any]]:
+def recover(config: str, vm: str, resume: bool) -> list[dict[str, Any]]:
     """Settle what dead runs of this host left."""
-    return [asdict(action) for action in stages.recover(engine_of(config), vm or None)]
+    return [asdict(action) for action in stages.recover(engine_of(config), vm or None, resume=resume)]
 
 
 def restore_wanted(

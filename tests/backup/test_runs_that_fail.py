@@ -109,10 +109,37 @@ def test_a_run_whose_files_are_damaged_stops_no_further_backup(
 def test_a_dead_run_that_endangers_its_guest_is_ended_by_recover(engine: Engine, source: EmptySource) -> None:
     source.full = True
     stages.snapshot(engine, REQUEST, CancelToken())
-    assert [action.action for action in stages.recover(again(engine))] == ["resumable"]
+    assert [action.action for action in stages.recover(again(engine), resume=True)] == ["resumable"]
     assert source.held
     source.used = 95
-    assert [action.action for action in stages.recover(again(engine))] == ["abandoned"]
+    assert [action.action for action in stages.recover(again(engine), resume=True)] == ["abandoned"]
+    assert not source.held
+
+
+def test_recover_lets_the_vm_of_a_dead_run_go_unless_it_is_to_be_resumed(engine: Engine, source: EmptySource) -> None:
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    kept = again(engine)
+    assert [(action.run_id, action.action) for action in stages.recover(kept, resume=True)] == [
+        (handle.run_id, "resumable")
+    ]
+    assert source.held
+    assert stages.snapshot(kept, REQUEST, CancelToken()).resumed, "a backup goes on with it"
+    assert [(action.run_id, action.action) for action in stages.recover(again(engine))] == [
+        (handle.run_id, "abandoned")
+    ]
+    assert not source.held
+    assert again(engine).run_directories() == []
+    assert pipeline.run(again(engine), REQUEST).run_id != handle.run_id
+
+
+def test_recover_undoes_nothing_and_fails_while_libvirt_is_away(engine: Engine, source: EmptySource) -> None:
+    stages.snapshot(engine, REQUEST, CancelToken())
+    source.away = True
+    with pytest.raises(TransientError, match="libvirt is away"):
+        stages.recover(again(engine))
+    assert engine.run_directories()
+    source.away = False
+    stages.recover(again(engine))
     assert not source.held
 
 

@@ -174,6 +174,7 @@ def test_two_signals_leave_at_once_and_recover_clears_what_is_left(host: Host) -
     recovered = host.run("recover", "--json")
     assert recovered.returncode == 0, recovered.stderr
     assert {action["vm"] for action in json.loads(recovered.stdout)} <= {host.vm.name}
+    assert not host.has_job()
     assert host.run("backup", host.vm.name).returncode == 0
 
 

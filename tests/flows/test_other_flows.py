@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import libvirt
 import pytest
 
 from flows.parameters import Recover, RestoreVm, VerifyRepository
@@ -15,10 +14,9 @@ from flows.restore import restore_vm
 from flows.verify import verify_repository
 from lab import reference
 from lab.guest import LabGuest
-from lab.waiting import wait_for
 from tests.flows.seen import Seen
 from tests.proof import subprocesses
-from tests.proof.cellar import Cellar
+from tests.proof.cellar import Cellar, job_runs
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository.scrub import ScrubReport
 
@@ -84,8 +82,9 @@ def test_recover_settles_what_a_killed_process_left(seen: Seen, cellar: Cellar, 
     ran = subprocesses.run(cellar, flow_guest.name, "--at", "vmcellar.backup.stages:export")
     assert ran.struck
     (left,) = cellar.config.state.glob("runs/*/*")
-    flow_guest.domain.abortJob()
-    wait_for(lambda: flow_guest.domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE, "the aborted job to end")
+    kept = asyncio.run(recover_host(Recover(config=str(cellar.file), resume=True)))
+    assert [(action["run_id"], action["action"]) for action in kept] == [(left.name, "resumable")]
+    assert job_runs(flow_guest)
     actions = asyncio.run(recover_host(Recover(config=str(cellar.file))))
     assert (left.name, "abandoned") in {(action["run_id"], action["action"]) for action in actions}
     assert not left.exists()

@@ -1,8 +1,9 @@
 """recover: settle what dead or failed runs left behind, so that nothing is stuck and nothing is lost.
 
-Runs at the start of every backup and as a command. A run can be gone on with when its instant is still held by the
-hypervisor, or when all of it had landed; every other half is removed: its job, scratch files, landing, staged
-packs, and its checkpoint, which was never a parent.
+Runs at the start of every backup and as a command. A backup goes on with a run whose instant is still held by the
+hypervisor, or all of which had landed; every other half is removed: its job, scratch files, landing, staged packs, and
+its checkpoint, which was never a parent. The command removes those, too, unless it is told to keep them: whoever calls
+it wants his VMs let go.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,25 +36,40 @@ def settle(engine: Engine, vm: str, request: BackupRequest) -> Run | None:
     """Clear the leftovers of one VM; the run that `request` may go on with, if there is one. Needs
     `engine.vm_lock`.
     """
-    kept, _ = _settle(engine, vm, request)
+    kept, _ = _settle(engine, vm, request, keep=True)
     return kept
 
 
-def recover(engine: Engine, vm: str | None = None) -> list[RecoverAction]:
+def recover(engine: Engine, vm: str | None = None, *, resume: bool = False) -> list[RecoverAction]:
     """Clear the leftovers of `vm`, or of all VMs that have any; says what was found and done.
 
-    A VM that another process is backing up right now is left alone.
+    Every dead run's VM is let go and the run is undone; with `resume` one that the next backup can go on with is kept,
+    and its VM held. A VM that another process is backing up right now is left alone. A VM that cannot be settled stops
+    no other; the first such error is raised at the end, TransientError while libvirt does not answer.
     """
     actions: list[RecoverAction] = []
+    failures: list[VmcellarError] = []
     for name in [vm] if vm else _vms_with_leftovers(engine):
         try:
-            with engine.vm_lock(name):
-                actions += _settle(engine, name, None)[1]
-        except TransientError as error:
-            log.info("%s is left alone: %s", name, error.message)
+            actions += _recover_one(engine, name, resume=resume)
+        except VmcellarError as error:
+            log.warning("%s could not be settled: %s", name, error.message)
+            failures.append(error)
     if vm is None:
         actions += _drop_orphans(engine)
+    if failures:
+        raise failures[0]
     return actions
+
+
+def _recover_one(engine: Engine, vm: str, *, resume: bool) -> list[RecoverAction]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(engine.vm_lock(vm))
+        except TransientError as error:
+            log.info("%s is left alone: %s", vm, error.message)
+            return []
+        return _settle(engine, vm, None, keep=resume)[1]
 
 
 def abandon(engine: Engine, run_id: str, reason: str) -> None:
@@ -112,7 +129,9 @@ def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
     abandon(engine, run_id, str(error) or type(error).__name__)
 
 
-def _settle(engine: Engine, vm: str, request: BackupRequest | None) -> tuple[Run | None, list[RecoverAction]]:
+def _settle(
+    engine: Engine, vm: str, request: BackupRequest | None, *, keep: bool
+) -> tuple[Run | None, list[RecoverAction]]:
     actions: list[RecoverAction] = []
     kept: Run | None = None
     committed = {point.run_id for point in engine.repository.points_of(vm)}
@@ -122,13 +141,14 @@ def _settle(engine: Engine, vm: str, request: BackupRequest | None) -> tuple[Run
             actions.append(RecoverAction(vm, directory.run_id, "abandoned", "its point was written; leftovers cleared"))
             continue
         run = _resumable(engine, directory, request)
-        if run is not None and kept is None:
+        if run is not None and kept is None and keep:
             kept = run
             actions.append(RecoverAction(vm, directory.run_id, "resumable", _why_resumable(run)))
             engine.remember(run)
         else:
-            abandon(engine, directory.run_id, "its process died before all had landed, or a newer request differs")
-            actions.append(RecoverAction(vm, directory.run_id, "abandoned", "not enough of it had landed"))
+            why = _why_abandoned(run, keep=keep)
+            abandon(engine, directory.run_id, why)
+            actions.append(RecoverAction(vm, directory.run_id, "abandoned", why))
     actions += _reconcile(engine, vm, [kept.directory.run_id] if kept else [])
     return kept, actions
 
@@ -203,6 +223,12 @@ def _all_landed(engine: Engine, run: Run) -> bool:
 
 def _why_resumable(run: Run) -> str:
     return "its instant is still held" if run.held else "all of it had landed"
+
+
+def _why_abandoned(run: Run | None, *, keep: bool) -> str:
+    if run is None:
+        return "not enough of it had landed, it is old, or a newer request differs"
+    return "a newer run is gone on with" if keep else "its VM is let go; --resume would have kept it"
 
 
 def _end_job(engine: Engine, run_id: str, record: RunRecord) -> None:

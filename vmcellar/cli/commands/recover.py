@@ -1,4 +1,4 @@
-"""`vmcellar recover`."""
+"""`vmcellar recover [VM] [--resume]`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ def register(app: typer.Typer) -> None:
 def recover(
     ctx: typer.Context,
     vm: Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Keep, and their VMs held, the runs that the next backup can go on with."),
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Clear what a killed backup left behind: jobs, orphan checkpoints, scratch and landing files.
+    """Let VMs go and clear what killed backups left: jobs, orphan checkpoints, scratch and landing files.
 
-    Every backup does this for its VM first; a run that can still go on is kept, and said so.
+    Every backup clears its own VM first, and goes on with a run that can go on; here such a run is undone, too, unless
+    --resume keeps it.
     """
     from vmcellar.backup.stages import recover as recover_runs
     from vmcellar.cli.render.runs import actions_table
 
-    actions = recover_runs(open_engine(ctx, config), vm)
+    actions = recover_runs(open_engine(ctx, config), vm, resume=resume)
     if as_json:
         print_json([asdict(action) for action in actions])
     elif actions:
