@@ -85,11 +85,16 @@ class Resolver:
 
     def windows(self, disk: DiskRecord) -> Iterator[Window]:
         """All windows of a disk that hold data, in order."""
+        for _, _, window in self.spans(disk):
+            if len(window.rows):
+                yield window
+
+    def spans(self, disk: DiskRecord) -> Iterator[tuple[int, int, Window]]:
+        """(start, end, what is there) of all windows of a disk in order, also of those that hold no data."""
         for start in range(0, disk.size, WINDOW):
             self._cancel.check()
-            rows = self._rows(disk, start, min(start + WINDOW, disk.size))
-            if len(rows):
-                yield self._locate(disk.target, rows)
+            end = min(start + WINDOW, disk.size)
+            yield start, end, self._locate(disk.target, self._rows(disk, start, end))
 
     def artifact(self, artifact: Artifact) -> int:
         """Bytes stored for an artifact, all of whose chunks lie in whole packs; 0 when one is lost."""
@@ -129,6 +134,8 @@ class Resolver:
         return _joined(found)
 
     def _locate(self, target: str, rows: Rows) -> Window:
+        if not len(rows):
+            return Window(target, rows, {})
         ids = chunk_ids(rows)
         located = self._find(list(dict.fromkeys(ids)))
         wrong = [self._problem(chunk, row, located) for chunk, row in zip(ids, rows, strict=True)]

@@ -25,10 +25,7 @@ BOUNCE_BYTES = 1 << 20
 
 
 class DiskTarget(Protocol):
-    """One new disk image that is being written; see the module text for threads and crashes."""
-
-    partial: Path
-    """The temporary name under which the image grows."""
+    """One disk that is being written: a new image, or one that is there (`differ`). Threads: see the module text."""
 
     def write(self, offset: int, data: memoryview) -> None:
         """Put `data` at byte `offset`.
@@ -40,7 +37,7 @@ class DiskTarget(Protocol):
         """Make everything written durable and let the image go; PermanentError or TransientError when that failed."""
 
     def abort(self) -> None:
-        """Let everything go and remove the temporary file; harmless after `finish` and when called twice."""
+        """Let everything go and remove a temporary file; harmless after `finish` and when called twice."""
 
 
 class RawTarget:

@@ -110,10 +110,23 @@ class Connection:
 
     def names(self) -> list[str]:
         """The names of all domains, sorted."""
+        return sorted(domain.name() for domain in self.domains())
+
+    def domains(self) -> list[libvirt.virDomain]:
+        """All domains, those that are off, too."""
         try:
-            return sorted(domain.name() for domain in self._connection().listAllDomains())
+            return list(self._connection().listAllDomains())
         except libvirt.libvirtError as error:
             raise explain(error, self.uri, "listing the VMs") from error
+
+    def volume(self, pool: str, name: str) -> libvirt.virStorageVol:
+        """A volume of a storage pool; PermanentError when either is not there."""
+        try:
+            return self._connection().storagePoolLookupByName(pool).storageVolLookupByName(name)
+        except libvirt.libvirtError as error:
+            raise PermanentError(
+                f"vol:{pool}/{name}: {error}", hint=f"see `virsh pool-list --all` and `virsh vol-list {pool}`"
+            ) from error
 
     @staticmethod
     def _lookup(connection: libvirt.virConnect, vm: str) -> libvirt.virDomain | None:

@@ -1,4 +1,4 @@
-"""`vmcellar restore POINT (--to DIR | --define NAME)`."""
+"""`vmcellar restore POINT (--to DIR | --define NAME | --onto DISK)`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vmcellar.cli.bars import progress_bars
+from vmcellar.cli.ontorun import Reach, overwrite
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
@@ -32,10 +33,21 @@ def restore(
     to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write DIR/<target>.<format> and DIR/domain.xml.")
     ] = None,
-    image_format: Annotated[Literal["qcow2", "raw"], typer.Option("--format", help="Format of the images.")] = "qcow2",
+    image_format: Annotated[
+        Literal["qcow2", "raw"] | None,
+        typer.Option("--format", help="Format of the images, qcow2 unless told; with --onto, that of the disk there."),
+    ] = None,
     define: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Define a new VM; images go to --to, else {IMAGES}/NAME.")
     ] = None,
+    onto: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[TARGET=]DISK",
+            help="Overwrite what differs on a disk that is there: a path, rbd:POOL/IMAGE or vol:POOL/NAME; repeatable.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Overwrite without asking.")] = False,
     disk: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="Only this disk; may be repeated.")] = None,
     best_effort: Annotated[bool, typer.Option(help="Restore what can be read, and list what is lost.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only check everything and say what would be done.")] = False,
@@ -43,10 +55,15 @@ def restore(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a point back: as images in a folder, or as a new VM. Existing files and VMs are never touched.
+    """Bring a point back: as images in a folder, as a new VM, or onto disks that are there.
 
-    Everything is found and checked before the first byte is written. Exit 1 when anything was lost.
+    Existing files and VMs are never touched, but by --onto. Everything is found and checked before the first byte is
+    written. Exit 1 when anything was lost.
     """
+    if onto and not plan:
+        _refuse_beside_onto({"--to": to, "--define": define, "--disk": disk, "--best-effort": best_effort})
+        overwrite(ctx, point, onto, image_format, Reach(config, identity, as_json, yes))
+        return
     folder = to or (IMAGES / define if define else None)
     if folder is None and not plan:
         raise UsageError("where to? Neither --to DIR nor --define NAME was given", hint="or look first, with --plan")
@@ -57,7 +74,7 @@ def restore(
         return
     from vmcellar.restore.bring_back import Wanted, run_restore
 
-    wanted = Wanted(folder.absolute(), image_format, tuple(disk or ()), best_effort, define)
+    wanted = Wanted(folder.absolute(), image_format or "qcow2", tuple(disk or ()), best_effort, define)
     with cancel_on_signals() as cancel, progress_bars() as progress:
         done = run_restore(repository, found, wanted, read_config(ctx, config).libvirt.uri, progress, cancel)
     if as_json:
@@ -70,6 +87,12 @@ def restore(
         console().print(report_text(done))
     if done.report.lost:
         raise typer.Exit(1)
+
+
+def _refuse_beside_onto(options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value:
+            raise UsageError(f"--onto and {name} were both given", hint="choose one of them")
 
 
 def _show_plan(

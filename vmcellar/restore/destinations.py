@@ -1,0 +1,114 @@
+"""Existing disks by the words that name them on the command line, and how QEMU opens each.
+
+PATH              a raw or qcow2 file, or a block device
+rbd:POOL/IMAGE    an RBD image; the cluster is that of $CEPH_CONF, else of /etc/ceph/ceph.conf
+vol:POOL/NAME     a volume of a libvirt storage pool
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vmcellar.errors import PermanentError, UsageError
+from vmcellar.restore.targets import ImageFormat
+
+Kind = Literal["file", "block", "rbd"]
+
+_QCOW2_MAGIC = b"QFI\xfb"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One existing disk. `name` is what it is called in messages; `path` is None for what is not of this host."""
+
+    name: str
+    kind: Kind
+    format: ImageFormat
+    path: Path | None
+    rbd: tuple[str, str] | None = None
+
+    @property
+    def identity(self) -> str:
+        """The same for every name of the same disk."""
+        return str(self.path) if self.path else self.name
+
+    def options(self) -> Mapping[str, object]:
+        """QEMU's blockdev options. Host caches are passed by where they can be."""
+        return {"driver": self.format, "discard": "unmap", "file": self._protocol()}
+
+    def _protocol(self) -> dict[str, object]:
+        if self.rbd:
+            return {"driver": "rbd", "pool": self.rbd[0], "image": self.rbd[1], "discard": "unmap"}
+        driver = "host_device" if self.kind == "block" else "file"
+        direct = {"cache": {"direct": True}, "aio": "native"} if _takes_direct(str(self.path)) else {}
+        return {"driver": driver, "filename": str(self.path), "discard": "unmap", **direct}
+
+
+VolumeFinder = Callable[[str, str], str]
+"""From a pool's and a volume's name to the words of the disk behind it: a path or rbd:POOL/IMAGE."""
+
+
+def find_destination(words: str, image_format: ImageFormat | None, volumes: VolumeFinder) -> Destination:
+    """The disk that `words` name. `image_format` overrides what the image's first bytes say.
+
+    PermanentError when it is not there, UsageError for words of no known form.
+    """
+    if words.startswith("vol:"):
+        pool, name = _pair(words, "vol:POOL/NAME")
+        return find_destination(volumes(pool, name), image_format, volumes)
+    if words.startswith("rbd:"):
+        return Destination(words, "rbd", image_format or "raw", None, _pair(words, "rbd:POOL/IMAGE"))
+    return _local(Path(words), image_format)
+
+
+def volumes_at(uri: str) -> VolumeFinder:
+    """Finds volumes at the libvirt at `uri`, which is asked when the first is looked for."""
+
+    def find(pool: str, name: str) -> str:
+        from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415  (needs libvirt)
+
+        volume = Connection(uri).volume(pool, name)
+        key: str = volume.path()
+        return key if key.startswith("/") else f"rbd:{key}"
+
+    return find
+
+
+def _local(given: Path, image_format: ImageFormat | None) -> Destination:
+    path = Path(os.path.realpath(given))
+    try:
+        mode = path.stat().st_mode
+        start = _start(path) if stat.S_ISREG(mode) else b""
+    except OSError as error:
+        raise PermanentError(
+            f"{given}: {error.strerror}", hint="--onto names a disk that is there; --to DIR makes new images"
+        ) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise UsageError(f"{given} is neither a file nor a block device", hint="name a disk image, or --to DIR")
+    found: ImageFormat = "qcow2" if start == _QCOW2_MAGIC else "raw"
+    return Destination(str(given), "block" if stat.S_ISBLK(mode) else "file", image_format or found, path)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_QCOW2_MAGIC))
+
+
+def _pair(words: str, form: str) -> tuple[str, str]:
+    pool, slash, name = words.partition(":")[2].partition("/")
+    if not (pool and slash and name):
+        raise UsageError(f"{words} does not name a disk", hint=f"the form is {form}")
+    return pool, name
+
+
+def _takes_direct(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,182 @@
+"""Is a disk in use? What overwrites one asks here first, and refuses on any doubt.
+
+QEMU's own image locks are taken beside this, when the disk is opened (`image_server`): they catch a running VM also
+where libvirt knows nothing of it. Here are the uses that leave no such lock: mounts and other holders of a block
+device, a VM that was saved with its memory, images that lie on top of this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vmcellar.errors import PermanentError
+from vmcellar.restore.destinations import Destination
+
+if TYPE_CHECKING:
+    import libvirt
+
+_HINT = "nothing was written; shut it down first, or choose another disk"
+
+
+def machines_at(uri: str) -> Machines:
+    """The domains of the libvirt at `uri`; nobody where libvirt is not installed.
+
+    An installed libvirt that does not answer is an error: what its VMs use cannot be known.
+    """
+    try:
+        from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415  (needs libvirt)
+    except ImportError:
+        return NoMachines()
+    return LibvirtMachines(Connection(uri).domains())
+
+
+class Machines(Protocol):
+    """What is asked of libvirt, or of nothing where there is none."""
+
+    def users(self, disk: Destination) -> Iterable[str]:
+        """In words, who uses the disk now or would be broken by a change to it."""
+        ...
+
+
+class NoMachines:
+    """A host without libvirt."""
+
+    def users(self, disk: Destination) -> Iterable[str]:
+        """Nobody."""
+        del disk
+        return ()
+
+
+class LibvirtMachines:
+    """All domains of one libvirt, those that are off, too."""
+
+    def __init__(self, domains: Iterable[libvirt.virDomain]) -> None:
+        self._domains = list(domains)
+
+    def users(self, disk: Destination) -> Iterator[str]:
+        """See Machines. Backing chains of local images are followed."""
+        for domain in self._domains:
+            name = domain.name()
+            for element in _disks(domain.XMLDesc()):
+                depth = _depth(element, disk)
+                if depth is None:
+                    continue
+                if depth > 0:
+                    yield f"an image of VM {name} lies on top of it"
+                elif domain.isActive():
+                    yield f"VM {name} is running on it"
+                elif domain.hasManagedSaveImage():
+                    yield f"VM {name} was saved with its memory and would go on with it (`virsh managedsave-remove`)"
+
+
+def _disks(xml: str) -> Iterator[ET.Element]:
+    yield from ET.fromstring(xml).iterfind("devices/disk")  # noqa: S314  (libvirt's own output)
+
+
+def _depth(element: ET.Element, disk: Destination) -> int | None:
+    """How deep in a domain's disk the image lies: 0 on top; None when it is not there."""
+    source = element.find("source")
+    if source is None:
+        return None
+    if disk.rbd is not None:
+        named = source.get("protocol") == "rbd" and source.get("name") == "/".join(disk.rbd)
+        return 0 if named else None
+    top = source.get("file") or source.get("dev")
+    if not top or disk.path is None:
+        return None
+    for depth, path in enumerate(_chain(top)):
+        if same_file(path, disk.path):
+            return depth
+    return None
+
+
+def _chain(top: str) -> list[Path]:
+    """The image and what it lies on. Only names are read, so this may be done beside a running VM."""
+    command = ["qemu-img", "info", "--force-share", "--backing-chain", "--output=json", "--", top]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise PermanentError("qemu-img is not installed", hint="apt-get install qemu-utils") from error
+    if done.returncode != 0:
+        return [Path(top)]
+    return [Path(layer["filename"]) for layer in json.loads(done.stdout)]
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file or device; a path that leads nowhere is no other's."""
+    try:
+        first, second = one.stat(), other.stat()
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+    if first.st_rdev or second.st_rdev:
+        return first.st_rdev == second.st_rdev
+    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+
+
+def refuse_used(disk: Destination, machines: Machines) -> None:
+    """PermanentError naming every use that is found."""
+    used = list(machines.users(disk))
+    if disk.rbd is not None:
+        used += _watchers(disk.rbd)
+    if used:
+        raise PermanentError(f"{disk.name} is in use: {'; '.join(used)}", hint=_HINT)
+
+
+@contextmanager
+def claimed(disk: Destination) -> Iterator[None]:
+    """Hold a block device so that nobody can mount it or use it otherwise; PermanentError when somebody does.
+
+    The kernel refuses also when one of its partitions is held, or when it belongs to LVM, MD or device mapper.
+    """
+    if disk.kind != "block" or disk.path is None:
+        yield
+        return
+    try:
+        handle = os.open(disk.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise PermanentError(f"{disk.name}: {error.strerror}", hint="name a device that you may write") from error
+        where = ", ".join(_mounts(disk.path)) or "LVM, MD, swap or another holder; `lsblk` shows it"
+        raise PermanentError(f"{disk.name} is in use: {where}", hint=_HINT) from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _mounts(device: Path) -> Iterator[str]:
+    """Where the device or a partition of it is mounted."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        source, folder = line.split()[:2]
+        if source.startswith(str(device)):
+            yield f"{source} is mounted at {folder}"
+
+
+def _watchers(image: tuple[str, str]) -> list[str]:
+    """Clients that have an RBD image open; PermanentError when that cannot be found out."""
+    try:
+        import rados  # noqa: PLC0415  (a system package, needed for RBD alone)
+        import rbd  # noqa: PLC0415  (the same)
+    except ImportError as error:
+        raise PermanentError(f"rbd:{'/'.join(image)}: {error}", hint="apt-get install python3-rbd") from error
+    try:
+        with contextlib.ExitStack() as stack:
+            cluster = stack.enter_context(rados.Rados(conffile=os.environ.get("CEPH_CONF", "")))
+            pool = stack.enter_context(cluster.open_ioctx(image[0]))
+            opened = stack.enter_context(rbd.Image(pool, image[1], read_only=True))
+            own = cluster.get_addrs()
+            found = [one["addr"] for one in opened.watchers_list()]
+            return [f"client {address} has it open" for address in found if address not in own]
+    except (rados.Error, rbd.Error) as error:
+        raise PermanentError(
+            f"rbd:{'/'.join(image)}: {error}", hint="check `rbd info` with the same $CEPH_CONF"
+        ) from error
