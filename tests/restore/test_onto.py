@@ -277,7 +277,7 @@ def test_kill_and_the_same_command_again(world: World, tmp_path: Path, image_for
     rng = random.Random(8)
     point = world.add({"vda": rng.randbytes(6 * MIB)})
     path = image_of(tmp_path, rng.randbytes(6 * MIB), image_format)
-    arguments = [sys.executable, "-c", KILLED, config_of(world), point.id, path, str(writes)]
+    arguments = [sys.executable, "-c", KILLED, str(config_of(world)), point.id, str(path), str(writes)]
     done = subprocess.run(arguments, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == -signal.SIGKILL
     assert [entry.disk for entry in unfinished(world.settings.state)] == [str(path)]
@@ -290,7 +290,7 @@ def test_kill_and_the_same_command_again(world: World, tmp_path: Path, image_for
 
 def wait_until_let_go(path: Path) -> None:
     """Until the killed process's helper has closed the image; qemu-img takes the same locks."""
-    command = ["qemu-img", "info", path]
+    command = ["qemu-img", "info", str(path)]
     wait_for(lambda: not subprocess.run(command, check=False, capture_output=True).returncode, "the image to be closed")
 
 
