@@ -68,6 +68,66 @@ def test_a_commit_that_is_tried_again_makes_one_point(engine: Engine, monkeypatc
     assert len(engine.repository.points_of("vm")) == 1
 
 
+def test_a_commit_finds_its_point_that_could_not_be_taken_back(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    stages.release(engine, handle.run_id)
+    put, delete = LocalTier.put, LocalTier.delete
+
+    def appears_and_fails(tier: LocalTier, key: str, data: bytes) -> None:
+        put(tier, key, data)
+        if key.startswith(POINTS):
+            raise TransientError(f"{key}: its folder could not be made durable")
+
+    def fails(tier: LocalTier, key: str) -> None:
+        if key.startswith(POINTS):
+            raise TransientError(f"{key}: the storage is away")
+        delete(tier, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTier, "put", appears_and_fails)
+        patch.setattr(LocalTier, "delete", fails)
+        with pytest.raises(TransientError, match="made durable"):
+            stages.commit(engine, handle.run_id)
+    (left,) = again(engine).repository.points_of("vm")
+    summary = stages.commit(engine, handle.run_id)
+    assert [point.id for point in again(engine).repository.points_of("vm")] == [summary.id] == [left.id]
+    assert engine.run_directories() == []
+
+
+def test_a_commit_killed_after_its_point_was_written_is_not_done_twice(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    stages.release(engine, handle.run_id)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vmcellar.backup.commit._tidy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stages.commit(engine, handle.run_id)
+    later = again(engine)
+    assert later.run_directory(handle.run_id).path.is_dir()
+    summary = stages.commit(later, handle.run_id)
+    assert [point.id for point in again(engine).repository.points_of("vm")] == [summary.id]
+
+
+def test_a_commit_overwrites_no_other_point_of_its_id(engine: Engine) -> None:
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    stages.release(engine, handle.run_id)
+    directory = engine.run_directory(handle.run_id)
+    saved = {path.name: path.read_bytes() for path in directory.path.iterdir()}
+    first = stages.commit(engine, handle.run_id)
+    directory.create()
+    for name, data in saved.items():
+        (directory.path / name).write_bytes(data.replace(b'"crash"', b'"quiesced"'))
+    with pytest.raises(IntegrityError, match=f"a restore point {first.id} already"):
+        stages.commit(again(engine), handle.run_id)
+    (point,) = again(engine).repository.points_of("vm")
+    assert (point.id, point.consistency) == (first.id, "crash")
+
+
 def test_a_run_whose_job_could_not_be_ended_fails_with_its_own_error(engine: Engine, source: EmptySource) -> None:
     handle = stages.snapshot(engine, REQUEST, CancelToken())
     source.away = True

@@ -82,3 +82,5 @@ def test_ids_sort_by_time() -> None:
     assert points.new_point_id(0).startswith("19700101T000000Z-")
     assert points.is_point_id(points.new_point_id(1e9))
     assert points.new_point_id(1) < points.new_point_id(2)
+    assert points.new_point_id(1, "run") == points.new_point_id(1, "run") != points.new_point_id(1, "another")
+    assert points.is_point_id(points.new_point_id(1, "run"))

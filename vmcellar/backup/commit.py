@@ -120,7 +120,7 @@ def _changes(run: Run, target: str) -> Rows:
 def _point(run: Run, released: ReleaseResult, disks: list[DiskRecord]) -> RestorePoint:
     record, capture = run.record, run.record.capture
     return RestorePoint(
-        id=new_point_id(capture.began),
+        id=new_point_id(capture.began, run.directory.run_id),  # a commit tried again must not make a second point
         vm=capture.vm,
         vm_uuid=capture.vm_uuid,
         time=capture.began,

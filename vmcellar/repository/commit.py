@@ -26,6 +26,7 @@ from vmcellar.repository.layout import ABSENT, CHUNK_MAX, KIND_DATA, KIND_META, 
 from vmcellar.repository.pack_format import Table
 from vmcellar.repository.packs import PackReader, PackRef, PackWriter, verify_pack
 from vmcellar.repository.points import Artifact, RestorePoint
+from vmcellar.tiers.base import ExistsError
 
 if TYPE_CHECKING:
     from vmcellar.repository.leases import HeldLease
@@ -60,7 +61,7 @@ class Commit:
         `packs` are the TOC_ROWs of placed and verified data packs by their ids. Raises what the tier raises,
         IntegrityError when something that the point needs is not there, TransientError when the lease was taken away,
         PermanentError when gc has marked a pack that this run deduplicated against; nothing refers to what was written
-        then.
+        then. A point that an earlier try of the same commit left is found to be equal, and given back.
         """
         self._repository.index.refresh(writing=True)
         guard = Guard(self._repository, self._lease, point)
@@ -75,11 +76,25 @@ class Commit:
         guard.before_point()
         try:
             self._tier.put(layout.point_key(done.id), data)
+        except ExistsError:
+            done = self._written_before(done)
         except VmcellarError:
-            guard.take_back()  # it may have appeared before that failed, and a retry writes another
+            guard.take_back()  # it may have appeared before that failed, and nobody may ever try again
             raise
         guard.after_point()
         return done
+
+    def _written_before(self, point: RestorePoint) -> RestorePoint:
+        """The point of this id that an earlier try of the same commit left; IntegrityError when it is another one."""
+        data = self._tier.get(layout.point_key(point.id))
+        found = points.decode(self._keyring, self._repository.id, point.id, data)
+        if not points.same_backup(found, point):
+            raise IntegrityError(
+                f"{point.vm}: there is a restore point {point.id} already, and it is not this backup's: "
+                "nothing was written over",
+                hint="run the backup again: it gets an id of its own",
+            )
+        return found
 
     def _placed(self, pack_id: bytes, rows: Table) -> PackEntry:
         with PackReader(self._tier, pack_key(KIND_DATA, pack_id), self._keyring) as reader:

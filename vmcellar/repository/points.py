@@ -5,10 +5,12 @@ Sizes are bytes, times are seconds; ids are lower-case hex.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -133,9 +135,19 @@ class RestorePoint:
         return next((artifact for artifact in self.artifacts if artifact.name == name), None)
 
 
-def new_point_id(time: float) -> str:
-    """A fresh id for a point at this instant; ids sort by time."""
-    return f"{datetime.fromtimestamp(time, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+def new_point_id(time: float, run_id: str = "") -> str:
+    """An id for a point at this instant; ids sort by time. The same for the same run, else a fresh one."""
+    digits = hashlib.sha256(run_id.encode()).hexdigest()[:8] if run_id else secrets.token_hex(4)
+    return f"{datetime.fromtimestamp(time, UTC):%Y%m%dT%H%M%SZ}-{digits}"
+
+
+def same_backup(one: RestorePoint, other: RestorePoint) -> bool:
+    """Whether two points say the same of a VM at an instant, however their commits went."""
+    return _without_commit(one) == _without_commit(other)
+
+
+def _without_commit(point: RestorePoint) -> RestorePoint:
+    return replace(point, metadata_packs=(), seconds={}, tool="")
 
 
 @cache
