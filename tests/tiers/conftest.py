@@ -11,7 +11,9 @@ from uuid import uuid4
 
 import pytest
 
+from lab import glacier as lab_glacier
 from lab.ceph import ACCESS, SECRET, Cluster
+from lab.glacier import Glacier
 from lab.require import requires
 from vmcellar.config.tiers import TierSettings
 from vmcellar.tiers.base import Tier
@@ -48,6 +50,36 @@ def s3_settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> TierSettin
     bucket = settings.storage.removeprefix("s3://").partition("/")[0]
     make_client(settings, "test").create_bucket(Bucket=bucket)
     return settings
+
+
+@pytest.fixture(scope="session")
+def glacier_server() -> Iterator[Glacier]:
+    """One stand-in for Glacier for all tests of a session."""
+    requires("glacier")
+    made = Glacier.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def glacier_settings(glacier_server: Glacier, monkeypatch: pytest.MonkeyPatch) -> TierSettings:
+    """A bucket of its own there, packs in GLACIER at Amazon's prices."""
+    monkeypatch.setenv("LAB_GLACIER_ACCESS", lab_glacier.ACCESS)
+    monkeypatch.setenv("LAB_GLACIER_SECRET", lab_glacier.SECRET)
+    bucket = new_name()
+    glacier_server.make_bucket(bucket)
+    return TierSettings.model_validate(
+        {
+            "storage": f"s3://{bucket}/vm-backups",
+            "endpoint": glacier_server.endpoint,
+            "access_key": {"environment": "LAB_GLACIER_ACCESS"},
+            "secret_key": {"environment": "LAB_GLACIER_SECRET"},
+            "storage_class": "GLACIER",
+            "prices": "GLACIER",
+        }
+    )
 
 
 @pytest.fixture

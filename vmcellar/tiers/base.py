@@ -6,11 +6,13 @@ Keys are names made of one to four parts of letters, digits, `.`, `_` and `-`, j
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
+from vmcellar.config.prices import Speed
 from vmcellar.errors import IntegrityError, PermanentError
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,3}")
@@ -139,6 +141,47 @@ class Tier(Protocol):
         """Remove what writers that died left half-written, and name each.
 
         What changed within `older_than` seconds stays, by the clock of the place: a writer may be at work on it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveState:
+    """Whether an object of `size` bytes on `tier` can be read.
+
+    `readable`: at once and for good; `archived`: after a thaw; `thawing`: one is under way; `thawed`: until `until`,
+    seconds since 1970.
+    """
+
+    key: str
+    size: int
+    tier: str
+    state: Literal["readable", "archived", "thawing", "thawed"]
+    until: float | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether a read would succeed now."""
+        return self.state in ("readable", "thawed")
+
+
+@runtime_checkable
+class Archive(Protocol):
+    """What a tier offers besides `Tier` when its objects may lie where they must be thawed before they are read.
+
+    Any thread. Errors as those of `Tier`.
+    """
+
+    def thaw_state(self, keys: Iterable[str]) -> Mapping[str, ArchiveState]:
+        """The state of each object, as the place tells it now; NotFoundError for one that is not there."""
+        ...
+
+    def thaw(self, keys: Iterable[str], days: int, speed: Speed) -> None:
+        """Ask for a thaw of all of them, to be readable for `days` days from when it is done. Costs money.
+
+        Returns when all are asked for, not when they can be read. Repeating it is harmless: what is being thawed goes
+        on, or faster if `speed` is; what is thawed stays so for `days` from now; what is readable is left alone. After
+        an error some may have been asked for: repeat it.
         """
         ...
 

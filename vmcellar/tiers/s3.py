@@ -7,7 +7,7 @@ object that is there after a lost answer is our own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -21,10 +21,11 @@ from blake3 import blake3
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
+from vmcellar.config.prices import Speed
 from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import IntegrityError, PermanentError, TransientError
-from vmcellar.tiers import local
-from vmcellar.tiers.base import ArchivedError, ExistsError, NotFoundError, check_key, exists_error, too_short
+from vmcellar.tiers import local, s3_archive
+from vmcellar.tiers.base import ArchiveState, ExistsError, NotFoundError, check_key, exists_error, too_short
 from vmcellar.tiers.retry import Patience
 from vmcellar.tiers.s3_client import make_client
 from vmcellar.tiers.s3_errors import UnsupportedError, translate
@@ -91,15 +92,6 @@ class S3Tier:
         except NotFoundError:
             self._still_there()
             raise
-        except ArchivedError as error:
-            raise ArchivedError(error.message, hint=self._thaw_hint(key)) from error
-
-    def _thaw_hint(self, key: str) -> str:
-        server = f" --endpoint-url {self.settings.endpoint}" if self.settings.endpoint else ""
-        return (
-            f"request it: aws{server} s3api restore-object --bucket {self.bucket} --key {self._prefix}{key} "
-            "--restore-request Days=7; then wait some hours and repeat the command"
-        )
 
     def _still_there(self) -> None:
         """HEAD of an object answers the same 404 whether the object or the whole bucket is gone (pitfall 20)."""
@@ -183,14 +175,15 @@ class S3Tier:
     def _is_ours(self, key: str, marks: dict[str, str]) -> bool:
         """Whether the object is there and our own; ExistsError when it is another's."""
         try:
-            found = self._head(key)
+            found = self.head(key)
         except NotFoundError:
             return False
         if found["Metadata"].get(_WRITER) != marks[_WRITER]:
             raise exists_error(self, key)
         return True
 
-    def _head(self, key: str) -> dict[str, Any]:
+    def head(self, key: str) -> dict[str, Any]:
+        """What S3 says of an object."""
         found: dict[str, Any] = self.ask(key, lambda: self.client.head_object(**self.place(key)))
         return found
 
@@ -223,12 +216,12 @@ class S3Tier:
 
     def size(self, key: str) -> int:
         """See Tier.size."""
-        return int(self._head(key)["ContentLength"])
+        return int(self.head(key)["ContentLength"])
 
     def exists(self, key: str) -> bool:
         """See Tier.exists."""
         try:
-            self._head(key)
+            self.head(key)
         except NotFoundError:
             return False
         return True
@@ -265,8 +258,16 @@ class S3Tier:
 
     def delete(self, key: str) -> None:
         """See Tier.delete. S3 itself says nothing of an object that was not there."""
-        self._head(key)
+        self.head(key)
         self.ask(key, lambda: self.client.delete_object(**self.place(key)))
+
+    def thaw_state(self, keys: Iterable[str]) -> Mapping[str, ArchiveState]:
+        """See Archive.thaw_state. One request per object, many at once."""
+        return s3_archive.states(self, keys)
+
+    def thaw(self, keys: Iterable[str], days: int, speed: Speed) -> None:
+        """See Archive.thaw. One request per object, many at once."""
+        s3_archive.thaw(self, keys, days, speed)
 
     def free_bytes(self) -> int | None:
         """S3 does not tell."""

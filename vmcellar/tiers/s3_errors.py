@@ -17,6 +17,7 @@ from vmcellar.tiers.base import ArchivedError, ExistsError, NotFoundError
 _CLOCK = "this host's clock and the server's differ by more than 15 minutes: `timedatectl`, or apt install chrony"
 _KEYS = "check access_key, secret_key or profile of the tier, then type `vmcellar doctor`"
 _RENEW = "the credentials' time is over: renew them (aws sso login, or a new key), then repeat the command"
+_THAW = "`vmcellar thaw POINT` asks for it; `vmcellar restore POINT --plan` says first what that costs and takes"
 _ROOM = "raise the quota or prune old points (`vmcellar prune`), then run the backup again"
 _PERMANENT = {
     "AccessDenied": "let this key list, get, put and delete in the bucket (its policy), then type `vmcellar doctor`",
@@ -35,6 +36,7 @@ _PERMANENT = {
     "NoSuchBucket": "make the bucket, or name the right one under tiers: in vmcellar.yaml",
     "QuotaExceeded": _ROOM,
     "XMinioStorageFull": _ROOM,
+    "GlacierExpeditedRetrievalNotAvailable": "there is no room for expedited thaws now: take `--speed standard`",
     "InvalidStorageClass": "name a storage_class that the server has",
     "EntityTooLarge": "the server takes no object of this size",
     "MethodNotAllowed": "the object is locked or the server lacks this function of S3",
@@ -69,6 +71,10 @@ class UnsupportedError(PermanentError):
     """The server lacks what was asked for."""
 
 
+class ThawingError(PermanentError):
+    """The object is being thawed already, at this speed or a faster one."""
+
+
 def translate(error: Exception, what: str) -> VmcellarError:
     """The error of our tree for one of boto3's; `what` names tier and object."""
     if isinstance(error, boto.ClientError):
@@ -97,7 +103,9 @@ def _about_the_object(code: str, what: str) -> VmcellarError | None:
     if code in ("PreconditionFailed", "412"):
         return ExistsError(f"{what} exists already", hint="objects are never overwritten; choose a new name")
     if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
-        return ArchivedError(f"{what} lies in an archive class and is not thawed")
+        return ArchivedError(f"{what} lies in an archive class and is not thawed", hint=_THAW)
+    if code == "RestoreAlreadyInProgress":
+        return ThawingError(f"{what} is being thawed already", hint="`vmcellar thaw --status` says when it is done")
     return None
 
 
