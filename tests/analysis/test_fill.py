@@ -1,0 +1,92 @@
+"""When a tier is full, and what the next run of a VM will be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.analysis_more import score_fill, score_next_runs
+from vmcellar.analysis.fill import fill_of
+from vmcellar.analysis.forecast import forecast_change
+from vmcellar.analysis.history import HISTORY, conform, empty_history
+from vmcellar.analysis.next_run import next_runs
+from vmcellar.analysis.sample import TUNING, generate
+
+GB = 10**9
+
+
+def daily(stored: np.ndarray, tier: str = "hot", kind: str = "incremental") -> pd.DataFrame:
+    """A history of a disk that stores so many bytes each day."""
+    frame = pd.DataFrame({name: np.zeros(len(stored)) for name in HISTORY})
+    frame["vm"], frame["disk"], frame["kind"], frame["tier"], frame["ok"] = "web", "vda", kind, tier, True
+    frame["run_id"] = [str(number) for number in range(len(stored))]
+    frame["started"] = pd.Timestamp("2026-01-05 02:00", tz="UTC") + pd.to_timedelta(np.arange(len(stored)), unit="D")
+    frame["bytes_stored"] = stored
+    frame["seconds"] = 10.0
+    return conform(frame)
+
+
+def test_what_is_added_evenly_fills_a_tier_on_the_day_that_division_gives() -> None:
+    fill = fill_of(daily(np.full(100, 5 * GB)), "hot", used=500 * GB)
+    assert fill.per_day == pytest.approx(5 * GB)
+    assert fill.days_to(600 * GB) == pytest.approx(20)
+    assert fill.days_to(400 * GB) == 0
+    assert fill.days_to(10**15) is None
+
+
+def test_growth_goes_on() -> None:
+    weeks = np.repeat(np.arange(20.0), 7)
+    fill = fill_of(daily((10 + weeks) * GB), "hot", used=0)
+    assert fill.used[28] == pytest.approx(7 * GB * (30 + 31 + 32 + 33), rel=0.03)
+
+
+def test_what_retention_drops_is_taken_off() -> None:
+    fill = fill_of(daily(np.full(100, 5 * GB)), "hot", used=150 * GB, kept_days=30)
+    assert np.allclose(fill.used, 150 * GB)
+    assert fill.days_to(160 * GB) is None
+
+
+def test_only_the_tiers_own_runs_count() -> None:
+    both = pd.concat([daily(np.full(100, 5 * GB)), daily(np.full(100, 7 * GB), tier="cold")])
+    assert fill_of(conform(both), "cold", used=0).per_day == pytest.approx(7 * GB)
+
+
+def test_a_short_history_is_refused_with_a_reason() -> None:
+    fill = fill_of(daily(np.full(20, 5 * GB)), "hot", used=0)
+    assert fill.refusal == "19 days of history on hot; 28 are needed"
+    assert fill.days_to(10) is None
+    assert "0 days of history" in fill_of(empty_history(), "hot", used=0, now=0.0).refusal
+
+
+def test_the_day_is_within_a_tenth_at_thirty_days() -> None:
+    scores = score_fill(replace(TUNING, vms=40, days=160, newcomers=0.0), seeds=6)
+    assert (scores["said"] - 30).abs().median() <= 3
+    assert scores["within10"].sum() >= 4
+
+
+def test_size_and_duration_of_the_next_run_are_inside_their_intervals_as_often_as_they_say() -> None:
+    scores = score_next_runs(generate(replace(TUNING, seed=5, vms=80, days=130)), cuts=(90, 103, 115, 127))
+    assert scores["runs"].min() > 250
+    for what in ("changed", "stored", "seconds"):
+        assert scores.loc[what, "in80"] == pytest.approx(0.80, abs=0.06)
+        assert scores.loc[what, "in95"] == pytest.approx(0.95, abs=0.03)
+    assert scores["miss"].to_dict()["seconds"] < 0.2
+
+
+def test_a_vm_whose_disk_has_no_forecast_gets_no_next_run() -> None:
+    sample = generate(replace(TUNING, seed=5, vms=5, days=60, newcomers=0.0, leavers=0.0))
+    vm = sample.truth["vm"].iloc[-1]
+    assert list(sample.truth["disk"][sample.truth["vm"] == vm]) == ["vda", "vdb"]
+    frame = sample.frame[~((sample.frame["vm"] == vm) & (sample.frame["disk"] == "vdb"))]
+    whole, part = (forecast_change(one) for one in (sample.frame, frame))
+    assert vm in {one.vm for one in next_runs(sample.frame, whole)}
+    late = sample.frame[
+        (sample.frame["disk"] == "vda") | (sample.frame["started"] > sample.start + pd.Timedelta("50D"))
+    ]
+    refused = forecast_change(late)
+    assert {(one.vm, one.disk) for one in refused.refusals} == {(vm, "vdb")}
+    assert vm not in {one.vm for one in next_runs(late, refused)}
+    assert len(part.forecasts) == len(whole.forecasts) - 1

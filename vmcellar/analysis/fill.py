@@ -1,0 +1,187 @@
+"""How full a tier will be: what is added by day, the trend of that, and the date at which a capacity is reached.
+
+What incremental runs add follows a trend (Theil and Sen's, of weekly sums: a burst does not turn it) that is damped as
+much as served best in a rolling backtest on the same tier; what full runs add comes in lumps, so its mean over the last
+13 weeks is carried on. Intervals come from the same backtest: the ratio of what came to what was said over the same
+number of days.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmcellar.analysis.grid import seconds_of
+from vmcellar.analysis.intervals import LEVELS, bounds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+DAY = 86400.0
+WEEKS = 13
+LEAST_DAYS = 28
+HORIZON = 366
+TESTED = (7, 14, 30, 60)
+TESTED_FOR = 30
+DAMPINGS = (0.0, 0.8, 0.95)
+RECENT = 5
+OVERLAP = 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A tier's use from `now` on: `used[d]` bytes after d days, `low` and `high` by level (80, 95); `per_day` is what
+    is added on the mean day of the next 30. `refusal` says why there is no forecast; arrays are empty then.
+    """
+
+    tier: str
+    now: float
+    used: Floats
+    low: dict[int, Floats]
+    high: dict[int, Floats]
+    per_day: float
+    refusal: str = ""
+
+    def days_to(self, capacity: float) -> float | None:
+        """Days until `capacity` bytes are used; None when that is over a year away, or there is no forecast."""
+        return _crossing(self.used, capacity)
+
+    def days_between(self, capacity: float, level: int) -> tuple[float | None, float | None]:
+        """The earliest and the latest day, at a level of 80 or 95 %."""
+        return _crossing(self.high[level], capacity), _crossing(self.low[level], capacity)
+
+
+def _crossing(used: Floats, capacity: float) -> float | None:
+    over = np.flatnonzero(used >= capacity)
+    if not len(over):
+        return None
+    day = int(over[0])
+    if day == 0:
+        return 0.0
+    return float(day - 1 + (capacity - used[day - 1]) / (used[day] - used[day - 1]))
+
+
+def added_by_day(frame: pd.DataFrame, tier: str, now: float) -> tuple[Floats, Floats]:
+    """Bytes that incremental and full runs stored in each day up to `now`, oldest first; a day ends at `now`'s time."""
+    started = seconds_of(frame["started"])
+    rows = frame["ok"].to_numpy() & (frame["tier"].to_numpy() == tier) & (started <= now)
+    if not rows.any():
+        return np.zeros(0), np.zeros(0)
+    back = np.floor((now - started[rows]) / DAY).astype(np.int64)
+    length = int(back.max())
+    stored = frame["bytes_stored"].to_numpy()[rows].astype(np.float64)
+    full = (frame["kind"].to_numpy() == "full")[rows]
+    inside = back < length
+    incremental, whole = (
+        np.asarray(np.bincount(back[inside & pick], stored[inside & pick], length)[::-1], dtype=np.float64)
+        for pick in (~full, full)
+    )
+    return incremental, whole
+
+
+def fill_of(
+    frame: pd.DataFrame, tier: str, used: float, now: float | None = None, kept_days: int | None = None
+) -> Fill:
+    """The coming year of a tier of which `used` bytes are used at `now` (seconds since the epoch; else the last start).
+
+    `kept_days`: what was stored is taken to go again after so many days (retention by time); None: nothing goes.
+    """
+    moment = float(seconds_of(frame["started"]).max()) if now is None else now
+    incremental, whole = added_by_day(frame, tier, moment)
+    if len(incremental) < LEAST_DAYS:
+        reason = f"{len(incremental)} days of history on {tier}; {LEAST_DAYS} are needed"
+        return Fill(
+            tier, moment, np.zeros(0), {x: np.zeros(0) for x in LEVELS}, {x: np.zeros(0) for x in LEVELS}, 0.0, reason
+        )
+    damping = _best_damping(incremental, whole)
+    added = np.cumsum(_ahead(incremental, whole, HORIZON, damping))
+    gone = np.zeros(HORIZON) if kept_days is None else _gone(incremental + whole, added, kept_days)
+    ratios = _ratios(incremental, whole, damping)
+    low, high = {}, {}
+    for level in LEVELS:
+        below, above = _bounds(ratios, level)
+        low[level] = _from(used, added * below - gone)
+        high[level] = _from(used, added * above - gone)
+    return Fill(tier, moment, _from(used, added - gone), low, high, float(added[29] / 30))
+
+
+def _from(used: float, change: Floats) -> Floats:
+    return np.maximum(np.concatenate(([used], used + change)), 0.0)
+
+
+def _gone(past: Floats, added: Floats, kept_days: int) -> Floats:
+    """What has gone by the end of each day: that of `kept_days` before, in the past or, later, of what is added."""
+    daily = np.concatenate((past, np.diff(added, prepend=0.0)))
+    first = len(past) - kept_days
+    days = np.arange(first, first + HORIZON)
+    return np.asarray(np.cumsum(np.where(days >= 0, daily[np.maximum(days, 0)], 0.0)), dtype=np.float64)
+
+
+def _ahead(incremental: Floats, whole: Floats, days: int, damping: float) -> Floats:
+    """Bytes added on each of the next days: weekly sums on a trend, the week's own shape, full runs as their mean."""
+    weeks = min(len(incremental) // 7, WEEKS)
+    table = incremental[-weeks * 7 :].reshape(weeks, 7)
+    sums = table.sum(axis=1)
+    shape = np.median(table / np.maximum(sums, 1.0)[:, None], axis=0)
+    shape = shape / max(float(shape.sum()), 1e-12)
+    levels = _levels(sums, days // 7 + 1, damping)
+    coming = (levels[:, None] * shape[None, :]).reshape(-1)[:days]
+    return np.asarray(coming + whole[-7 * WEEKS :].mean(), dtype=np.float64)
+
+
+def _levels(sums: Floats, weeks: int, damping: float) -> Floats:
+    """Sums of the next weeks: the last five weeks brought along the slope; it keeps `damping` of itself."""
+    count = len(sums)
+    first, second = np.triu_indices(count, 1)
+    slope = float(np.median((sums[second] - sums[first]) / (second - first)))
+    recent = sums[-RECENT:] + (slope * np.arange(min(RECENT, count))[::-1] if damping else 0.0)
+    steps = damping ** np.arange(1, weeks + 1) if damping else np.zeros(weeks)
+    return np.asarray(np.maximum(recent.mean() + slope * np.cumsum(steps), 0.0), dtype=np.float64)
+
+
+def _best_damping(incremental: Floats, whole: Floats) -> float:
+    """The damping with the least error over 30 days; the strongest where that cannot be tested."""
+    tested = {damping: _ratios(incremental, whole, damping).get(TESTED_FOR) for damping in DAMPINGS}
+    errors = {damping: float(np.abs(np.log(ratios)).mean()) for damping, ratios in tested.items() if ratios is not None}
+    return min(errors, key=errors.__getitem__) if errors else DAMPINGS[0]
+
+
+def _ratios(incremental: Floats, whole: Floats, damping: float) -> dict[int, Floats]:
+    """By tested number of days: what came over what was said, at weekly origins of the past."""
+    found: dict[int, Floats] = {}
+    total = incremental + whole
+    for days in TESTED:
+        ratios = [
+            total[origin : origin + days].sum()
+            / max(float(_ahead(incremental[:origin], whole[:origin], days, damping).sum()), 1.0)
+            for origin in range(len(total) - days, LEAST_DAYS - 1, -7)
+        ]
+        if len(ratios) >= 3:
+            found[days] = np.maximum(np.array(ratios), 1e-3)
+    return found
+
+
+def _bounds(ratios: dict[int, Floats], level: int) -> tuple[Floats, Floats]:
+    """Factors for each of the coming days; straight between the tested ones, on as the root of time after the last."""
+    if not ratios:
+        return np.zeros(HORIZON), np.full(HORIZON, 2.0)
+    days = np.array(sorted(ratios), dtype=np.float64)
+    ends = [_widened(np.log(ratios[int(day)]), int(day), level) for day in days]
+    ahead = np.arange(1, HORIZON + 1)
+    further = np.sqrt(np.maximum(ahead / days[-1], 1.0))
+    low = np.interp(ahead, days, [low for low, _ in ends]) * further
+    high = np.interp(ahead, days, [high for _, high in ends]) * further
+    return np.asarray(np.exp(low), dtype=np.float64), np.asarray(np.exp(high), dtype=np.float64)
+
+
+def _widened(logs: Floats, days: int, level: int) -> tuple[float, float]:
+    """Ends of an interval of one number of days, wider by what `days` long spans that overlap do not tell."""
+    apart = max(len(logs) * 7 / days, 1.0)
+    low, high = bounds(logs[None, :], np.array([apart]), level)
+    wider = 1 + OVERLAP / apart
+    return min(float(low[0]) * wider, 0.0), max(float(high[0]) * wider, 0.0)

@@ -1,0 +1,153 @@
+"""The next run of every VM: when it is due, how much it will find changed and store, and how long it will take.
+
+Size comes from the forecast of change; what is stored of it and how long it takes come from the last good runs of the
+same VM. The two errors are independent, so the logarithms of their interval widths add as squares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from vmcellar.analysis.grid import HOUR, seconds_of
+from vmcellar.analysis.intervals import LEVELS, bounds
+from vmcellar.analysis.models import FLOOR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from vmcellar.analysis.forecast import Forecast, Outlook
+
+    Floats = NDArray[np.float64]
+
+RUNS = 60
+LEAST_RUNS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A median with its intervals: `low` and `high` by level (80, 95)."""
+
+    middle: float
+    low: dict[int, float]
+    high: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class NextRun:
+    """What the next incremental run of a VM is expected to be; bytes over all of its disks, seconds of the whole run.
+
+    `due` is in seconds since the epoch: one usual interval after the last good run, or the moment of the forecast when
+    that is past.
+    """
+
+    vm: str
+    due: float
+    changed: Range
+    stored: Range
+    seconds: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The last good incremental runs of a VM, oldest first; bytes over all disks."""
+
+    vm: str
+    last: float
+    changed: Floats
+    stored: Floats
+    seconds: Floats
+
+    def throughput(self) -> tuple[float, float]:
+        """Seconds of a run without change, and seconds per byte; from runs weighted so that ratios count."""
+        weights = 1 / np.maximum(self.seconds, 1e-3)
+        rows = np.stack([np.ones_like(self.changed), self.changed], axis=1) * weights[:, None]
+        (rest, per_byte), *_ = np.linalg.lstsq(rows, np.ones_like(self.changed), rcond=None)
+        if rest <= 0 or per_byte < 0:
+            return float(np.median(self.seconds)), 0.0
+        return float(rest), float(per_byte)
+
+
+def runs_of(frame: pd.DataFrame, now: float, most: int = RUNS) -> Iterator[Runs]:
+    """The last `most` good incremental runs of every VM that has any, at `now` (seconds since the epoch)."""
+    started = seconds_of(frame["started"])
+    usable = frame["ok"].to_numpy() & (frame["kind"].to_numpy() == "incremental") & (started <= now)
+    vm_codes, vms = pd.factorize(frame["vm"], sort=True)
+    rows = np.flatnonzero(usable)
+    rows = rows[np.lexsort((started[rows], vm_codes[rows]))]
+    sizes = {name: frame[name].to_numpy()[rows].astype(np.float64) for name in ("bytes_changed", "bytes_stored")}
+    times, seconds = started[rows], frame["seconds"].to_numpy()[rows]
+    for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(vm_codes[rows])) + 1):
+        if len(part):
+            begins = np.flatnonzero(np.diff(times[part], prepend=-np.inf) > 0)
+            changed, stored = (np.add.reduceat(sizes[name][part], begins)[-most:] for name in sizes)
+            vm = str(vms[vm_codes[rows[part[0]]]])
+            yield Runs(vm, float(times[part[-1]]), changed, stored, seconds[part][begins][-most:])
+
+
+def next_runs(frame: pd.DataFrame, outlook: Outlook) -> list[NextRun]:
+    """The next run of every VM of which all disks have a forecast and which has `LEAST_RUNS` good incremental runs."""
+    refused = {refusal.vm for refusal in outlook.refusals}
+    disks: dict[str, list[Forecast]] = {}
+    for forecast in outlook.forecasts:
+        disks.setdefault(forecast.vm, []).append(forecast)
+    return [
+        _next_run(runs, disks[runs.vm], outlook.now)
+        for runs in runs_of(frame, outlook.now)
+        if runs.vm in disks and runs.vm not in refused and len(runs.changed) >= LEAST_RUNS
+    ]
+
+
+def _next_run(runs: Runs, disks: list[Forecast], now: float) -> NextRun:
+    due = max(runs.last + disks[0].cadence, now)
+    changed = _change(disks, due - runs.last)
+    share = _spread_of(np.log((runs.stored + FLOOR) / (runs.changed + FLOOR)))
+    stored = _times(changed, share, 1.0)
+    rest, per_byte = runs.throughput()
+    took = _spread_of(np.log(np.maximum(runs.seconds, 1e-3) / (rest + per_byte * runs.changed)))
+    expected = rest + per_byte * changed.middle
+    elastic = per_byte * changed.middle / expected
+    seconds = _times(Range(expected, *_scaled(changed, expected / max(changed.middle, 1.0))), took, elastic)
+    return NextRun(runs.vm, due, changed, stored, seconds)
+
+
+def _change(disks: list[Forecast], span: float) -> Range:
+    """Change of all disks over `span` seconds from their first step; one scale for the interval as for a step."""
+    steps = max(1, min(round(span / (disks[0].step * HOUR)), len(disks[0].middle)))
+    share = span / (steps * disks[0].step * HOUR)
+    middle = sum(float(one.middle[:steps].sum()) for one in disks) * share
+    low = {level: sum(float(one.low[level][:steps].sum()) for one in disks) * share for level in LEVELS}
+    high = {level: sum(float(one.high[level][:steps].sum()) for one in disks) * share for level in LEVELS}
+    return Range(middle, low, high)
+
+
+def _spread_of(logs: Floats) -> Range:
+    """Median and interval of ratios, as logarithms."""
+    ends = {level: bounds(logs[None, :], np.array([float(len(logs))]), level) for level in LEVELS}
+    low = {level: float(below[0]) for level, (below, _) in ends.items()}
+    high = {level: float(above[0]) for level, (_, above) in ends.items()}
+    return Range(float(np.median(logs)), low, high)
+
+
+def _scaled(one: Range, by: float) -> tuple[dict[int, float], dict[int, float]]:
+    return ({level: one.low[level] * by for level in LEVELS}, {level: one.high[level] * by for level in LEVELS})
+
+
+def _times(base: Range, ratio: Range, elastic: float) -> Range:
+    """A range times an independent ratio (logarithms); `elastic` is how much of the base's spread comes through."""
+    middle = base.middle * float(np.exp(ratio.middle))
+
+    def end(own: float, other: float, sign: int) -> float:
+        from_base = elastic * np.log((own + FLOOR * 1e-6) / (base.middle + FLOOR * 1e-6)) if base.middle > 0 else 0.0
+        return float(middle * np.exp(sign * np.hypot(from_base, other - ratio.middle)))
+
+    return Range(
+        middle,
+        {level: end(base.low[level], ratio.low[level], -1) for level in LEVELS},
+        {level: end(base.high[level], ratio.high[level], 1) for level in LEVELS},
+    )
