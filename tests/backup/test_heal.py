@@ -10,6 +10,7 @@ import pytest
 from tests.faults.cellar import Cellar, stand_ins
 from tests.restore.test_restore import cut, damage, flip_one
 from vmcellar.backup.heal import beside
+from vmcellar.repository import evidence
 from vmcellar.repository.repository import Repository
 from vmcellar.repository.scrub import ScrubReport, verify_all
 from vmcellar.sources.base import Extent
@@ -63,6 +64,22 @@ def test_without_damage_only_changes_are_read(cellar: Cellar) -> None:
     cellar.back_up_and_note("db", 1)
     assert scrubbed(cellar).ok
     assert cellar.back_up("db", "incremental").bytes_read == 0
+
+
+@pytest.mark.parametrize("verdict", ["passed", "failed"])
+def test_evidence_against_a_point_makes_the_next_backup_read_everything(
+    cellar: Cellar, verdict: evidence.Verdict
+) -> None:
+    cellar.back_up_and_note("db", 1)
+    first = cellar.back_up("db", "incremental")
+    repository = Repository.open(cellar.config)
+    checks = (evidence.Check("boot", "alive", "nothing", ok=verdict == "passed"),)
+    evidence.write(repository, evidence.Evidence(first.id, "db", "drill", verdict, 1.8e9, "host", checks))
+    repository.close()
+    second = cellar.back_up("db", "auto")
+    assert second.kind == ("full" if verdict == "failed" else "incremental")
+    assert ("evidence speaks against" in second.reason) == (verdict == "failed")
+    assert cellar.back_up("db", "auto").kind == "incremental", "a full read ends the doubt"
 
 
 def extents(*pairs: tuple[int, int]) -> list[Extent]:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
+from vmcellar.config import load_config
+from vmcellar.repository import evidence
+from vmcellar.repository.repository import Repository
 
 LIST_FIELDS = {
     "id", "vm", "time", "kind", "parent", "consistency", "verified",
@@ -167,3 +170,22 @@ def test_a_missing_passphrase_file_or_repository(cli: Cli, cellar: Cellar, gone:
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("error: ")
     assert str(cellar.folder / gone) in result.err
+
+
+def test_list_and_show_tell_what_evidence_says(cli: Cli, cellar: Cellar) -> None:
+    assert "never proven" in cli("show", cellar.first.id).out
+    repository = Repository.open(load_config(Path("vmcellar.yaml")))
+    check = evidence.Check("file /etc/hostname", "sha256 00aa", "sha256 11bb", ok=False)
+    record = evidence.Evidence(cellar.first.id, "web1", "drill", "failed", 1.8e9, "host7", (check,), rto=75)
+    evidence.write(repository, record)
+    repository.close()
+    shown = cli("show", cellar.first.id).out
+    assert "last drill: failed" in shown
+    assert "host7, restored and running in 1 min 15 s" in shown
+    assert "file /etc/hostname: expected sha256 00aa, found sha256 11bb" in shown
+    assert json.loads(cli("show", cellar.first.id, "--json").out)["verified"] is False
+    listed = {entry["id"]: entry for entry in json.loads(cli("list", "web1", "--json").out)}
+    assert listed[cellar.first.id]["verified"] is False
+    assert listed[cellar.first.id]["evidence"][0]["verdict"] == "failed"
+    assert listed[cellar.second.id]["verified"] is True
+    assert listed[cellar.second.id]["evidence"] == []

@@ -131,7 +131,7 @@ class ImageSource:
             path = self.folder / f"{request.vm}.{target}"
             shutil.copyfile(path, self.folder / f"{request.vm}@{checkpoint}.{target}")
             shutil.copyfile(path, self.folder / f"held-{request.run_id}.{target}")
-            reason = "" if parent else "first backup"
+            reason = "" if parent else request.force_full or "first backup"
             disks.append(SourceDisk(target, len(data), f"id-{target}", "raw", tracked=True, full_reason=reason))
         result = CaptureResult(
             vm=request.vm,

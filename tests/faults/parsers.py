@@ -23,7 +23,18 @@ from tests.faults.runparsers import run_parsers
 from vmcellar.crypto import slots
 from vmcellar.crypto.epochs import by_epoch
 from vmcellar.errors import IntegrityError
-from vmcellar.repository import codec, config_object, envelope, index_parts, layout, leases, marks, nodes, points
+from vmcellar.repository import (
+    codec,
+    config_object,
+    envelope,
+    evidence,
+    index_parts,
+    layout,
+    leases,
+    marks,
+    nodes,
+    points,
+)
 from vmcellar.repository.codec import Compression
 from vmcellar.repository.index import Index
 from vmcellar.repository.index_parts import IndexPart, PackEntry
@@ -206,6 +217,19 @@ def parse_pin(data: bytes) -> None:
     pins._KIND.read(MemoryTier({"pins/p": data}), KEYS, "pins/p")
 
 
+EVIDENCE = "20270115T080000Z-f81c294b-20270116T031500Z-drill-passed-0011aabb"
+
+
+def some_evidence() -> bytes:
+    checks = (evidence.Check("boot", "yes", "yes", ok=True),)
+    record = evidence.Evidence("20270115T080000Z-f81c294b", "web", "drill", "passed", 1.8e9, "h", checks)
+    return evidence.encode(KEYS, REPOSITORY, EVIDENCE, replace(record, repository=REPOSITORY.hex(), screenshot=b"PNG"))
+
+
+def parse_evidence(data: bytes) -> None:
+    evidence.decode(KEYS, REPOSITORY, EVIDENCE, data)
+
+
 # names
 
 
@@ -266,6 +290,7 @@ def every_parser(folder: Path) -> list[Parser]:
         Parser("lease", (records["leases"],), parse_lease, mutate_text),
         Parser("gc mark", (records["gc"],), parse_mark, mutate_text),
         Parser("pin", (records["pins"],), parse_pin, mutate_text),
+        Parser("evidence", (some_evidence(),), parse_evidence, mutate_text),
         Parser(
             "envelope", (records["pins"],),
             lambda data: envelope.unwrap(KEYS, layout.PIN_MAGIC, layout.PIN_SEAL, b"n", data),

@@ -11,7 +11,7 @@ from tests.tiers.faulty import DiedError
 from tests.upkeep.world import DAY, HOUR, World
 from vmcellar.errors import CancelledError, IntegrityError, PermanentError, TransientError
 from vmcellar.progress import CancelToken
-from vmcellar.repository import leases
+from vmcellar.repository import evidence, leases
 from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import gc
 
@@ -260,3 +260,18 @@ def test_a_clock_that_ran_ahead_when_it_marked_only_delays(world: World) -> None
     report = gc.collect(host)
     assert report.deleted == ()
     assert "clock" in report.waiting[0]
+
+
+def test_evidence_goes_with_its_point(world: World) -> None:
+    host = world.host()
+    kept = world.back_up(host, {0: 1})
+    gone = world.back_up(host, {0: 2}, vm="other")
+    for point in (kept, gone):
+        checks = (evidence.Check("boot", "yes", "yes", ok=True),)
+        evidence.write(host, evidence.Evidence(point.id, point.vm, "drill", "passed", world.now, "h", checks))
+    drop(world, gone.id)
+    before = world.keys("evidence/")
+    assert "evidence about points that are gone: 1 records" in gc.collect(host, dry_run=True).notes
+    assert world.keys("evidence/") == before
+    gc.collect(host)
+    assert {each.point for each in evidence.names(host.tier)} == {kept.id}

@@ -20,6 +20,7 @@ from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken
+from vmcellar.repository import evidence
 from vmcellar.repository.points import RestorePoint
 from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord, Extent, PreviousDisk, SourceDisk
 
@@ -39,13 +40,13 @@ def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> Run
     resumable = recover.settle(engine, request.vm, request)
     if resumable is not None:
         return resumable.handle(resumed=True)
-    parent = _parent(engine, request)
+    parent, doubt = _parent(engine, request)
     run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
     directory = engine.run_directory(run_id)
     directory.create()
     directory.save(REQUEST_FILE, request)
     try:
-        run = _begin(engine, request, directory, parent, cancel)
+        run = _begin(engine, request, directory, parent, doubt, cancel)
     except BaseException:
         directory.remove()
         raise
@@ -54,9 +55,14 @@ def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> Run
 
 
 def _begin(
-    engine: Engine, request: BackupRequest, directory: RunDirectory, parent: RestorePoint | None, cancel: CancelToken
+    engine: Engine,
+    request: BackupRequest,
+    directory: RunDirectory,
+    parent: RestorePoint | None,
+    doubt: str,
+    cancel: CancelToken,
 ) -> Run:
-    capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent))
+    capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent, doubt))
     try:
         run = _plan(engine, request, directory, capture, parent, cancel)
         cancel.check()
@@ -66,18 +72,24 @@ def _begin(
     return run
 
 
-def _parent(engine: Engine, request: BackupRequest) -> RestorePoint | None:
-    points = [p for p in engine.repository.points_of(request.vm) if p.verified]
+def _parent(engine: Engine, request: BackupRequest) -> tuple[RestorePoint | None, str]:
+    """The newest verified point; or None, and why, when evidence speaks against it or what it was made from: then all
+    is read anew.
+    """
+    every = engine.repository.points_of(request.vm)
+    points = [p for p in every if p.verified]
+    if points and points[-1].id in evidence.doubtful(every, evidence.standings(engine.repository.tier)):
+        return None, f"evidence speaks against point {points[-1].id} or one that it was made from"
     if request.mode == "incremental" and not points:
         raise PermanentError(
             f"{request.vm}: there is no verified restore point to be incremental to",
             hint=f"type `vmcellar backup {request.vm}` without a mode: the first backup is a full one",
         )
-    return points[-1] if points else None
+    return (points[-1] if points else None), ""
 
 
 def _capture_request(
-    engine: Engine, request: BackupRequest, run_id: str, parent: RestorePoint | None
+    engine: Engine, request: BackupRequest, run_id: str, parent: RestorePoint | None, doubt: str
 ) -> CaptureRequest:
     chain = [
         CheckpointRecord(point.checkpoint, point.checkpoint_xml)
@@ -92,7 +104,7 @@ def _capture_request(
         chain=tuple(chain[-CHAIN:]),
         previous=previous,
         excluded=frozenset(request.exclude_disks),
-        force_full="a full backup was asked for" if request.mode == "full" else "",
+        force_full="a full backup was asked for" if request.mode == "full" else doubt,
         freeze_timeout=engine.config.limits.freeze,
     )
 

@@ -20,6 +20,7 @@ POINTS: Final = "points/"
 LEASES: Final = "leases/"
 MARKS: Final = "gc/"
 PINS: Final = "pins/"
+EVIDENCE: Final = "evidence/"
 QUARANTINE: Final = "quarantine/"
 
 ID_BYTES: Final = 32  # section 3: keyed BLAKE3 of a chunk or node
@@ -99,6 +100,9 @@ MARK_MAGIC: Final = b"vmcmark\n"
 MARK_SEAL: Final = b"gc mark"
 PIN_MAGIC: Final = b"vmcpins\n"
 PIN_SEAL: Final = b"pin"
+EVIDENCE_MAGIC: Final = b"vmcevid\n"  # section 13: evidence
+EVIDENCE_SEAL: Final = b"evidence"
+EVIDENCE_SIGNED: Final = b"vmcellar evidence, version 1\n"
 ENVELOPE: Final = "<8sH6x"  # magic, version; the sealed object follows
 
 

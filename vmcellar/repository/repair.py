@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from vmcellar.errors import CancelledError, IntegrityError, PermanentError, UsageError, VmcellarError
 from vmcellar.memory import BufferPool
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import config_object, envelope, index_parts, layout, leases, points, scrub
+from vmcellar.repository import config_object, envelope, evidence, index_parts, layout, leases, points, scrub
 from vmcellar.repository.index import Index
 from vmcellar.repository.index_parts import PackEntry
 from vmcellar.repository.pack_reader import READ_MAX, PackReader, verify_pack
@@ -225,6 +225,7 @@ class _Repair:
 
     def _records(self) -> None:
         causes = scrub.check_index(self.repository) + scrub.check_pins(self.repository)
+        causes += scrub.check_evidence(self.repository)
         causes += scrub.check_points(self.repository)[1]
         for cause in causes:
             self.cancel.check()
@@ -256,6 +257,7 @@ class _Repair:
             "point": lambda key, data: points.decode(keyring, own, key.removeprefix(layout.POINTS), data),
             "index": lambda key, data: index_parts.decode(keyring, bytes.fromhex(key.removeprefix(layout.INDEX)), data),
             "pin": lambda key, data: envelope.unwrap(keyring, layout.PIN_MAGIC, layout.PIN_SEAL, key.encode(), data),
+            "evidence": lambda key, data: evidence.decode(keyring, own, key.removeprefix(layout.EVIDENCE), data),
         }
 
     # packs

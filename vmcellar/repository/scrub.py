@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vmcellar.errors import CancelledError, IntegrityError, VmcellarError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import envelope, index_parts, layout
+from vmcellar.repository import envelope, evidence, index_parts, layout
 from vmcellar.repository.packs import Location, PackReader, PackRef, groups
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.points import decode as decode_point
@@ -37,7 +37,7 @@ Choice = Callable[[list[PackRef]], list[PackRef]]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One damaged or missing object: `kind` is point, index, pin, pack, node or chunk, `name` its key or id.
+    """One damaged or missing object: `kind` is point, index, pin, evidence, pack, node or chunk, `name` its key or id.
 
     `ranges` are all bytes of all points that cannot be restored because of it: none for an index part, which
     `vmcellar rebuild-index` makes anew, and none for a pack whose objects are whole but its table of contents is not.
@@ -110,7 +110,7 @@ def verify_all(
     """
     with repository.reading("verify"):
         points, causes = check_points(repository)
-        causes += check_index(repository) + check_pins(repository)
+        causes += check_index(repository) + check_pins(repository) + check_evidence(repository)
         _refresh(repository)
         return _verify(repository, some(points), causes, choose if deep else None, progress, cancel)
 
@@ -240,6 +240,23 @@ def check_pins(repository: Repository) -> list[Cause]:
             raise
         except VmcellarError as error:
             causes.append(Cause("pin", key, error.message))
+    return causes
+
+
+def check_evidence(repository: Repository) -> list[Cause]:
+    """A cause for each piece of evidence that cannot be read, or is not signed by this repository."""
+    causes = []
+    for key, _ in repository.tier.list(layout.EVIDENCE):
+        try:
+            evidence.decode(
+                repository.keyring, repository.id, key.removeprefix(layout.EVIDENCE), repository.tier.get(key)
+            )
+        except NotFoundError:  # gc removed it since the listing
+            continue
+        except CancelledError:
+            raise
+        except VmcellarError as error:
+            causes.append(Cause("evidence", key, error.message))
     return causes
 
 

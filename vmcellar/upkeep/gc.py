@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import layout, leases, marks
+from vmcellar.repository import evidence, layout, leases, marks
 from vmcellar.repository.layout import KIND_DATA, KIND_META, pack_key
 from vmcellar.repository.leases import FoundLease
 from vmcellar.repository.marks import Mark
@@ -76,6 +76,7 @@ class _Found:
     reach: Reach
     indexed: set[bytes]
     lost: set[bytes]
+    evidence: list[str]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -160,6 +161,10 @@ class _Run:
             self._drop_mark(name)
         new = self._new_garbage(found)
         marks.write(self._tier, self._keyring, self._repository.clock(), [(found.packs[p][0], p) for p in new])
+        for key in found.evidence:
+            self._check()
+            with suppress(NotFoundError):
+                self._tier.delete(key)
         unfinished = self._tier.clear_unfinished(max(self._grace, UNFINISHED_LEAST))
         found.notes.extend(f"half-written {name} of a writer that died is removed" for name in unfinished)
         return self._report(found, new, dead, waiting, self._repack(found), parts)
@@ -214,6 +219,7 @@ class _Run:
         others = self._others()
         found_marks = self._read_marks(names, notes)
         packs = self._packs()
+        proofs = evidence.names(self._tier)  # before the points: of each that is seen, the point was there
         repository.index.refresh(writing=self._lease is not None)
         indexed = {pack.id for pack in repository.index.packs()}
         points = repository.points()
@@ -228,7 +234,11 @@ class _Run:
         for point in points:
             reach.add(point)
         lost = self._lost(packs, reach.packs)
-        return _Found(found_marks, others, packs, len(points), reach, indexed, lost, notes)
+        there = {point.id for point in points}
+        orphans = [each.key for each in proofs if each.point not in there]
+        if orphans:
+            notes.append(f"evidence about points that are gone: {len(orphans)} records")
+        return _Found(found_marks, others, packs, len(points), reach, indexed, lost, orphans, notes)
 
     def _others(self) -> list[FoundLease]:
         now = self._repository.clock()

@@ -27,13 +27,16 @@ def list_points(
     as_json: JsonOption = False,
 ) -> None:
     """List restore points, oldest first."""
+    from vmcellar.cli.render.evidence import standing_json
     from vmcellar.cli.render.points import point_json, points_table
+    from vmcellar.repository import evidence
 
     repository = open_repository(ctx, config)
     points = repository.points_of(vm) if vm else repository.readable_points()
-    points = sorted(points, key=lambda point: (point.time, point.id))
+    standings = evidence.standings(repository.tier)
+    points = evidence.judged(sorted(points, key=lambda point: (point.time, point.id)), standings)
     if as_json:
-        print_json([point_json(point) for point in points])
+        print_json([{**point_json(point), "evidence": standing_json(standings.get(point.id))} for point in points])
     elif points:
         console().print(points_table(points))
     else:
@@ -42,10 +45,17 @@ def list_points(
 
 def show(ctx: typer.Context, point: PointArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show one restore point in full: its disks, what was captured with them, and its figures."""
+    from vmcellar.cli.render.evidence import last_proofs, proof_text, standing_json
     from vmcellar.cli.render.points import point_details, point_details_json
+    from vmcellar.repository import evidence
 
-    found = open_repository(ctx, config).point(point)
+    repository = open_repository(ctx, config)
+    found = repository.point(point)
+    standing = evidence.standings(repository.tier, found.id).get(found.id, evidence.NEVER)
+    (found,) = evidence.judged([found], {found.id: standing})
+    proofs = last_proofs(repository, standing)
     if as_json:
-        print_json(point_details_json(found))
+        print_json({**point_details_json(found), "evidence": standing_json(standing)})
     else:
         console().print(point_details(found))
+        console().print(proof_text(proofs))

@@ -60,12 +60,13 @@ def prune(
     rules = _rules(counts, keep_within)
     with cancel_on_signals() as cancel, progress_counts() as progress:
         from vmcellar.cli.localzone import local_zone
+        from vmcellar.repository import evidence
         from vmcellar.upkeep import pins
         from vmcellar.upkeep import prune as engine
 
         choose = engine.rules_for_all(rules) if rules else engine.rules_of_jobs(read_config(ctx, config).backups)
         repository = open_repository(ctx, config)
-        points = _of_vms(repository.points(), vms or [])
+        points = evidence.judged(_of_vms(repository.points(), vms or []), evidence.standings(repository.tier))
         pinned = pins.pinned(repository)
         plan = engine.plan(points, choose, pins=pinned, now=repository.clock(), zone=local_zone())
         dropped = [] if dry_run else engine.drop(repository, plan, progress, cancel)
