@@ -30,7 +30,7 @@ NEEDED = ("vm", "disk", "started", "kind", "ok", "bytes_changed")
 @dataclass(frozen=True, slots=True)
 class Series:
     """The good runs of one disk, oldest first: `ends` in seconds since the epoch, `changed` in bytes (not-a-number
-    for a full run), `cadence` the usual seconds from run to run.
+    for a full run), `cadence` the usual seconds from run to run, `rows` where they are in the frame.
     """
 
     vm: str
@@ -38,6 +38,7 @@ class Series:
     ends: Floats
     changed: Floats
     cadence: float
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,16 @@ class Grid:
     def season(self) -> int:
         """Steps in a week."""
         return WEEK // self.step
+
+    def panel(self, column: Floats) -> Floats:
+        """A column of the history's frame on the grid: each good run's figure in the step that ends nearest to it."""
+        out = np.full(self.values.shape, np.nan)
+        count = self.values.shape[1]
+        for row, one in enumerate(self.series):
+            index = count - 1 - np.rint((self.ends[row] - one.ends) / (self.step * HOUR)).astype(np.int64)
+            inside = (index >= 0) & (index < count)
+            out[row, index[inside]] = column[one.rows[inside]]
+        return out
 
     def middles(self, first: int, last: int) -> Floats:
         """Seconds since the epoch of the middle of the steps `first` to `last`; 0 is the first after the grid."""
@@ -83,7 +94,7 @@ def series_of(frame: pd.DataFrame) -> list[Series]:
         ends = started[rows]
         vm, disk = divmod(int(code[rows[0]]), len(disks))
         cadence = float(np.median(np.diff(ends)[-60:])) if len(ends) > 1 else np.inf
-        found.append(Series(str(vms[vm]), str(disks[disk]), ends, changed[rows], cadence))
+        found.append(Series(str(vms[vm]), str(disks[disk]), ends, changed[rows], cadence, order[rows]))
     return found
 
 

@@ -49,7 +49,7 @@ def separate(grid: Grid, logs: Floats) -> Regimes:
     to the new level.
     """
     ends = month_end_steps(grid, -logs.shape[1], 0)
-    month_end = _month_end_effect(grid, logs, ends)
+    month_end = month_end_effect(grid, logs, ends)
     logs = logs - month_end[:, None] * ends
     day = grid.season // 7
     days, sizes = _last_shift(quiet_mean(_by_day(logs, day), axis=2))
@@ -86,17 +86,18 @@ def _last_shift(daily: Floats) -> tuple[NDArray[np.int64], Floats]:
     single = 1.4826 * quiet_median(np.abs(against), axis=1, keepdims=True)
     limit = np.maximum(LEAST_SHIFT, np.maximum(SHIFT_NOISE * _or_inf(spread), DAY_NOISE * _or_inf(single)))
     strength = np.where(np.abs(moved) > limit, np.abs(moved), 0.0)
+    mean = quiet_mean(windows, axis=2)
     days, sizes = none.copy(), np.zeros(len(daily))
     for row in np.flatnonzero(strength.any(axis=1)):
         last = int(np.flatnonzero(strength[row])[-1])
         first = max(last - 6, 0)
-        best = first + int(np.argmax(strength[row, first : last + 1]))
+        best = first + int(np.argmax(np.abs(np.nan_to_num(mean[row, first : last + 1]))))
         days[row] = count - (best + 7)
         sizes[row] = moved[row, best]
     return days, sizes
 
 
-def _month_end_effect(grid: Grid, logs: Floats, ends: Floats) -> Floats:
+def month_end_effect(grid: Grid, logs: Floats, ends: Floats) -> Floats:
     """What the last day of a month adds to a disk's logarithm; 0 unless it is seen twice and stands out."""
     day = grid.season // 7
     daily = quiet_mean(_by_day(logs, day), axis=2)

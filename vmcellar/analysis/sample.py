@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-CLASSES = ("office", "nightly", "daily", "month-end", "growth", "shift", "flat", "bursty")
+CLASSES = ("office", "nightly", "daily", "month-end", "growth", "shift", "flat", "bursty", "idle")
 """Working hours of weekdays; a nightly batch; a daily wave without weekends; office with month ends; office that
-grows; office with one lasting shift; no season; mostly idle with bursts.
+grows; office with one lasting shift; no season; mostly quiet with bursts; nothing at all outside working hours.
 """
 SEASONAL = ("office", "nightly", "daily", "month-end", "growth", "shift")
 TROUBLES = ("ransomware", "stuck", "slow", "freeze")
@@ -166,8 +166,10 @@ def _season(kind: str, start: pd.Timestamp, hours: int, swing: float, peak: int)
     wave = np.exp(-((distance / 4.0) ** 2))
     if kind == "nightly":
         return np.asarray(1 + swing * 2 * (hour == (peak + 12) % 24) + swing * 0.3 * wave, dtype=np.float64)
-    if kind in ("flat", "bursty"):
+    if kind in ("flat", "bursty", "idle"):
         return np.ones(hours)
+    if kind == "idle":
+        return np.asarray(swing * ((distance <= 4) & (weekday < 5)), dtype=np.float64)
     weekend = (weekday >= 5) if kind != "daily" else np.zeros(hours, bool)
     return np.asarray(1 + swing * wave * np.where(weekend, 0.1, 1.0), dtype=np.float64)
 
