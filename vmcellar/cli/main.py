@@ -23,6 +23,7 @@ from vmcellar.cli.commands import (
     recover,
     restore,
     serve,
+    thaw,
     upkeep,
     verify,
 )
@@ -64,7 +65,7 @@ def _global_options(
     ctx.obj = GlobalOptions(config_file, verbose)
 
 
-for module in (init, doctor, config, backup, restore, serve, points, verify, recover, locks, keys, upkeep):
+for module in (init, doctor, config, backup, restore, thaw, serve, points, verify, recover, locks, keys, upkeep):
     module.register(app)
 
 

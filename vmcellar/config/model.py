@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from vmcellar.config.jobs import BackupJob, Section, Storage
+from vmcellar.config.prices import Prices
 from vmcellar.config.secrets import HostPath, SecretReference
 from vmcellar.config.tiers import TierSettings
 from vmcellar.config.units import Duration, Size
@@ -110,6 +111,10 @@ class Config(Section):
                 hint="add `tiers:` with `hot: STORAGE`, or type `vmcellar init --tier hot=STORAGE`",
             )
         return self.tiers.hot
+
+    def price_tables(self) -> dict[str, Prices]:
+        """What each tier costs, by its name."""
+        return {name: tier.price_table for name, tier in self.tiers if isinstance(tier, TierSettings)}
 
     def is_hot(self, storage: Storage) -> bool:
         """Whether a job's `storage:` is the tier hot, by its name or by the same storage string."""

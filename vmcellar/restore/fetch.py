@@ -19,6 +19,7 @@ from vmcellar.repository.salvage import read_each
 from vmcellar.restore.plan import Resolver, Window, chunk_ids
 from vmcellar.restore.report import LostRange
 from vmcellar.restore.targets import DiskTarget
+from vmcellar.tiers.base import ArchivedError
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
@@ -118,7 +119,7 @@ class _WindowJob:
 
     def _lose(self, found: Location, error: VmcellarError) -> list[LostRange]:
         uses = self.uses[found.chunk]
-        if not self.resolver.best_effort:
+        if not self.resolver.best_effort or isinstance(error, ArchivedError):  # a thaw that ended is no damage
             raise self.resolver.named(error, self.disk, uses[0][0]) from error
         return [LostRange(self.disk, offset, length, error.message) for offset, length, _ in uses]
 

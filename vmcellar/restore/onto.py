@@ -22,6 +22,7 @@ from vmcellar.restore.fetch import Fetcher
 from vmcellar.restore.image_server import ImageServer
 from vmcellar.restore.in_use import Machines, claimed, refuse_used
 from vmcellar.restore.plan import Resolver, survey
+from vmcellar.restore.thaw import refuse_archived
 from vmcellar.restore.unfinished import Journal, Unfinished, journal
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def restore_onto(
     records = [point.disk(target) for target in pairs]
     _refuse_twice(pairs)
     with repository.reading(f"restore {point.vm}"), ExitStack() as stack:
-        survey(repository, point, list(pairs), best_effort=False, cancel=cancel)
+        refuse_archived(repository, survey(repository, point, list(pairs), best_effort=False, cancel=cancel)[0])
         opened = [_open(stack, record, pairs[record.target], state, machines) for record in records]
         resolver = Resolver(repository, point, best_effort=False, cancel=cancel)
         work = _Work(repository, point, resolver, progress, cancel)

@@ -21,6 +21,7 @@ from vmcellar.repository.packs import Location, PackRef
 from vmcellar.repository.scrub_walk import pack_problem
 from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.report import LostRange, merge_lost
+from vmcellar.tiers.base import ArchivedError
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
@@ -52,7 +53,10 @@ class DiskPlan:
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """What a restore will do: `packs` to read from and `stored` bytes in them, and what is lost already."""
+    """What a restore will do: `packs` to read from and `stored` bytes in them, and what is lost already.
+
+    `keys` are the keys of those packs.
+    """
 
     point: str
     vm: str
@@ -60,6 +64,7 @@ class RestorePlan:
     packs: int
     stored: int
     lost: tuple[LostRange, ...]
+    keys: tuple[str, ...]
 
     @property
     def data(self) -> int:
@@ -78,6 +83,7 @@ class Resolver:
         self.best_effort = best_effort
         self.lost: list[LostRange] = []
         self.packs: dict[bytes, str] = {}
+        self.keys: dict[str, None] = {}
         self._repository = repository
         self._vm = point.vm
         self._refreshed = False
@@ -109,8 +115,10 @@ class Resolver:
         return sum(found.stored for found in located.values())
 
     def lose_artifact(self, artifact: Artifact, error: VmcellarError) -> None:
-        """Note that an artifact cannot be restored; raises `error` with its name unless this is best effort."""
-        if not self.best_effort:
+        """Note that an artifact cannot be restored; raises `error` with its name unless this is best effort. What must
+        be thawed first is not lost.
+        """
+        if not self.best_effort or isinstance(error, ArchivedError):
             raise type(error)(f"{self._vm}: {artifact.name}: {error.message}", hint=error.hint) from error
         self.lost.append(LostRange(artifact.name, 0, artifact.size, error.message))
 
@@ -169,6 +177,7 @@ class Resolver:
     def _pack_problem(self, pack: PackRef) -> str:
         if pack.id not in self.packs:
             self.packs[pack.id] = pack_problem(self._repository, pack)
+            self.keys[pack.key] = None
         return self.packs[pack.id]
 
     def _give_up(self, target: str, rows: Rows, reasons: Sequence[str]) -> None:
@@ -220,8 +229,8 @@ def survey(
         disks.append(DiskPlan(disk.target, disk.size, data))
     for artifact in point.artifacts:
         stored += resolver.artifact(artifact)
-    plan = RestorePlan(point.id, point.vm, tuple(disks), len(resolver.packs), stored, merge_lost(resolver.lost))
-    return plan, used
+    packs, lost = len(resolver.packs), merge_lost(resolver.lost)
+    return RestorePlan(point.id, point.vm, tuple(disks), packs, stored, lost, tuple(resolver.keys)), used
 
 
 def _joined(parts: Iterator[Rows] | Sequence[Rows]) -> Rows:

@@ -27,6 +27,7 @@ from vmcellar.restore.plan import Resolver, chosen_disks, survey
 from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.report import LostRange, RestoredDisk, RestoreReport, RestoreTarget, merge_lost
 from vmcellar.restore.targets import open_target, write_error
+from vmcellar.restore.thaw import refuse_archived
 from vmcellar.tiers.local import make_directory
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def restore_point(
     """Restore `point` into `target.directory`; `progress` counts disk bytes of stage "restore" (zeroes not).
 
     IntegrityError names disk, offset and pack of what is damaged, PermanentError what exists already or that there
-    is no space, CancelledError when stopped; then nothing of this restore is left. With `best_effort` damage is
-    listed in the report and in lost-ranges.json, and those ranges read as zero.
+    is no space, ArchivedError what must be thawed first, CancelledError when stopped; then nothing of this restore is
+    left. A thaw that ends in the middle is an ArchivedError too: after another one the restore starts again. With
+    `best_effort` damage is listed in the report and in lost-ranges.json, and those ranges read as zero.
     """
     keep_freed_memory()
     started = time.monotonic()
@@ -59,6 +61,7 @@ def restore_point(
         job = _Job(repository, point, target, disks)
         job.refuse_existing()
         plan, used = survey(repository, point, target.disks, target.best_effort, cancel)
+        refuse_archived(repository, plan)
         _check_space(target.directory, plan.data)
         return job.run(used, progress, cancel, started)
 

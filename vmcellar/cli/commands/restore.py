@@ -15,6 +15,9 @@ from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vmcellar.config.prices import Prices
     from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
 
@@ -70,7 +73,8 @@ def restore(
     repository = open_repository(ctx, config, identity)
     found = repository.point(point)
     if plan or folder is None:
-        _show_plan(repository, found, tuple(disk or ()), best_effort, as_json)
+        prices = read_config(ctx, config).price_tables()
+        _show_plan(repository, found, tuple(disk or ()), best_effort, prices, as_json)
         return
     from vmcellar.restore.bring_back import Wanted, run_restore
 
@@ -96,17 +100,28 @@ def _refuse_beside_onto(options: dict[str, object]) -> None:
 
 
 def _show_plan(
-    repository: Repository, point: RestorePoint, disks: tuple[str, ...], best_effort: bool, as_json: bool
+    repository: Repository,
+    point: RestorePoint,
+    disks: tuple[str, ...],
+    best_effort: bool,
+    prices: Mapping[str, Prices],
+    as_json: bool,
 ) -> None:
     from vmcellar.cli.render.restores import plan_json, plan_text
+    from vmcellar.cli.render.thaws import thaw_json, thaw_text
     from vmcellar.restore.plan import make_plan
+    from vmcellar.restore.thaw import DAYS, plan_thaw
 
     with cancel_on_signals() as cancel:
         found = make_plan(repository, point, disks, best_effort, cancel)
+    thaw = plan_thaw(repository, found, prices, DAYS)
     if as_json:
-        print_json(plan_json(found))
+        print_json({**plan_json(found), "thaw": thaw_json(thaw) if thaw.waits else None})
     else:
         console().print(plan_text(found))
+        if thaw.waits:
+            console().print(thaw_text(thaw))
+            note(f"to be thawed first: vmcellar thaw {point.id}; nothing was requested")
     if found.lost:
         note("some of it cannot be restored; see above")
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ LOST_SHOWN = 20
 
 def plan_json(plan: RestorePlan) -> dict[str, Any]:
     """The fields of `restore --plan --json`."""
-    return {**asdict(plan), "data": plan.data}
+    return {**asdict(plan), "data": plan.data, "keys": list(plan.keys)}
 
 
 def plan_text(plan: RestorePlan) -> Group:

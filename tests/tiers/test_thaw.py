@@ -1,0 +1,230 @@
+"""A point whose packs lie in Glacier, as a user meets it: plan, thaw, wait, restore. Against the stand-in for Glacier.
+
+The packs are moved into their class on the server, as a lifecycle rule of the bucket would.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab.glacier import Glacier
+from tests.cli.conftest import Cli, cli, quick_cost
+from tests.repository.writing import back_up
+from tests.tiers.conftest import as_written
+from vmcellar.config import load_config
+from vmcellar.config.prices import AWS_PRICES
+from vmcellar.config.tiers import TierSettings
+from vmcellar.policy.costs import offers
+from vmcellar.repository.repository import Repository
+from vmcellar.restore.report import RestoreTarget
+from vmcellar.restore.restore import restore_point
+from vmcellar.restore.thaw import refuse_archived
+from vmcellar.tiers.base import ArchivedError
+from vmcellar.tiers.s3 import S3Tier
+
+__all__ = ["cli"]
+
+MIB = 1 << 20
+SIZE = 8 * MIB
+
+
+@dataclass
+class Frozen:
+    """A repository with two points, and the server that can archive what it holds."""
+
+    server: Glacier
+    repository: Repository
+    points: list[str]
+    disks: list[bytes]
+
+    @property
+    def tier(self) -> S3Tier:
+        assert isinstance(self.repository.tier, S3Tier)
+        return self.repository.tier
+
+    @property
+    def packs(self) -> list[str]:
+        return [key for key, _ in self.tier.list("data/")]
+
+    def archive(self, storage_class: str = "GLACIER", keys: list[str] | None = None) -> None:
+        """What a lifecycle rule does: the same object in another class."""
+        for key in self.packs if keys is None else keys:
+            place = self.tier.place(key)
+            self.tier.client.copy_object(
+                **place, CopySource=place, StorageClass=storage_class, MetadataDirective="COPY"
+            )
+
+    def requests(self) -> list[dict[str, object]]:
+        return [request for request in self.server.requests if request["bucket"] == self.tier.bucket]
+
+
+@pytest.fixture
+def frozen(
+    glacier_server: Glacier, glacier_settings: TierSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Frozen:
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    (tmp_path / "pass").write_text("correct horse\n")
+    (tmp_path / "pass").chmod(0o600)
+    hot = {name: value for name, value in as_written(glacier_settings).items() if name != "storage_class"}
+    document = {"tiers": {"hot": {**hot, "prices": "GLACIER"}}, "key": {"file": "pass"}, "state": "state"}
+    (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump(document))
+    repository = Repository.init(load_config(tmp_path / "vmcellar.yaml"))
+    repository.clock = lambda: glacier_server.now
+    one, two, three = (random.Random(seed).randbytes(MIB) for seed in range(3))
+    with ThreadPoolExecutor(2) as pool:
+        first = back_up(repository, pool, [(0, one), (4 * MIB, two)], SIZE)
+        second = back_up(repository, pool, [(0, MIB), (2 * MIB, three)], SIZE, first)
+    hole = bytes(MIB)
+    disks = [one + hole * 3 + two + hole * 3, hole * 2 + three + hole + two + hole * 3]
+    return Frozen(glacier_server, repository, [first.id, second.id], disks)
+
+
+def check_restores(cli: Cli, frozen: Frozen, folder: Path, *more: str) -> None:
+    for point, disk in zip(frozen.points, frozen.disks, strict=True):
+        result = cli("restore", point, "--to", folder / point, "--format", "raw", *more)
+        assert result.code == 0, result.err
+        assert (folder / point / "vda.raw").read_bytes() == disk
+
+
+def test_a_plan_says_what_a_thaw_costs_and_takes(cli: Cli, frozen: Frozen) -> None:
+    frozen.archive("GLACIER")
+    sizes = [frozen.tier.size(key) for key in frozen.packs]
+    plan = json.loads(cli("restore", frozen.points[1], "--plan", "--json").out)["thaw"]
+    assert plan["archived"] == {"packs": len(sizes), "bytes": sum(sizes)}
+    readable = [pack["size"] for pack in plan["packs"] if pack["state"] == "readable"]
+    expected = offers(AWS_PRICES["GLACIER"], [*sizes, *readable], 3, frozen=sizes)
+    assert [(offer["speed"], offer["hours"]) for offer in plan["offers"]] == [
+        ("bulk", 12), ("standard", 5), ("expedited", 0.1)
+    ]  # fmt: skip
+    assert [offer["total"] for offer in plan["offers"]] == pytest.approx([offer.total for offer in expected])
+    text = cli("restore", frozen.points[1], "--plan")
+    assert text.code == 0
+    assert f"{len(sizes)} packs" in text.out
+    assert "expedited" in text.out
+    assert "vmcellar thaw" in text.err
+    assert frozen.requests() == []
+
+
+def test_a_restore_refuses_before_it_writes(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:
+    frozen.archive("GLACIER")
+    for more in ((), ("--best-effort",)):
+        result = cli("restore", frozen.points[0], "--to", tmp_path / "out", *more)
+        assert result.code == 1
+        assert "must be thawed first" in result.err
+        assert f"vmcellar thaw {frozen.points[0]}" in result.err
+        assert not (tmp_path / "out").exists()
+    assert frozen.requests() == []
+
+
+def test_thaw_wait_and_restore(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:
+    frozen.archive("GLACIER")
+    assert "nobody can be asked" in cli("thaw", frozen.points[0]).err
+    assert frozen.requests() == []
+    asked = cli("thaw", frozen.points[0], "--yes", "--days", "2")
+    assert asked.code == 0, asked.err
+    assert "expedited" in asked.out
+    first = frozen.requests()
+    assert {(request["tier"], request["days"]) for request in first} == {("Standard", 2)}
+    assert len({request["key"] for request in first}) == len(first)
+    (status,) = json.loads(cli("thaw", "--status", "--json").out)
+    assert (status["state"], status["thawing"], status["packs"]) == ("thawing", len(first), len(first))
+    assert cli("thaw", frozen.points[0], "--yes").code == 0
+    assert len(frozen.requests()) == len(first)
+    refused = cli("restore", frozen.points[0], "--to", tmp_path / "out")
+    assert f"{len(first)} of them are being thawed" in refused.err
+    frozen.server.advance(hours=5.1)
+    (status,) = json.loads(cli("thaw", "--status", "--json").out)
+    assert (status["state"], status["readable"]) == ("ready", len(first))
+    assert "ready: restore it" in cli("thaw", "--status").out
+    assert cli("thaw", frozen.points[1], "--yes").code == 0
+    frozen.server.advance(hours=5.1)
+    check_restores(cli, frozen, tmp_path / "restored")
+    frozen.server.advance(days=4)
+    states = {status["point"]: status["state"] for status in json.loads(cli("thaw", "--status", "--json").out)}
+    assert states == dict.fromkeys(frozen.points, "incomplete")
+    assert "repeat `vmcellar thaw" in cli("thaw", "--status").out
+
+
+def test_what_can_be_read_needs_no_thaw(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:
+    frozen.archive("GLACIER_IR")
+    assert json.loads(cli("restore", frozen.points[0], "--plan", "--json").out)["thaw"] is None
+    assert "nothing to thaw" in cli("thaw", frozen.points[0], "--yes").err
+    assert json.loads(cli("thaw", "--status", "--json").out) == []
+    assert "no thaw was requested" in cli("thaw", "--status").err
+    check_restores(cli, frozen, tmp_path / "restored")
+
+
+def test_only_what_a_disk_needs_is_thawed(cli: Cli, frozen: Frozen) -> None:
+    packs = frozen.packs
+    frozen.archive("GLACIER", packs[:1])
+    plan = json.loads(cli("thaw", frozen.points[1], "--yes", "--json").out)
+    asked = {str(request["key"]).removeprefix("vm-backups/") for request in frozen.requests()}
+    assert asked == {pack["key"] for pack in plan["packs"] if pack["state"] == "archived"}
+    assert asked <= {packs[0]}
+
+
+def test_a_speed_that_the_archive_lacks_is_refused_by_name(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:
+    frozen.archive("DEEP_ARCHIVE")
+    config = tmp_path / "vmcellar.yaml"
+    config.write_text(config.read_text().replace("prices: GLACIER", "prices: DEEP_ARCHIVE"))
+    result = cli("thaw", frozen.points[0], "--speed", "expedited", "--yes")
+    assert result.code == 2
+    assert "offers bulk, standard" in result.err
+    assert frozen.requests() == []
+    assert cli("thaw", frozen.points[0], "--speed", "bulk", "--yes").code == 0
+    (status,) = json.loads(cli("thaw", "--status", "--json").out)
+    assert status["speed"] == "bulk"
+
+
+def test_without_prices_a_thaw_says_so(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:
+    frozen.archive("GLACIER")
+    config = tmp_path / "vmcellar.yaml"
+    config.write_text(config.read_text().replace("prices: GLACIER", "prices: {gb_month: 1}"))
+    assert "is not known: set `prices:`" in cli("restore", frozen.points[0], "--plan").out
+    assert cli("thaw", frozen.points[0], "--yes").code == 0
+    assert frozen.requests()
+
+
+@pytest.mark.parametrize("best_effort", [False, True])
+def test_a_thaw_that_ends_in_the_middle_is_no_loss(
+    cli: Cli, frozen: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best_effort: bool
+) -> None:
+    frozen.archive("GLACIER")
+    assert cli("thaw", frozen.points[0], "--yes", "--days", "1").code == 0
+    frozen.server.advance(hours=6)
+    after_the_check(monkeypatch, lambda: frozen.server.advance(days=3))
+    target = RestoreTarget(tmp_path / "out", "raw", (), best_effort)
+    point = frozen.repository.point(frozen.points[0])
+    with pytest.raises(ArchivedError, match=r"data/.* lies in an archive class") as raised:
+        restore_point(frozen.repository, point, target)
+    assert "vmcellar thaw" in raised.value.hint
+    assert not (tmp_path / "out").exists()
+    assert cli("thaw", frozen.points[0], "--yes").code == 0
+    frozen.server.advance(hours=6)
+    result = cli("restore", frozen.points[0], "--to", tmp_path / "out", "--format", "raw")
+    assert result.code == 0, result.err
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == frozen.disks[0]
+
+
+def after_the_check(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Something happens once the restore has checked that everything can be read."""
+
+    def refuse_then(*arguments: Any) -> None:
+        refuse_archived(*arguments)
+        happens()
+
+    monkeypatch.setattr("vmcellar.restore.restore.refuse_archived", refuse_then)
+
+
+@pytest.mark.parametrize("arguments", [("thaw",), ("thaw", "x", "--status"), ("thaw", "x", "--days", "0")])
+def test_bad_use(cli: Cli, arguments: tuple[str, ...]) -> None:
+    assert cli(*arguments).code == 2

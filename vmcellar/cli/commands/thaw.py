@@ -1,0 +1,98 @@
+"""`vmcellar thaw POINT` and `vmcellar thaw --status`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vmcellar.cli.output import console, note, print_json
+from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
+from vmcellar.cli.signals import cancel_on_signals
+from vmcellar.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmcellar.restore.thaw import ThawPlan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(rich_help_panel=PANEL_WORK)(thaw)
+
+
+def thaw(
+    ctx: typer.Context,
+    point: Annotated[
+        str | None, typer.Argument(metavar="[POINT]", help="A point's id, a unique prefix of it, or VM@latest.")
+    ] = None,
+    speed: Annotated[
+        Literal["bulk", "standard", "expedited"], typer.Option(help="How fast: the slower, the cheaper.")
+    ] = "standard",
+    days: Annotated[int, typer.Option(min=1, max=365, help="Days that the packs stay readable.")] = 3,
+    disk: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="Only this disk; may be repeated.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Request it without asking.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show the thaws that were requested, and request none.")] = (
+        False
+    ),
+    identity: IdentityOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the packs of a point readable that lie in an archive class such as Glacier; it costs money and hours.
+
+    All of them are requested in one batch, after their number, cost and hours were shown. Repeating it is harmless:
+    what is being thawed goes on. Then restore the point as any other.
+    """
+    if status == (point is not None):
+        raise UsageError("name a point, or give --status", hint="`vmcellar list` shows the points")
+    if point is None:
+        _show_status(ctx, config, identity, as_json)
+        return
+    from vmcellar.cli.render.thaws import record_json, thaw_json, thaw_text
+    from vmcellar.restore.plan import make_plan
+    from vmcellar.restore.thaw import ThawRecords, plan_thaw, request_thaw
+
+    settings = read_config(ctx, config)
+    repository = open_repository(ctx, config, identity)
+    with cancel_on_signals() as cancel:
+        found = make_plan(repository, repository.point(point), tuple(disk or ()), cancel=cancel)
+    plan = plan_thaw(repository, found, settings.price_tables(), days)
+    if not plan.waits:
+        print_json({**thaw_json(plan), "requested": None}) if as_json else note(
+            f"nothing to thaw: all {found.packs} packs of point {plan.point} can be read now"
+        )
+        return
+    plan.offer(speed)  # refuses a speed that the archive does not have, before anything is asked
+    if not as_json:
+        console().print(thaw_text(plan))
+    if not yes:
+        _ask(plan, speed)
+    record = request_thaw(repository, plan, speed, ThawRecords(settings.state, repository))
+    if as_json:
+        print_json({**thaw_json(plan), "requested": record_json(record)})
+        return
+    note(f"requested: {len(record.keys)} packs, {speed}; `vmcellar thaw --status` says when they can be read")
+
+
+def _ask(plan: ThawPlan, speed: str) -> None:
+    """UsageError unless the user agrees."""
+    if not sys.stdin.isatty():
+        raise UsageError("a thaw costs money, and nobody can be asked here", hint="give --yes to request it unasked")
+    if not typer.confirm(f"Thaw point {plan.point} of {plan.vm} at speed {speed}?", err=True):
+        raise UsageError("nothing was requested")
+
+
+def _show_status(ctx: typer.Context, config: ConfigOption, identity: IdentityOption, as_json: bool) -> None:
+    from vmcellar.cli.render.thaws import status_json, status_table
+    from vmcellar.restore.thaw import ThawRecords, thaw_status
+
+    settings = read_config(ctx, config)
+    repository = open_repository(ctx, config, identity)
+    found = [thaw_status(repository, record) for record in ThawRecords(settings.state, repository).all()]
+    if as_json:
+        print_json([status_json(one) for one in found])
+    elif found:
+        console().print(status_table(found))
+    else:
+        note("no thaw was requested from this host")
