@@ -19,6 +19,7 @@ from tasks.artifacts import Result, job_artifact, progress_artifact, report_arti
 from tasks.control import Activity, activity, engine_of
 from tasks.running import TaskThreads
 from vmcellar.backup import stages
+from vmcellar.backup.cataloguing import noting_failure
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, from_json
 from vmcellar.backup.selection import select, standing_of
 from vmcellar.errors import PermanentError
@@ -35,6 +36,7 @@ async def backup_vm(request: BackupVm) -> PointSummary:
     config, vm = request.config, request.vm
     engine = engine_of(config)
     with (
+        noting_failure(engine, _request(request)),
         engine.vm_lock(vm),
         engine.repository.working_on(vm),
         activity(config, vm) as work,

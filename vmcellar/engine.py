@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmcellar.backup.landing import LandingZone
 from vmcellar.backup.model import PackHandle
@@ -29,6 +30,9 @@ from vmcellar.repository.pack_format import parse_header
 from vmcellar.repository.packs import PackWriter
 from vmcellar.repository.repository import Repository
 from vmcellar.sources.base import Source
+
+if TYPE_CHECKING:
+    from vmcellar.catalog.catalog import Catalog
 
 REPOSITORY_DIGITS = 8
 """Of a repository's id, in names of folders and checkpoints: many configurations may share a state directory."""
@@ -79,6 +83,13 @@ class Engine:
         if known is None:
             known = self._zero_ids[length] = self.repository.keyring.chunk_id(memoryview(bytes(length)))
         return known
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The history of this repository's backups; its errors when it cannot be opened."""
+        from vmcellar.catalog.catalog import Catalog  # noqa: PLC0415  (SQLAlchemy; only where a run ends)
+
+        return Catalog.of(self.state, self.repository.id)
 
     @contextmanager
     def vm_lock(self, vm: str) -> Iterator[None]:

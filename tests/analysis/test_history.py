@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
-from vmcellar.analysis.history import HISTORY, conform, empty_history
+from tests.catalog.rows import HOUR, START, point, run
+from vmcellar.analysis.history import (
+    HISTORY,
+    conform,
+    empty_history,
+    export,
+    history,
+    points,
+    read_history,
+    stages,
+)
+from vmcellar.catalog.catalog import Catalog
+from vmcellar.catalog.rebuild import rebuild
+from vmcellar.errors import UsageError
 
 
 def test_an_empty_history_has_every_column_in_its_dtype() -> None:
@@ -14,3 +31,59 @@ def test_an_empty_history_has_every_column_in_its_dtype() -> None:
 def test_conform_names_the_columns_that_are_missing() -> None:
     with pytest.raises(KeyError, match="bytes_new, tier"):
         conform(empty_history().drop(columns=["tier", "bytes_new"]))
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    made = Catalog.of(tmp_path, b"r" * 16)
+    rebuild(made, [point(vm, hour) for vm in ("web", "db") for hour in range(3)], now=START)
+    made.add([run("failed-1", repository=made.repository, outcome="failed", started=START + 5 * HOUR)])
+    return made
+
+
+def test_a_history_has_a_row_per_vm_disk_and_run(catalog: Catalog) -> None:
+    frame = history(catalog)
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == dict(HISTORY)
+    assert list(frame["vm"]) == ["db"] * 3 + ["web"] * 4
+    row = frame[frame["run_id"] == "run-web-1"].iloc[0]
+    assert row["started"] == pd.Timestamp(START + HOUR, unit="s", tz="UTC")
+    assert (row["disk"], row["kind"], row["ok"], row["tier"], row["dedup_hits"]) == (
+        "vda", "incremental", True, "hot", 3,
+    )  # fmt: skip
+    assert (row["ratio"], row["seconds"], row["seconds_held"], row["seconds_frozen"], row["entropy"]) == (
+        2.0, 5.0, 3.0, 0.2, 5.5,
+    )  # fmt: skip
+
+
+def test_a_run_without_a_point_has_one_row_without_figures(catalog: Catalog) -> None:
+    frame = history(catalog, "web")
+    row = frame[~frame["ok"]].iloc[0]
+    assert (row["run_id"], row["disk"], row["bytes_read"]) == ("failed-1", "", 0)
+    assert row[["ratio", "seconds", "entropy"]].isna().all()
+
+
+def test_a_history_may_be_of_one_vm_and_since_an_instant(catalog: Catalog) -> None:
+    since = datetime.fromtimestamp(START + HOUR, UTC)
+    assert list(history(catalog, "db", since)["run_id"]) == ["run-db-1", "run-db-2"]
+    assert history(catalog, "none").equals(empty_history())
+
+
+def test_the_other_tables(catalog: Catalog) -> None:
+    assert list(stages(catalog, "db")["seconds"]) == [2.0] * 3
+    there = points(catalog, "web")
+    assert list(there["kind"]) == ["full", "incremental", "incremental"]
+    assert there["gone"].isna().all()
+
+
+def test_an_export_reads_back_as_it_was(catalog: Catalog, tmp_path: Path) -> None:
+    rows = export(catalog, tmp_path / "out")
+    assert rows == {"history": 7, "stages": 6, "points": 6, "evidence": 0, "schedule_changes": 0, "tier_use": 0}
+    pd.testing.assert_frame_equal(read_history(tmp_path / "out" / "history.parquet"), history(catalog))
+
+
+def test_a_file_that_is_no_history_is_named(catalog: Catalog, tmp_path: Path) -> None:
+    export(catalog, tmp_path)
+    (tmp_path / "none").write_text("no parquet")
+    for name, why in (("none", "magic bytes"), ("points.parquet", "no column"), ("missing", "No such file")):
+        with pytest.raises(UsageError, match=why):
+            read_history(tmp_path / name)

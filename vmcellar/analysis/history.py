@@ -23,6 +23,10 @@ and byte counts are 0.
 | `entropy` | of what was new, in bits per byte, from samples of its chunks; NaN if nothing was new or it is not known |
 | `dedup_hits` | chunks that were read and that the repository, or the same run, had |
 | `tier` | where the packs were placed |
+
+`stages` has one row per run, disk and stage (`disk` is empty where only the sum over disks is known), `points` one per
+point that is or was in the repository, `evidence` one per verification or drill, `schedule_changes`, `tier_use`.
+Each is one read transaction, so what it gives is of one moment.
 """
 
 from __future__ import annotations
@@ -30,9 +34,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from sqlalchemy import bindparam, text
+
+from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from vmcellar.catalog.catalog import Catalog
 
 HISTORY: Mapping[str, str] = {
     "run_id": "object",
@@ -73,3 +84,118 @@ def conform(frame: pd.DataFrame) -> pd.DataFrame:
         raise KeyError(f"not a history: it has no column {', '.join(missing)}")
     typed = frame[list(HISTORY)].astype(dict(HISTORY))
     return typed.sort_values(["vm", "disk", "started"], kind="stable", ignore_index=True)
+
+
+_ROWS = 100_000
+"""Rows that are fetched at once: a history of millions never lies in memory as Python objects."""
+
+_HISTORY = """
+SELECT runs.id AS run_id, vm, coalesce(target, '') AS disk, started, kind, outcome = 'done' AS ok,
+  coalesce(size, 0) AS bytes_size, coalesce(bytes_read, 0) AS bytes_read, coalesce(bytes_changed, 0) AS bytes_changed,
+  coalesce(bytes_zero, 0) AS bytes_zero, coalesce(bytes_new, 0) AS bytes_new,
+  coalesce(bytes_stored, 0) AS bytes_stored, finished - started AS seconds,
+  held_seconds AS seconds_held, freeze_seconds AS seconds_frozen, entropy, coalesce(chunks_known, 0) AS dedup_hits,
+  coalesce(tier, '') AS tier
+FROM runs LEFT JOIN run_disks ON run_id = runs.id
+WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm)
+"""
+_STAGES = """
+SELECT run_id, vm, target AS disk, started, stage, seconds, bytes FROM runs JOIN stages ON run_id = runs.id
+WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, started, disk, stage
+"""
+_POINTS = """
+SELECT id AS point, vm, time, run_id, kind, parent, consistency, verified, disks, bytes_size, bytes_stored, gone
+FROM points WHERE repository = :repository AND time >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, time
+"""
+_EVIDENCE = """
+SELECT point_id AS point, vm, time, kind, ok, seconds, rto_seconds, detail
+FROM evidence WHERE repository = :repository AND time >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, time
+"""
+_CHANGES = """
+SELECT vm, time, before, after, reason, by, applied
+FROM schedule_changes WHERE repository = :repository AND time >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, time
+"""
+_TIERS = """
+SELECT tier, time, used AS bytes_used, free AS bytes_free
+FROM tier_use WHERE repository = :repository AND time >= :since ORDER BY tier, time
+"""
+_FLOATS = ("seconds", "seconds_held", "seconds_frozen", "entropy", "rto_seconds", "bytes", "bytes_free")
+_BOOLEANS = ("ok", "verified", "applied")
+_INSTANTS = ("started", "time", "gone")
+
+
+def history(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """One row per VM, disk and run; of one VM, or of runs since an instant, if asked."""
+    found = _read(catalog, _HISTORY, vm, since)
+    if found.empty:
+        return empty_history()
+    found["ratio"] = (found["bytes_new"] / found["bytes_stored"]).where(found["bytes_stored"] > 0)
+    return conform(found)
+
+
+def stages(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """Seconds and bytes of each stage: `run_id, vm, disk, started, stage, seconds, bytes` (NaN where not known)."""
+    return _read(catalog, _STAGES, vm, since)
+
+
+def points(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """Restore points: `point, vm, time, run_id, kind, parent, consistency, verified, disks, bytes_size, bytes_stored,
+    gone` (when it was first missing; NaT while it is there).
+    """
+    return _read(catalog, _POINTS, vm, since)
+
+
+def evidence(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """Verifications and drills: `point, vm, time, kind, ok, seconds, rto_seconds, detail`."""
+    return _read(catalog, _EVIDENCE, vm, since)
+
+
+def schedule_changes(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """Changes of schedules: `vm, time, before, after, reason, by, applied`."""
+    return _read(catalog, _CHANGES, vm, since)
+
+
+def tier_use(catalog: Catalog, since: datetime | None = None) -> pd.DataFrame:
+    """How full the tiers were: `tier, time, bytes_used, bytes_free` (NaN where a tier has no end)."""
+    return _read(catalog, _TIERS, "", since)
+
+
+def _read(catalog: Catalog, query: str, vm: str, since: datetime | None) -> pd.DataFrame:
+    values = {"repository": catalog.repository, "vm": vm, "since": since.timestamp() if since else 0.0}
+    with catalog.reading() as connection:
+        statement = text(query).bindparams(*(bindparam(name, values[name]) for name in values if f":{name}" in query))
+        parts = [_typed(part) for part in pd.read_sql(statement, connection, chunksize=_ROWS)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _typed(part: pd.DataFrame) -> pd.DataFrame:
+    for name in part.columns.intersection(list(_INSTANTS)):
+        part[name] = pd.to_datetime(part[name].astype("float64"), unit="s", utc=True).astype("datetime64[ns, UTC]")
+    for name in part.columns.intersection(list(_FLOATS)):
+        part[name] = part[name].astype("float64")
+    for name in part.columns.intersection(list(_BOOLEANS)):
+        part[name] = part[name].astype("bool")
+    return part
+
+
+def export(catalog: Catalog, directory: Path) -> dict[str, int]:
+    """Write each table as `directory/<table>.parquet`; rows per table. Files that are there are replaced.
+
+    The folder is made. OSError when it cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    tables = {"history": history, "stages": stages, "points": points, "evidence": evidence}
+    frames = {name: read(catalog) for name, read in tables.items()}
+    frames |= {"schedule_changes": schedule_changes(catalog), "tier_use": tier_use(catalog)}
+    for name, frame in frames.items():
+        frame.to_parquet(directory / f"{name}.parquet", index=False)
+    return {name: len(frame) for name, frame in frames.items()}
+
+
+def read_history(file: Path) -> pd.DataFrame:
+    """A history that `export` wrote; UsageError when the file is none."""
+    try:
+        return conform(pd.read_parquet(file))
+    except (OSError, ValueError, KeyError) as error:
+        why = error.args[0] if isinstance(error, KeyError) else error
+        raise UsageError(f"{file}: {why}", hint="`vmcellar catalog export DIR` writes one") from error

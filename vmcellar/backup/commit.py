@@ -8,12 +8,14 @@ never a broken point.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vmcellar import __version__
+from vmcellar.backup.cataloguing import note_committed
 from vmcellar.backup.compress import exported_segment
 from vmcellar.backup.export import PLACE_ZERO
 from vmcellar.backup.figures import disk_figures, stage_seconds, summary
@@ -57,6 +59,7 @@ def commit(engine: Engine, run_id: str) -> PointSummary:
     nodes = {node: data for disk in disks for node, data in disk.nodes.items()}
     point = _point(run, released, [disk.record for disk in disks])
     committed = engine.repository.commit(tables, nodes, _artifacts(run), point, engine.cpu)
+    note_committed(engine, run, committed)
     result = summary(run, committed)
     _tidy(engine, run)
     return result
@@ -143,6 +146,7 @@ def _point(run: Run, released: ReleaseResult, disks: list[DiskRecord]) -> Restor
         freeze_seconds=capture.freeze_seconds,
         held_seconds=released.held,
         seconds=stage_seconds(run),
+        run_seconds=round(max(0.0, time.time() - capture.began), 3),
         run_id=run.directory.run_id,
         job=record.request.job,
         tool=f"vmcellar {__version__}",

@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from vmcellar.backup import planning
 from vmcellar.backup.direct import DirectPath
+from vmcellar.backup.entropy import EntropySampler
 from vmcellar.backup.landing import LandingWriter
-from vmcellar.backup.model import ExportResult, PackHandle
+from vmcellar.backup.model import Entropy, ExportResult, PackHandle
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.errors import CancelledError
 from vmcellar.progress import CancelToken, ProgressSink
@@ -66,7 +67,8 @@ def export(
         rows = job.read(progress, cancel)
         packs = direct.finish()
         engine.landing.shrink(path, job.writer.size)
-        return _hand_over(run.directory, target, rows, packs, plan, time.monotonic() - started)
+        figures = _Figures(time.monotonic() - started, job.entropy.found())
+        return _hand_over(run.directory, target, rows, packs, plan, figures)
     except BaseException:
         direct.abort()
         engine.landing.drop(path)
@@ -110,6 +112,7 @@ class _SegmentExport:
         self._rows: list[tuple[int, int, int, bytes]] = []
         self._owner = (target, plan.number)
         self._direct = direct
+        self.entropy = EntropySampler()
         self.writer = writer
 
     def read(self, progress: ProgressSink, cancel: CancelToken) -> np.ndarray:
@@ -160,13 +163,17 @@ class _SegmentExport:
             place = PLACE_ZERO
         elif repository.index.known([chunk]) or not self._run.claims.claim(chunk, self._owner):
             place = PLACE_KNOWN
-        elif self._direct.take(chunk, data, patient=self.writer.size + len(data) > self._engine.landing.budget):
-            place = PLACE_DIRECT
         else:
-            place = self.writer.append(data)
+            place = self._keep(chunk, data)
         with self._lock:
             self._rows.append((offset, len(data), place, chunk))
         return place == PLACE_DIRECT
+
+    def _keep(self, chunk: bytes, data: memoryview) -> int:
+        self.entropy.look(data)
+        if self._direct.take(chunk, data, patient=self.writer.size + len(data) > self._engine.landing.budget):
+            return PLACE_DIRECT
+        return self.writer.append(data)
 
 
 def raise_first(futures: Sequence[Future[None]]) -> None:
@@ -179,13 +186,20 @@ def raise_first(futures: Sequence[Future[None]]) -> None:
     raise (primary or real)[0]
 
 
+class _Figures(NamedTuple):
+    """How long the reading of a segment took, and the entropy of what it kept."""
+
+    seconds: float
+    entropy: Entropy
+
+
 def _hand_over(
     directory: RunDirectory,
     target: str,
     rows: np.ndarray,
     packs: list[SealedPack],
     plan: planning.Segment,
-    seconds: float,
+    figures: _Figures,
 ) -> ExportResult:
     lengths = rows["length"].astype(np.int64)
 
@@ -202,9 +216,11 @@ def _hand_over(
         zero_read=total(rows["place"] == PLACE_ZERO),
         known=total(rows["place"] == PLACE_KNOWN),
         landed=total(rows["place"] >= 0),
-        seconds=seconds,
+        seconds=figures.seconds,
         direct=total(rows["place"] == PLACE_DIRECT),
         packs=tuple(pack_handle(pack) for pack in packs),
+        known_chunks=int((rows["place"] == PLACE_KNOWN).sum()),
+        entropy=figures.entropy,
     )
     directory.save(stage_file(target, plan.number, "export"), result)
     return result

@@ -7,6 +7,7 @@ from typing import TypedDict, TypeVar
 from vmcellar.backup.model import (
     CompressResult,
     DiskFigures,
+    Entropy,
     ExportResult,
     PlaceResult,
     PointSummary,
@@ -28,8 +29,8 @@ STAGES: tuple[tuple[str, type[ExportResult | CompressResult | PlaceResult | Veri
 )
 
 
-class DiskBytes(TypedDict):
-    """The byte counts of one disk of a point; see DiskRecord."""
+class DiskNumbers(TypedDict):
+    """The figures of one disk of a point; see DiskRecord."""
 
     bytes_read: int
     bytes_zero: int
@@ -37,26 +38,35 @@ class DiskBytes(TypedDict):
     bytes_known: int
     bytes_new: int
     bytes_stored: int
+    chunks_known: int
+    segments: int
+    entropy: float | None
+    tier: str
 
 
-def disk_figures(run: Run, target: str, reason: str) -> DiskBytes:
-    """What the run read and stored of one disk, in bytes.
+def disk_figures(run: Run, target: str, reason: str) -> DiskNumbers:
+    """What the run read and stored of one disk.
 
     Changed is what the new point records: for a full the data alone, for an incremental also what became zero.
     """
     mine = [s for s in run.record.segments if s.target == target]
     exported = [_load(run.directory, s, "export", ExportResult) for s in mine]
     packed = [_load(run.directory, s, "compress", CompressResult) for s in mine]
+    placed = {_load(run.directory, s, "place", PlaceResult).tier for s in mine}
     zero = sum(e.zero_read for e in exported)
     read = sum(e.bytes_read for e in exported)
     holes = sum(s.zero for s in mine)
-    return DiskBytes(
+    return DiskNumbers(
         bytes_read=read,
         bytes_zero=zero + holes,
         bytes_changed=read - zero if reason else read + holes,
         bytes_known=sum(e.known for e in exported),
         bytes_new=sum(e.landed + e.direct for e in exported),
         bytes_stored=sum(p.bytes_stored for p in packed),
+        chunks_known=sum(e.known_chunks for e in exported),
+        segments=len(mine),
+        entropy=sum((e.entropy for e in exported), Entropy()).mean,
+        tier=", ".join(sorted(placed)),
     )
 
 
@@ -66,6 +76,23 @@ def stage_seconds(run: Run) -> dict[str, float]:
         name: round(sum(_load(run.directory, s, name, cls).seconds for s in run.record.segments), 3)
         for name, cls in STAGES
     }
+
+
+def stage_figures(run: Run) -> list[tuple[str, str, float, int]]:
+    """(disk, stage, seconds of work, bytes that it worked on), summed over the disk's segments."""
+    found: dict[tuple[str, str], tuple[float, int]] = {}
+    for segment in run.record.segments:
+        for stage, cls in STAGES:
+            result = _load(run.directory, segment, stage, cls)
+            seconds, count = found.get((segment.target, stage), (0.0, 0))
+            found[segment.target, stage] = seconds + result.seconds, count + _bytes_of(result)
+    return [(target, stage, round(seconds, 3), count) for (target, stage), (seconds, count) in found.items()]
+
+
+def _bytes_of(result: ExportResult | CompressResult | PlaceResult | VerifyResult) -> int:
+    if isinstance(result, ExportResult):
+        return result.bytes_read
+    return result.bytes_plain if isinstance(result, CompressResult) else result.bytes
 
 
 def summary(run: Run, point: RestorePoint) -> PointSummary:

@@ -67,10 +67,26 @@ class PackHandle:
 
 
 @dataclass(frozen=True, slots=True)
+class Entropy:
+    """Of samples: `bits`, each sample's bits per byte times its weight, and the sum of the `weight`s."""
+
+    bits: float = 0.0
+    weight: int = 0
+
+    def __add__(self, other: Entropy) -> Entropy:
+        return Entropy(self.bits + other.bits, self.weight + other.weight)
+
+    @property
+    def mean(self) -> float | None:
+        """Bits per byte, 0 to 8; None without a sample."""
+        return min(8.0, self.bits / self.weight) if self.weight else None
+
+
+@dataclass(frozen=True, slots=True)
 class ExportResult:
     """What one segment's reading gave; bytes_read = zero_read + known + landed + direct.
 
-    `landed` bytes lie in the landing zone, `direct` ones are in `packs` already.
+    `landed` bytes lie in the landing zone, `direct` ones are in `packs` already. `known` came as `known_chunks`.
     """
 
     target: str
@@ -83,6 +99,8 @@ class ExportResult:
     direct: int = 0
     packs: tuple[PackHandle, ...] = ()
     reused: bool = False
+    known_chunks: int = 0
+    entropy: Entropy = Entropy()
 
 
 @dataclass(frozen=True, slots=True)

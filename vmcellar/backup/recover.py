@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vmcellar.backup.cataloguing import note_failed
 from vmcellar.backup.export import landed_before
 from vmcellar.backup.model import BackupRequest, CompressResult, ExportResult, RecoverAction
 from vmcellar.backup.release import release
@@ -147,10 +148,17 @@ def _settle(
             engine.remember(run)
         else:
             why = _why_abandoned(run, keep=keep)
+            _note_died(engine, directory, why)
             abandon(engine, directory.run_id, why)
             actions.append(RecoverAction(vm, directory.run_id, "abandoned", why))
     actions += _reconcile(engine, vm, [kept.directory.run_id] if kept else [])
     return kept, actions
+
+
+def _note_died(engine: Engine, directory: RunDirectory, why: str) -> None:
+    record = load_record(directory)
+    if record is not None:
+        note_failed(engine, record.request, record.started, "died", f"its process died, or was stopped: {why}")
 
 
 def _reconcile(engine: Engine, vm: str, live: list[str]) -> list[RecoverAction]:

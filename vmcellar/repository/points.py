@@ -42,6 +42,8 @@ class DiskRecord:
 
     `bytes_read` is what the source gave; of it `bytes_zero` was zero, `bytes_known` the repository had, `bytes_new` is
     new and took `bytes_stored` in packs. `bytes_changed` is what the point records as changed, with holes.
+    `bytes_known` came as `chunks_known`; `segments` is what the reading was divided into, `entropy` the bits per byte
+    of what was new (of samples; None if nothing was), `tier` where the packs were placed then.
     """
 
     target: str
@@ -59,6 +61,10 @@ class DiskRecord:
     bytes_known: Size = 0
     bytes_new: Size = 0
     bytes_stored: Size = 0
+    chunks_known: Size = 0
+    segments: Size = 0
+    entropy: Annotated[float, Field(ge=0, le=8)] | None = None
+    tier: str = ""
 
 
 @checked(frozen=True, slots=True, config=_STRICT)
@@ -85,6 +91,7 @@ class RestorePoint:
 
     `parent` is only a record of what the point was incremental to: restoring never needs it. `artifacts`, `repository`
     and `metadata_packs` (the packs that its commit added, by hex id) are filled in by `Repository.commit`.
+    `seconds` are of work per stage, `run_seconds` from the instant to the commit.
     """
 
     id: PointId
@@ -112,6 +119,7 @@ class RestorePoint:
     freeze_seconds: float = 0.0
     held_seconds: float = 0.0
     seconds: dict[str, float] = Field(default_factory=dict)
+    run_seconds: float = 0.0
     metadata_packs: tuple[Name, ...] = ()
     run_id: str = ""
     job: str = ""

@@ -1,0 +1,119 @@
+"""What backups leave in the catalog, and that none fails for it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backup.world import EmptySource, again, make_engine
+from tests.faults.cellar import Cellar, stand_ins
+from vmcellar.backup import pipeline, recover, stages
+from vmcellar.backup.entropy import EntropySampler, entropy
+from vmcellar.backup.model import BackupRequest
+from vmcellar.engine import Engine
+from vmcellar.errors import TransientError
+from vmcellar.progress import CancelToken
+
+REQUEST = BackupRequest("web", job="nightly")
+
+
+def rows(engine: Engine, table: str) -> list[dict[str, Any]]:
+    with engine.catalog.reading() as connection:
+        return [dict(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}").mappings()]  # noqa: S608
+
+
+def test_a_run_is_noted_with_its_disks_and_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in stand_ins():
+        monkeypatch.setattr(module, name, value)
+    cellar = Cellar(tmp_path)
+    cellar.make()
+    cellar.write("web", 1)
+    point = cellar.back_up("web")
+    cellar.write("web", 2)
+    cellar.back_up("web")
+    engine = cellar.engine()
+    run, later = sorted(rows(engine, "runs"), key=lambda row: row["started"])
+    assert (run["id"], run["vm"], run["kind"], run["outcome"], run["point_id"], run["recorded_by"]) == (
+        point.run_id, "web", "full", "done", point.id, "run",
+    )  # fmt: skip
+    assert run["finished"] >= run["started"]
+    assert later["parent"] == point.id
+    disks = [row for row in rows(engine, "run_disks") if row["run_id"] == point.run_id]
+    for disk, made in zip(disks, point.disks, strict=True):
+        assert {name: disk[name] for name in ("target", "size", "bytes_read", "bytes_new", "bytes_stored")} == {
+            "target": made.target, "size": made.size, "bytes_read": made.bytes_read, "bytes_new": made.bytes_new,
+            "bytes_stored": made.bytes_stored,
+        }  # fmt: skip
+        assert disk["tier"] == "hot"
+        assert 3.9 < disk["entropy"] <= 8, "pieces are random, or repeat 16 bytes"
+    stages = {
+        (row["target"], row["stage"]): row["bytes"] for row in rows(engine, "stages") if row["run_id"] == run["id"]
+    }
+    assert stages["vda", "export"] == point.disks[0].bytes_read
+    assert {stage for _, stage in stages} == {"export", "compress", "place", "verify"}
+    assert point.id in {row["id"] for row in rows(engine, "points")}
+
+
+def test_a_run_that_fails_is_noted_with_its_error(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    assert isinstance(engine.source, EmptySource)
+    engine.source.away = True
+    with pytest.raises(TransientError):
+        pipeline.run(engine, REQUEST)
+    (run,) = rows(engine, "runs")
+    assert (run["outcome"], run["error"], run["point_id"]) == ("failed", "web: libvirt is away", None)
+
+
+def test_a_run_that_is_stopped_is_noted_as_cancelled(tmp_path: Path) -> None:
+    engine, stop = make_engine(tmp_path), CancelToken()
+    stop.cancel()
+    with pytest.raises(BaseException):  # noqa: B017, PT011  (whatever a stop raises)
+        pipeline.run(engine, REQUEST, cancel=stop)
+    assert [run["outcome"] for run in rows(engine, "runs")] == ["cancelled"]
+
+
+def test_a_run_whose_process_died_is_noted_by_the_next_one(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    assert isinstance(engine.source, EmptySource)
+    engine.source.full = True
+    with engine.repository.working_on("web"):
+        stages.snapshot(engine, REQUEST, CancelToken())
+    engine.source.held.clear()  # the VM was shut off as well
+    after = again(engine)
+    recover.recover(after, "web")
+    (run,) = rows(after, "runs")
+    assert (run["outcome"], run["vm"], run["job"]) == ("died", "web", "nightly")
+
+
+def test_a_catalog_that_cannot_be_written_fails_no_backup(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = make_engine(tmp_path)
+    (engine.state / "catalog.sqlite").write_bytes(b"damaged " * 1000)
+    with caplog.at_level(logging.WARNING):
+        point = pipeline.run(engine, REQUEST)
+    assert engine.repository.point(point.id).verified
+    assert "web: the catalog has no record of this run: catalog" in caplog.text
+
+
+def test_entropy_tells_text_from_what_is_encrypted() -> None:
+    text = (b"the quick brown fox jumps over the lazy dog, again and again; " * 300)[: 16 << 10]
+    assert entropy(memoryview(bytes(16 << 10))) == 0.0
+    assert 3.5 < entropy(memoryview(text)) < 5.0
+    assert entropy(memoryview(bytes(range(256)) * 64)) == pytest.approx(8.0)
+
+
+def test_a_sampler_takes_the_first_chunks_and_then_few_and_weighs_them() -> None:
+    sampler = EntropySampler()
+    flat, mixed = memoryview(bytes(1 << 20)), memoryview(bytes(range(256)) * 4096)
+    for _ in range(64):
+        sampler.look(flat)
+    for _ in range(64):
+        sampler.look(mixed)
+    assert sampler.found().weight == 128 << 20
+    assert sampler.found().mean == pytest.approx(4.0)
+
+
+def test_no_sample_is_no_figure() -> None:
+    assert EntropySampler().found().mean is None

@@ -1,0 +1,86 @@
+"""Noting runs in the catalog. What cannot be noted is a warning: no backup fails for its history.
+
+SQLAlchemy is loaded when there is something to note, at the end of a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from vmcellar.backup.figures import stage_figures
+from vmcellar.backup.model import BackupRequest
+from vmcellar.backup.runs import Run as BackupRun
+from vmcellar.errors import CancelledError
+
+if TYPE_CHECKING:
+    from vmcellar.catalog.models import Base
+    from vmcellar.engine import Engine
+    from vmcellar.repository.points import RestorePoint
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def noting_failure(engine: Engine, request: BackupRequest) -> Iterator[None]:
+    """Note the attempt as failed or cancelled when the block raises; the error goes on as it is."""
+    began = time.time()
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, CancelledError) or not isinstance(error, Exception)
+        note_failed(engine, request, began, "cancelled" if stopped else "failed", error)
+        raise
+
+
+def note_failed(engine: Engine, request: BackupRequest, began: float, outcome: str, error: BaseException | str) -> None:
+    """Note an attempt without a point: `outcome` is failed, cancelled or died."""
+
+    def rows() -> list[Base]:
+        from vmcellar.catalog.models import Run  # noqa: PLC0415
+
+        return [
+            Run(
+                id=f"{outcome}-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+                repository=engine.repository.id.hex(),
+                vm=request.vm,
+                job=request.job,
+                started=began,
+                finished=time.time(),
+                outcome=outcome,
+                error=str(getattr(error, "message", error)) or type(error).__name__,
+            )
+        ]
+
+    _note(engine, request.vm, rows)
+
+
+def note_committed(engine: Engine, run: BackupRun, point: RestorePoint) -> None:
+    """Note a run that became a point; to be called while its hand-overs are there."""
+
+    def rows() -> list[Base]:
+        from vmcellar.catalog import rebuild  # noqa: PLC0415
+        from vmcellar.catalog.models import Stage  # noqa: PLC0415
+
+        repository = engine.repository.id.hex()
+        row = rebuild.run_row(repository, point)
+        row.recorded_by = "run"
+        stages = [
+            Stage(run_id=point.run_id, target=target, stage=stage, seconds=seconds, bytes=count)
+            for target, stage, seconds, count in stage_figures(run)
+        ]
+        return [rebuild.point_row(repository, point), row, *rebuild.disk_rows(point), *stages]
+
+    _note(engine, point.vm, rows)
+
+
+def _note(engine: Engine, vm: str, rows: Callable[[], list[Base]]) -> None:
+    try:
+        engine.catalog.add(rows())
+    except Exception as error:  # also what a library raises: whatever it is, the backup is done
+        log.warning("%s: the catalog has no record of this run: %s", vm, getattr(error, "message", error))

@@ -1,0 +1,152 @@
+"""The tables of the catalog (docs/catalog.md). Sizes are bytes, durations seconds, instants seconds since the epoch.
+
+Instants are plain numbers, so that every database keeps them alike and no time zone can creep in: in SQLite
+`datetime(started, 'unixepoch')` reads them, in PostgreSQL `to_timestamp(started)`.
+
+A change here needs a new file in `migrations/versions`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Double, Index, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
+
+Bytes = BigInteger
+"""Sizes: SQLite's and PostgreSQL's 64-bit integers."""
+
+
+class Base(MappedAsDataclass, DeclarativeBase):
+    """Base of all tables; a row is made with the names of its columns."""
+
+
+class Run(Base, kw_only=True):
+    """One attempt to back up one VM. `outcome` is `done`, `failed`, `cancelled` or `died` (its process did).
+
+    `recorded_by` is `run` when the backup itself wrote the row, `point` when `catalog rebuild` read it from a point.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (Index("runs_by_vm", "repository", "vm", "started"), Index("runs_by_point", "point_id"))
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    repository: Mapped[str] = mapped_column(String(32))
+    vm: Mapped[str] = mapped_column(String(255))
+    started: Mapped[float] = mapped_column(Double)
+    outcome: Mapped[str] = mapped_column(String(16))
+    job: Mapped[str] = mapped_column(String(255), default="")
+    kind: Mapped[str] = mapped_column(String(16), default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
+    finished: Mapped[float | None] = mapped_column(Double, default=None)
+    error: Mapped[str] = mapped_column(Text, default="")
+    point_id: Mapped[str | None] = mapped_column(String(32), default=None)
+    parent: Mapped[str | None] = mapped_column(String(32), default=None)
+    consistency: Mapped[str] = mapped_column(String(16), default="")
+    held_seconds: Mapped[float | None] = mapped_column(Double, default=None)
+    freeze_seconds: Mapped[float | None] = mapped_column(Double, default=None)
+    warnings: Mapped[list[str]] = mapped_column(JSON, default_factory=list)
+    uncovered: Mapped[list[str]] = mapped_column(JSON, default_factory=list)
+    recorded_by: Mapped[str] = mapped_column(String(8), default="run")
+
+
+class RunDisk(Base, kw_only=True):
+    """What one run did with one disk; the byte counts are those of `DiskRecord` in a point."""
+
+    __tablename__ = "run_disks"
+
+    run_id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    target: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int] = mapped_column(Bytes)
+    full_reason: Mapped[str] = mapped_column(Text, default="")
+    bytes_read: Mapped[int] = mapped_column(Bytes, default=0)
+    bytes_zero: Mapped[int] = mapped_column(Bytes, default=0)
+    bytes_changed: Mapped[int] = mapped_column(Bytes, default=0)
+    bytes_known: Mapped[int] = mapped_column(Bytes, default=0)
+    bytes_new: Mapped[int] = mapped_column(Bytes, default=0)
+    bytes_stored: Mapped[int] = mapped_column(Bytes, default=0)
+    chunks_known: Mapped[int] = mapped_column(Bytes, default=0)
+    segments: Mapped[int] = mapped_column(Bytes, default=0)
+    entropy: Mapped[float | None] = mapped_column(Double, default=None)
+    tier: Mapped[str] = mapped_column(String(64), default="")
+
+
+class Stage(Base, kw_only=True):
+    """One stage's work on one disk, summed over its segments; stages overlap, so seconds exceed the run's.
+
+    `target` is empty and `bytes` unknown where only the sum over all disks is known (rows from points).
+    """
+
+    __tablename__ = "stages"
+
+    run_id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    target: Mapped[str] = mapped_column(String(64), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(16), primary_key=True)
+    seconds: Mapped[float] = mapped_column(Double)
+    bytes: Mapped[int | None] = mapped_column(Bytes, default=None)
+
+
+class Point(Base, kw_only=True):
+    """A restore point that is, or was, in the repository; `gone` is when it was first seen to be no more there."""
+
+    __tablename__ = "points"
+    __table_args__ = (Index("points_by_vm", "repository", "vm", "time"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    repository: Mapped[str] = mapped_column(String(32))
+    vm: Mapped[str] = mapped_column(String(255))
+    run_id: Mapped[str] = mapped_column(String(80))
+    time: Mapped[float] = mapped_column(Double)
+    kind: Mapped[str] = mapped_column(String(16))
+    consistency: Mapped[str] = mapped_column(String(16))
+    verified: Mapped[bool]
+    disks: Mapped[int]
+    bytes_size: Mapped[int] = mapped_column(Bytes)
+    bytes_stored: Mapped[int] = mapped_column(Bytes)
+    parent: Mapped[str | None] = mapped_column(String(32), default=None)
+    gone: Mapped[float | None] = mapped_column(Double, default=None)
+
+
+class Evidence(Base, kw_only=True):
+    """What a verification or a drill of a point found. `rto_seconds` is from the order to the running VM."""
+
+    __tablename__ = "evidence"
+    __table_args__ = (Index("evidence_by_point", "point_id"), Index("evidence_by_vm", "repository", "vm", "time"))
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    repository: Mapped[str] = mapped_column(String(32))
+    vm: Mapped[str] = mapped_column(String(255))
+    point_id: Mapped[str] = mapped_column(String(32))
+    time: Mapped[float] = mapped_column(Double)
+    kind: Mapped[str] = mapped_column(String(16))
+    ok: Mapped[bool]
+    seconds: Mapped[float | None] = mapped_column(Double, default=None)
+    rto_seconds: Mapped[float | None] = mapped_column(Double, default=None)
+    detail: Mapped[str] = mapped_column(Text, default="")
+
+
+class ScheduleChange(Base, kw_only=True):
+    """A change of a VM's schedule, and why; `before` and `after` are the schedule's own words."""
+
+    __tablename__ = "schedule_changes"
+    __table_args__ = (Index("schedule_changes_by_vm", "repository", "vm", "time"),)
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    repository: Mapped[str] = mapped_column(String(32))
+    vm: Mapped[str] = mapped_column(String(255))
+    time: Mapped[float] = mapped_column(Double)
+    before: Mapped[str] = mapped_column(Text)
+    after: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    by: Mapped[str] = mapped_column(String(64), default="")
+    applied: Mapped[bool] = mapped_column(default=False)
+
+
+class TierUse(Base, kw_only=True):
+    """How full a tier was at an instant; `free` is unknown where a tier has no end."""
+
+    __tablename__ = "tier_use"
+
+    repository: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tier: Mapped[str] = mapped_column(String(64), primary_key=True)
+    time: Mapped[float] = mapped_column(Double, primary_key=True)
+    used: Mapped[int] = mapped_column(Bytes)
+    free: Mapped[int | None] = mapped_column(Bytes, default=None)

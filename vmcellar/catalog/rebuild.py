@@ -1,0 +1,125 @@
+"""Reading the history back from the repository: every point tells of the run that made it.
+
+What no point holds stays absent: runs that failed, the stages' seconds per disk (a point has their sums), bytes per
+stage, evidence that is not in the repository, changes of schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vmcellar.catalog.models import Base, Point, Run, RunDisk, Stage
+
+if TYPE_CHECKING:
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.repository.points import RestorePoint
+
+BATCH = 500
+"""Points whose rows are written in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildReport:
+    """`points` were there, of which `added` were new to the catalog; `gone` it knew, and they are no more."""
+
+    points: int
+    added: int
+    gone: int
+
+
+def rebuild(catalog: Catalog, points: Sequence[RestorePoint], now: float) -> RebuildReport:
+    """Add what the catalog lacks of these points, which must be all of the repository; nothing is ever deleted.
+
+    Rows that a run wrote itself stay as they are: they know more. May run beside backups and be stopped at any time.
+    """
+    known, runs = catalog.point_ids(), catalog.run_ids()
+    missing = [point for point in points if point.id not in known]
+    for start in range(0, len(missing), BATCH):
+        rows: list[Base] = []
+        for point in missing[start : start + BATCH]:
+            rows.append(point_row(catalog.repository, point))
+            if run_id_of(point) not in runs:
+                runs.add(run_id_of(point))
+                rows += [run_row(catalog.repository, point), *disk_rows(point), *stage_rows(point)]
+        catalog.add(rows)
+    gone = catalog.mark_gone([point.id for point in points], now)
+    return RebuildReport(len(points), len(missing), gone)
+
+
+def run_id_of(point: RestorePoint) -> str:
+    """The run that made the point; points of old versions do not name it, so the point's id stands for it."""
+    return point.run_id or f"point-{point.id}"
+
+
+def point_row(repository: str, point: RestorePoint) -> Point:
+    """The point as a row."""
+    return Point(
+        id=point.id,
+        repository=repository,
+        vm=point.vm,
+        run_id=run_id_of(point),
+        time=point.time,
+        kind=point.kind,
+        consistency=point.consistency,
+        verified=point.verified,
+        disks=len(point.disks),
+        bytes_size=sum(disk.size for disk in point.disks),
+        bytes_stored=point.bytes_stored,
+        parent=point.parent,
+    )
+
+
+def run_row(repository: str, point: RestorePoint) -> Run:
+    """The run that made the point, as far as the point tells."""
+    return Run(
+        id=run_id_of(point),
+        repository=repository,
+        vm=point.vm,
+        started=point.time,
+        outcome="done",
+        job=point.job,
+        kind=point.kind,
+        reason=point.reason,
+        finished=point.time + point.run_seconds if point.run_seconds else None,
+        point_id=point.id,
+        parent=point.parent,
+        consistency=point.consistency,
+        held_seconds=point.held_seconds,
+        freeze_seconds=point.freeze_seconds,
+        warnings=list(point.warnings),
+        uncovered=[f"{disk.target}: {disk.reason}" for disk in point.uncovered if not disk.expected],
+        recorded_by="point",
+    )
+
+
+def disk_rows(point: RestorePoint) -> list[RunDisk]:
+    """What the run did with each disk."""
+    return [
+        RunDisk(
+            run_id=run_id_of(point),
+            target=disk.target,
+            size=disk.size,
+            full_reason=disk.reason,
+            bytes_read=disk.bytes_read,
+            bytes_zero=disk.bytes_zero,
+            bytes_changed=disk.bytes_changed,
+            bytes_known=disk.bytes_known,
+            bytes_new=disk.bytes_new,
+            bytes_stored=disk.bytes_stored,
+            chunks_known=disk.chunks_known,
+            segments=disk.segments,
+            entropy=disk.entropy,
+            tier=disk.tier,
+        )
+        for disk in point.disks
+    ]
+
+
+def stage_rows(point: RestorePoint) -> list[Stage]:
+    """The seconds of each stage, over all disks."""
+    return [
+        Stage(run_id=run_id_of(point), target="", stage=stage, seconds=seconds)
+        for stage, seconds in point.seconds.items()
+    ]
