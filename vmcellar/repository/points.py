@@ -155,7 +155,7 @@ def same_backup(one: RestorePoint, other: RestorePoint) -> bool:
 
 
 def _without_commit(point: RestorePoint) -> RestorePoint:
-    return replace(point, metadata_packs=(), seconds={}, tool="")
+    return replace(point, metadata_packs=(), seconds={}, run_seconds=0.0, tool="")
 
 
 @cache
