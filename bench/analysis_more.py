@@ -36,6 +36,8 @@ def score_next_runs(sample: Sample, cuts: tuple[int, ...]) -> pd.DataFrame:
                 ("stored", one.stored, first["bytes_stored"].sum()),
                 ("seconds", one.seconds, first["seconds"].iloc[0]),
             ):
+                if said.high[80] <= 0:
+                    continue
                 inside = {f"in{x}": said.low[x] <= came <= said.high[x] for x in LEVELS}
                 rows.append({"what": name, "miss": abs(np.log((came + 1) / (said.middle + 1))), **inside})
     groups = pd.DataFrame(rows).groupby("what")

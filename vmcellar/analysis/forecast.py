@@ -151,10 +151,10 @@ def _forecast_grid(grid: Grid) -> tuple[list[Forecast], list[Refusal]]:
                     disk=one.disk,
                     step=grid.step,
                     starts=starts[row],
-                    middle=from_log(logs[row] + added[row]),
+                    middle=_whole(from_log(logs[row] + added[row])),
                     mean=from_log(means[row] + added[row]),
-                    low={level: from_log(lows[level][row] + added[row]) for level in intervals.LEVELS},
-                    high={level: from_log(highs[level][row] + added[row]) for level in intervals.LEVELS},
+                    low={level: _whole(from_log(lows[level][row] + added[row])) for level in intervals.LEVELS},
+                    high={level: _whole(from_log(highs[level][row] + added[row])) for level in intervals.LEVELS},
                     model=tested.names[tested.model[row]],
                     mase=float(tested.mase[row]),
                     points=int(tested.points[row]),
@@ -164,6 +164,11 @@ def _forecast_grid(grid: Grid) -> tuple[list[Forecast], list[Refusal]]:
                 )
             )
     return made, refused
+
+
+def _whole(values: Floats) -> Floats:
+    """What is under half a cluster is nothing: dirty bitmaps count whole ones."""
+    return np.asarray(np.where(values < FLOOR / 2, 0.0, values), dtype=np.float64)
 
 
 def _predict(logs: Floats, tested: backtest.Backtest, season: int, ahead: int) -> Floats:

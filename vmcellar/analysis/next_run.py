@@ -14,7 +14,6 @@ import pandas as pd
 
 from vmcellar.analysis.grid import HOUR, seconds_of
 from vmcellar.analysis.intervals import LEVELS, bounds
-from vmcellar.analysis.models import FLOOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +105,8 @@ def next_runs(frame: pd.DataFrame, outlook: Outlook) -> list[NextRun]:
 def _next_run(runs: Runs, disks: list[Forecast], now: float) -> NextRun:
     due = max(runs.last + disks[0].cadence, now)
     changed = _change(disks, due - runs.last)
-    share = _spread_of(np.log((runs.stored + FLOOR) / (runs.changed + FLOOR)))
+    some = runs.changed > 0
+    share = _spread_of(np.log(np.maximum(runs.stored[some], 1.0) / runs.changed[some]) if some.any() else np.zeros(1))
     stored = _times(changed, share, 1.0)
     rest, per_byte = runs.throughput()
     took = _spread_of(np.log(np.maximum(runs.seconds, 1e-3) / (rest + per_byte * runs.changed)))
@@ -143,8 +143,10 @@ def _times(base: Range, ratio: Range, elastic: float) -> Range:
     middle = base.middle * float(np.exp(ratio.middle))
 
     def end(own: float, other: float, sign: int) -> float:
-        from_base = elastic * np.log((own + FLOOR * 1e-6) / (base.middle + FLOOR * 1e-6)) if base.middle > 0 else 0.0
-        return float(middle * np.exp(sign * np.hypot(from_base, other - ratio.middle)))
+        if own <= 0 or base.middle <= 0:
+            return middle * float(np.exp(other - ratio.middle)) if elastic < 1 else own
+        from_base = elastic * float(np.log(own / base.middle))
+        return middle * float(np.exp(sign * np.hypot(from_base, other - ratio.middle)))
 
     return Range(
         middle,

@@ -25,7 +25,7 @@ CLASSES = ("office", "nightly", "daily", "month-end", "growth", "shift", "flat",
 """Working hours of weekdays; a nightly batch; a daily wave without weekends; office with month ends; office that
 grows; office with one lasting shift; no season; mostly quiet with bursts; nothing at all outside working hours.
 """
-SEASONAL = ("office", "nightly", "daily", "month-end", "growth", "shift")
+SEASONAL = ("office", "nightly", "daily", "month-end", "growth", "shift", "idle")
 TROUBLES = ("ransomware", "stuck", "slow", "freeze")
 CLUSTER = 64 << 10
 CHUNK = 256 << 10
@@ -166,7 +166,7 @@ def _season(kind: str, start: pd.Timestamp, hours: int, swing: float, peak: int)
     wave = np.exp(-((distance / 4.0) ** 2))
     if kind == "nightly":
         return np.asarray(1 + swing * 2 * (hour == (peak + 12) % 24) + swing * 0.3 * wave, dtype=np.float64)
-    if kind in ("flat", "bursty", "idle"):
+    if kind in ("flat", "bursty"):
         return np.ones(hours)
     if kind == "idle":
         return np.asarray(swing * ((distance <= 4) & (weekday < 5)), dtype=np.float64)

@@ -16,6 +16,7 @@ from vmcellar.cli.commands import (
     backup,
     config,
     doctor,
+    forecast,
     init,
     keys,
     locks,
@@ -65,7 +66,22 @@ def _global_options(
     ctx.obj = GlobalOptions(config_file, verbose)
 
 
-for module in (init, doctor, config, backup, restore, thaw, serve, points, verify, recover, locks, keys, upkeep):
+for module in (
+    init,
+    doctor,
+    config,
+    backup,
+    restore,
+    thaw,
+    serve,
+    points,
+    verify,
+    recover,
+    locks,
+    keys,
+    upkeep,
+    forecast,
+):
     module.register(app)
 
 

@@ -1,0 +1,65 @@
+"""`forecast` and `anomalies` on a made-up history and on a Parquet file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.cli.conftest import Cli
+from vmcellar.analysis.history import conform
+from vmcellar.analysis.sample import TUNING, generate
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    path = tmp_path / "history.parquet"
+    conform(generate(replace(TUNING, seed=3, vms=4, days=60, newcomers=0.0, leavers=0.0)).frame).to_parquet(path)
+    return path
+
+
+def test_a_forecast_of_a_file_names_model_and_next_run(cli: Cli, parquet: Path) -> None:
+    done = cli("forecast", "office-0000", "--history", str(parquet))
+    assert done.code == 0
+    assert "MASE" in done.out
+    assert "next run" in done.out
+    told = json.loads(cli("forecast", "--history", str(parquet), "--json").out)
+    assert {disk["vm"] for disk in told["disks"]} == {"office-0000", "nightly-0001", "daily-0002", "month-end-0003"}
+    disk = told["disks"][0]
+    assert len(disk["starts"]) == len(disk["bytes_median"]) == len(disk["bytes_low95"])
+    assert all(low <= high for low, high in zip(disk["bytes_low95"], disk["bytes_high95"], strict=True))
+    assert told["next_runs"][0]["seconds"]["low95"] <= told["next_runs"][0]["seconds"]["median"]
+
+
+def test_anomalies_of_a_file_say_what_was_seen_and_how_often_that_is_false(cli: Cli, parquet: Path) -> None:
+    frame = pd.read_parquet(parquet)
+    rows = frame.index[frame["vm"] == "office-0000"][-3:]
+    frame.loc[rows, "seconds_frozen"] = 40.0
+    frame.to_parquet(parquet)
+    done = cli("anomalies", "--history", str(parquet))
+    assert done.code == 0
+    assert "the guest was frozen for 40.0 s" in done.out
+    assert "false alarms at most" in done.err
+    told = json.loads(cli("anomalies", "--history", str(parquet), "--json").out)
+    assert [one["kind"] for one in told["anomalies"]] == ["freeze"]
+
+
+def test_a_sample_shows_both(cli: Cli) -> None:
+    assert "made-up" in cli("anomalies", "--sample", "1").err
+    assert "nightly-0001" in cli("forecast", "--sample", "1").out
+
+
+def test_what_is_no_history_is_bad_use(cli: Cli, tmp_path: Path, parquet: Path) -> None:
+    missing = cli("forecast", "--history", str(tmp_path / "none.parquet"))
+    assert (missing.code, "no such file" in missing.err) == (2, True)
+    text = tmp_path / "text.parquet"
+    text.write_text("no parquet")
+    assert cli("forecast", "--history", str(text)).code == 2
+    pd.read_parquet(parquet).drop(columns=["bytes_changed"]).to_parquet(text)
+    assert "bytes_changed" in cli("anomalies", "--history", str(text)).err
+    unknown = cli("forecast", "web", "--history", str(parquet))
+    assert (unknown.code, "web is not in this history" in unknown.err) == (2, True)
+    assert cli("forecast").code == 2
