@@ -14,6 +14,8 @@ import typer
 import vmcellar
 from vmcellar.cli.commands import (
     backup,
+    capacity,
+    catalog,
     config,
     doctor,
     forecast,
@@ -75,6 +77,8 @@ for module in (
     thaw,
     serve,
     points,
+    capacity,
+    catalog,
     verify,
     recover,
     locks,

@@ -1,0 +1,66 @@
+"""`catalog rebuild`, `export`, `show` and `capacity` on a real repository."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from tests.cli.conftest import Cellar, Cli
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
+    """The clock that histories are judged by."""
+    monkeypatch.setattr("vmcellar.analysis.quality.time", SimpleNamespace(time=lambda: now))
+
+
+def test_rebuild_reads_the_history_back_and_show_tells_it(
+    cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock(monkeypatch, cellar.second.time + 60)
+    assert "no run is known" in cli("catalog", "show").err
+    first = cli("catalog", "rebuild")
+    assert first.code == 0, first.err
+    assert "3 points in the repository: 3 added to the catalog, 0 noted as gone" in first.err
+    assert "failed attempts and the stages' times per disk are not known" in first.err
+    assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 3, "added": 0, "gone": 0}
+    shown = json.loads(cli("catalog", "show", "--json").out)
+    assert {vm["vm"]: (vm["runs"], vm["failed"]) for vm in shown["vms"]} == {"db1": (1, 0), "web1": (2, 0)}
+    assert shown["quarantined"] == []
+    assert "web1" in cli("catalog", "show").out
+
+
+def test_show_names_the_rows_that_no_analysis_uses(cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_clock(monkeypatch, cellar.first.time - 86400)
+    cli("catalog", "rebuild")
+    shown = cli("catalog", "show").out
+    assert "3 rows that no analysis uses" in shown
+    assert shown.count("a clock was wrong") == 3
+    assert len(json.loads(cli("catalog", "show", "--json").out)["quarantined"]) == 3
+
+
+@pytest.mark.usefixtures("cellar")
+def test_rebuild_notes_points_that_a_prune_dropped(cli: Cli) -> None:
+    cli("catalog", "rebuild")
+    assert cli("prune", "--keep-last", "1").code == 0
+    assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 2, "added": 0, "gone": 1}
+
+
+def test_export_writes_parquet(cli: Cli, cellar: Cellar) -> None:
+    cli("catalog", "rebuild")
+    done = cli("catalog", "export", "out", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["rows"]["history"] == 3
+    assert (cellar.folder / "out" / "history.parquet").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("cellar")
+def test_capacity_tells_what_is_used_and_why_there_is_no_forecast(cli: Cli) -> None:
+    cli("catalog", "rebuild")
+    (tier,) = json.loads(cli("capacity", "--json").out)
+    assert tier["tier"] == "hot"
+    assert tier["used"] > 3 << 20
+    assert tier["full"] is None
+    assert "days of history on hot" in tier["reason"]
+    assert "hot" in cli("capacity").out

@@ -1,0 +1,93 @@
+"""`vmcellar catalog rebuild`, `export` and `show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcellar.cli.output import console, note, print_json
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, open_repository, read_config
+
+if TYPE_CHECKING:
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.repository.repository import Repository
+
+group = typer.Typer(help="The history of backups: rebuild it from the repository, export it, show what it holds.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the app."""
+    app.add_typer(group, name="catalog", rich_help_panel=PANEL_LOOK, no_args_is_help=True)
+
+
+def open_catalog(ctx: typer.Context, config: Path | None) -> tuple[Repository, Catalog]:
+    """The repository and the catalog of its history."""
+    from vmcellar.catalog.catalog import Catalog
+
+    repository = open_repository(ctx, config)
+    return repository, Catalog.of(read_config(ctx, config).state, repository.id)
+
+
+@group.command()
+def rebuild(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Add to the catalog what the repository's points tell of their runs, and note which points are gone.
+
+    Nothing is deleted, and what runs wrote themselves stays. What no point holds is not there afterwards: runs that
+    failed, and the stages' times per disk (points have their sums).
+    """
+    from dataclasses import asdict
+
+    from vmcellar.catalog.rebuild import rebuild as fill_in
+
+    repository, catalog = open_catalog(ctx, config)
+    report = fill_in(catalog, repository.points(), repository.clock())
+    if as_json:
+        print_json(asdict(report))
+        return
+    note(f"{report.points} points in the repository: {report.added} added to the catalog, {report.gone} noted as gone")
+    if report.added:
+        note("of runs that were added, failed attempts and the stages' times per disk are not known")
+
+
+@group.command()
+def export(
+    ctx: typer.Context,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the files; made if missing.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the history as Parquet files, for pandas, DuckDB, Spark and others; docs/catalog.md names the columns."""
+    from vmcellar.analysis.history import export as write
+
+    _, catalog = open_catalog(ctx, config)
+    rows = write(catalog, directory)
+    if as_json:
+        print_json({"directory": str(directory), "rows": rows})
+        return
+    for name, count in rows.items():
+        note(f"{directory / name}.parquet: {count} rows")
+
+
+@group.command()
+def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show which runs the catalog holds, by VM, and which rows of it no analysis will use, and why."""
+    from vmcellar.analysis.history import history
+    from vmcellar.analysis.overview import overview
+    from vmcellar.analysis.quality import quarantine
+    from vmcellar.cli.render.catalog import bad_table, overview_json, overview_table
+
+    _, catalog = open_catalog(ctx, config)
+    frame = history(catalog)
+    _, bad = quarantine(frame)
+    if as_json:
+        print_json(overview_json(catalog, overview(frame), bad))
+        return
+    note(f"{catalog.path}: " + ", ".join(f"{count} {name}" for name, count in catalog.counts().items() if count))
+    if len(frame):
+        console().print(overview_table(overview(frame)))
+    else:
+        note("no run is known; `vmcellar catalog rebuild` reads them back from the repository")
+    if len(bad):
+        console().print(bad_table(bad))
