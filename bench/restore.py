@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +60,10 @@ class Settings:
     def hot_tier(self) -> TierSettings:
         """The repository's directory."""
         return TierSettings(storage=str(self.hot))
+
+    def other_tiers(self) -> Mapping[str, TierSettings]:
+        """None."""
+        return {}
 
 
 def pieces(raw: Path) -> Iterator[tuple[int, bytes]]:

@@ -41,6 +41,9 @@ class Settings:
     def hot_tier(self) -> TierSettings:
         return TierSettings(storage=str(self.hot))
 
+    def other_tiers(self) -> Mapping[str, TierSettings]:
+        return {}
+
 
 @dataclass(slots=True)
 class World:

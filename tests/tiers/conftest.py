@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +18,8 @@ from lab.glacier import Glacier
 from lab.require import requires
 from vmcellar.config.tiers import TierSettings
 from vmcellar.tiers.base import Tier
+from vmcellar.tiers.cellar import CellarTier
+from vmcellar.tiers.local import LocalTier
 from vmcellar.tiers.registry import open_tier
 from vmcellar.tiers.s3_client import make_client
 
@@ -90,20 +93,57 @@ def ceph_settings(cluster: Cluster) -> TierSettings:
     )
 
 
-@pytest.fixture(params=["local", "s3", "ceph"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> TierSettings:
+@pytest.fixture(params=["local", "s3", "ceph", "cellar"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of tier; `cellar` is three directories as one."""
+    return str(request.param)
+
+
+@pytest.fixture
+def settings(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> TierSettings:
     """An empty place of each kind."""
-    if request.param == "local":
+    if kind in ("local", "cellar"):
         (tmp_path / "local").mkdir()
         return TierSettings(storage=str(tmp_path / "local"))
-    found: TierSettings = request.getfixturevalue(f"{request.param}_settings")
+    found: TierSettings = request.getfixturevalue(f"{kind}_settings")
     return found
 
 
 @pytest.fixture
-def tier(settings: TierSettings, tmp_path: Path) -> Tier:
+def tier(kind: str, settings: TierSettings, tmp_path: Path) -> Tier:
     """An empty tier of each kind."""
+    if kind == "cellar":
+        return Scattered.make(tmp_path)
     return open_tier("hot", settings, tmp_path / "state")
+
+
+class Scattered(CellarTier):
+    """Moves each pack to another tier as soon as it is written, as a rebalance would; `local` is hot."""
+
+    written = 0
+
+    @classmethod
+    def make(cls, folder: Path) -> Scattered:
+        for name in ("warm", "cold"):
+            (folder / name).mkdir()
+        opened = {name: LocalTier(folder / name, name=name) for name in ("warm", "cold")}
+        return cls(LocalTier(folder / "local"), {name: partial(opened.__getitem__, name) for name in opened})
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        self._scatter(key)
+
+    def adopt(self, path: Path, key: str) -> None:
+        super().adopt(path, key)
+        self._scatter(key)
+
+    def _scatter(self, key: str) -> None:
+        self.written += 1
+        if key.startswith("data/") and self.written % 3:
+            target = self.tier_named(self.names[self.written % 3])
+            if not target.exists(key):
+                target.put(key, self.hot.get(key))
+            self.hot.delete(key)
 
 
 def as_written(settings: TierSettings) -> dict[str, object]:

@@ -20,7 +20,7 @@ from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import PermanentError, UsageError
 from vmcellar.repository.layout import CONFIG_KEY
 from vmcellar.tiers.base import Tier
-from vmcellar.tiers.registry import open_tier
+from vmcellar.tiers.registry import open_tiers
 
 
 def slots_of(config: Config) -> list[slots.SlotInfo]:
@@ -86,7 +86,7 @@ def paper_key(config: Config, identity: Path | None) -> str:
 
 
 def _tier(config: Config) -> Tier:
-    tier = open_tier("hot", config.hot_tier(), config.state)
+    tier = open_tiers(config)
     if not tier.exists(CONFIG_KEY):
         raise PermanentError(f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right place")
     return tier

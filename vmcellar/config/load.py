@@ -100,14 +100,13 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     key = config.key
     if key is not None and key.file is not None:
         key = key.model_copy(update={"file": folder / key.file})
-    hot = config.tiers.hot
     return config.model_copy(
         update={
             "state": folder / config.state,
             "scratch": folder / config.scratch,
             "key": key,
             "landing": config.landing.model_copy(update={"dir": folder / config.landing.dir}),
-            "tiers": config.tiers.model_copy(update={"hot": hot.within(folder) if hot else None}),
+            "tiers": config.tiers.within(folder),
         }
     )
 

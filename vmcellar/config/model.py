@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from vmcellar.config.jobs import BackupJob, Section, Storage
+from vmcellar.config.placement import Placement
 from vmcellar.config.prices import Prices
 from vmcellar.config.secrets import HostPath, SecretReference
 from vmcellar.config.tiers import TierSettings
@@ -24,6 +25,13 @@ class Tiers(Section):
     """Where packs are kept."""
 
     hot: TierSettings | None = Field(default=None, description="the repository: packs, index, points and keys")
+    warm: TierSettings | None = Field(default=None, description="packs that no young point needs; a mirror of the rest")
+    cold: TierSettings | None = Field(default=None, description="packs that only old points need; a mirror of the rest")
+
+    def within(self, folder: Path) -> Tiers:
+        """The same with every relative path taken from `folder`."""
+        named = {name: getattr(self, name) for name in type(self).model_fields}
+        return self.model_copy(update={name: tier.within(folder) for name, tier in named.items() if tier is not None})
 
 
 class Landing(Section):
@@ -77,6 +85,7 @@ class Config(Section):
     """All of `vmcellar.yaml`."""
 
     tiers: Tiers = Tiers()
+    placement: Placement | None = Field(default=None, description="when packs go to which tier; default: all stay hot")
     key: SecretReference | None = Field(default=None, description="where the passphrase is")
     state: HostPath = Field(default=Path("/var/lib/vmcellar"), description="runs in progress, index cache")
     scratch: HostPath = Field(
@@ -103,6 +112,13 @@ class Config(Section):
             raise ValueError(f"two entries of backups: are named {twice[0]}; give each its own name")
         return self
 
+    @model_validator(mode="after")
+    def _tiers_of_placement_exist(self) -> Self:
+        for name, _ in self.placement.limits() if self.placement else ():
+            if getattr(self.tiers, name) is None:
+                raise ValueError(f"placement names the tier {name}, and tiers.{name} is missing: say where it is")
+        return self
+
     def hot_tier(self) -> TierSettings:
         """Where the hot tier is; UsageError when the file names none."""
         if self.tiers.hot is None:
@@ -115,6 +131,11 @@ class Config(Section):
     def price_tables(self) -> dict[str, Prices]:
         """What each tier costs, by its name."""
         return {name: tier.price_table for name, tier in self.tiers if isinstance(tier, TierSettings)}
+
+    def other_tiers(self) -> dict[str, TierSettings]:
+        """The tiers behind hot by name, nearest first."""
+        named = {"warm": self.tiers.warm, "cold": self.tiers.cold}
+        return {name: tier for name, tier in named.items() if tier is not None}
 
     def is_hot(self, storage: Storage) -> bool:
         """Whether a job's `storage:` is the tier hot, by its name or by the same storage string."""

@@ -40,7 +40,8 @@ GC = "gc"
 REBUILD = "rebuild-index"
 REPAIR = "repair"
 CONSOLIDATE = "consolidate"
-"""Works of which one runs at a time, of all four."""
+MOVE = "tiers move"
+"""Works of which one runs at a time, of all five."""
 
 Clock = Callable[[], float]
 
@@ -247,9 +248,9 @@ def remove_stale(tier: Tier, keyring: Keyring, now: float) -> list[FoundLease]:
 
 
 def refuse_second(others: Iterable[FoundLease]) -> None:
-    """PermanentError when one of these is of a work that must be alone: gc, consolidate, rebuild-index, repair."""
+    """PermanentError when one of these is of a work of which only one may run at a time."""
     for other in others:
-        if other.newest.what in (GC, REBUILD, REPAIR, CONSOLIDATE):
+        if other.newest.what in (GC, REBUILD, REPAIR, CONSOLIDATE, MOVE):
             raise PermanentError(
                 f"{other.newest.what} runs already: on {other.newest.host}, pid {other.newest.pid}",
                 hint="wait for it; `vmcellar locks` shows it. If its host died, its lease ends within 20 minutes",

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from vmcellar.errors import CancelledError, IntegrityError, PermanentError, UsageError, VmcellarError
 from vmcellar.memory import BufferPool
@@ -27,7 +27,7 @@ from vmcellar.repository import config_object, envelope, evidence, index_parts, 
 from vmcellar.repository.index import Index
 from vmcellar.repository.index_parts import PackEntry
 from vmcellar.repository.pack_reader import READ_MAX, PackReader, verify_pack
-from vmcellar.tiers.base import NotFoundError, Tier
+from vmcellar.tiers.base import NotFoundError, Replaces, Tier
 from vmcellar.tiers.local import LocalTier
 
 if TYPE_CHECKING:
@@ -38,18 +38,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _FOLDER = "repair-"
 _buffers = BufferPool(READ_MAX)
-
-
-@runtime_checkable
-class Replaces(Protocol):
-    """A tier that can put a file in the place of a damaged object at once."""
-
-    def replace(self, path: Path, key: str) -> None:
-        """Make the file durable under `key` in place of what is there; the file is gone afterwards.
-
-        A crash leaves the one or the other, whole. The caller has proven that the file is what was stored.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,12 @@ from vmcellar.repository.commit import Commit
 from vmcellar.repository.diskmap import DiskMap
 from vmcellar.repository.index import Index
 from vmcellar.repository.pack_format import PackRef, Table
-from vmcellar.repository.packs import Location, PackReader, PackWriter, groups
+from vmcellar.repository.packs import Location, PackWriter
 from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
 from vmcellar.repository.points_cache import PointsCache
+from vmcellar.repository.salvage import read_all
 from vmcellar.tiers.base import NotFoundError, Tier
-from vmcellar.tiers.registry import make_tier, open_tier
+from vmcellar.tiers.registry import add_tier, make_tier, open_tiers
 
 if TYPE_CHECKING:
     from vmcellar.config.tiers import TierSettings
@@ -62,6 +63,10 @@ class Settings(Protocol):
 
     def hot_tier(self) -> TierSettings:
         """Where the hot tier is."""
+        ...
+
+    def other_tiers(self) -> Mapping[str, TierSettings]:
+        """The tiers behind it by name, nearest first."""
         ...
 
 
@@ -104,7 +109,7 @@ class Repository:
         A recipient's `private` key opens it in place of the passphrase, and in recipient mode alone opens disk bytes.
         Without `refresh` the index is not looked at, so that a damaged one can be made anew.
         """
-        tier = open_tier("hot", config.hot_tier(), config.state)
+        tier = open_tiers(config)
         keyring, repository_id = unlock(tier, private or _passphrase(config))
         opened = cls(tier, keyring, repository_id, config.state / "cache")
         return opened._refreshed() if refresh else opened
@@ -117,6 +122,8 @@ class Repository:
         """
         passphrase = _passphrase(config)
         make(make_tier("hot", config.hot_tier(), config.state), passphrase, recipients)
+        for name in config.other_tiers():
+            add_tier(config, name)
         return cls.open(config)
 
     def _refreshed(self) -> Self:
@@ -324,9 +331,7 @@ class Repository:
         """The checked bytes of all these objects, all held in memory; IntegrityError names one that is missing."""
         result: dict[bytes, bytes] = {}
         for pack, found in by_pack(self.locate(ids).values()):
-            with PackReader(self.tier, pack.key, self.keyring, pack=pack) as reader:
-                for group in groups(found):
-                    result.update({location.chunk: plain for location, plain in reader.read_group(group)})
+            result.update(read_all(self.tier, self.keyring, pack, found))
         return result
 
     def locate(self, ids: Sequence[bytes]) -> dict[bytes, Location]:

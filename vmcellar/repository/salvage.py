@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import CancelledError, VmcellarError
-from vmcellar.repository.packs import Group, Location, PackReader
-from vmcellar.tiers.base import Tier
+from vmcellar.repository.packs import Group, Location, PackReader, PackRef, groups
+from vmcellar.tiers.base import Copies, Tier
 
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
@@ -17,7 +17,8 @@ def read_each(tier: Tier, keyring: Keyring, group: Group) -> Iterator[tuple[Loca
     """Each object of `group` in order with its checked bytes, or with the error of reading it.
 
     One read fetches the group. Once that or a check fails, the rest is read object by object: a bad sector or a flipped
-    bit costs one object. Bytes are valid as long as the caller keeps them. Any thread.
+    bit costs one object, and none where the tier has another copy of the pack. Bytes are valid as long as the caller
+    keeps them. Any thread.
     """
     done = 0
     try:
@@ -39,7 +40,45 @@ def _read_alone(tier: Tier, keyring: Keyring, found: Location) -> bytes | Vmcell
     except CancelledError:
         raise
     except VmcellarError as error:
-        return error
+        other = _from_another_copy(tier, keyring, found)
+        return error if other is None else other
+
+
+def _from_another_copy(tier: Tier, keyring: Keyring, found: Location) -> bytes | None:
+    if isinstance(tier, Copies):
+        for copy in tier.copies(found.pack.key):
+            try:
+                with _open(copy, keyring, found) as reader:
+                    return reader.read(found)
+            except CancelledError:
+                raise
+            except VmcellarError:
+                continue
+    return None
+
+
+def read_all(tier: Tier, keyring: Keyring, pack: PackRef, objects: Sequence[Location]) -> dict[bytes, bytes]:
+    """The checked bytes of objects of one pack, by id; the error of the first that no copy of the pack gives."""
+    result: dict[bytes, bytes] = {}
+    try:
+        with PackReader(tier, pack.key, keyring, pack=pack) as reader:
+            for group in groups(objects):
+                result.update({found.chunk: plain for found, plain in reader.read_group(group)})
+    except CancelledError:
+        raise
+    except VmcellarError:
+        if not isinstance(tier, Copies):
+            raise
+        for found in objects:
+            if found.chunk not in result:
+                result[found.chunk] = _content(_read_alone(tier, keyring, found))
+    return result
+
+
+def _content(read: bytes | VmcellarError) -> bytes:
+    if isinstance(read, VmcellarError):
+        raise read
+    return read
 
 
 def _open(tier: Tier, keyring: Keyring, found: Location) -> PackReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from vmcellar.repository import nodes
 from vmcellar.repository.layout import ABSENT, ID_BYTES, WHAT_NODE, span_of
 from vmcellar.repository.nodes import Rows
 from vmcellar.repository.packs import Location, PackRef
-from vmcellar.tiers.base import NotFoundError
+from vmcellar.tiers.base import Copies, NotFoundError, Tier
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import Artifact, RestorePoint
@@ -213,7 +214,19 @@ def pack_problem(repository: Repository, pack: PackRef) -> str:
         raise
     except VmcellarError as error:
         return f"pack {pack.key}: {error.message}"
-    return "" if size == pack.size else f"pack {pack.key} has {size} bytes instead of {pack.size}: it is cut short"
+    if size == pack.size or _has_whole_copy(repository.tier, pack):
+        return ""
+    return f"pack {pack.key} has {size} bytes instead of {pack.size}: it is cut short"
+
+
+def _has_whole_copy(tier: Tier, pack: PackRef) -> bool:
+    """Whether another place of the tier has the pack with its right length, where the first has it cut short."""
+    if isinstance(tier, Copies):
+        for copy in tier.copies(pack.key):
+            with suppress(NotFoundError):
+                if copy.size(pack.key) == pack.size:
+                    return True
+    return False
 
 
 def _ids(rows: Rows) -> list[bytes]:

@@ -186,6 +186,36 @@ class Archive(Protocol):
         ...
 
 
+@runtime_checkable
+class Replaces(Protocol):
+    """A tier that can put a file in the place of a damaged object at once."""
+
+    def replace(self, path: Path, key: str) -> None:
+        """Make the file durable under `key` in place of what is there; the file is gone afterwards.
+
+        A crash leaves the one or the other, whole. The caller has proven that the file is what was stored.
+        """
+        ...
+
+
+@runtime_checkable
+class Copies(Protocol):
+    """A tier of several places, of which more than one may have an object."""
+
+    def copies(self, key: str) -> Sequence[Tier]:
+        """Each place that has the object now, nearest first; places that do not answer are left out."""
+        ...
+
+
+@runtime_checkable
+class KeepsDigests(Protocol):
+    """A tier that keeps a digest beside each object, which can be had where the object itself must be thawed."""
+
+    def stored_digest(self, key: str) -> str | None:
+        """BLAKE3 in hex of what was written under `key`, as its writer said; None when it said none."""
+        ...
+
+
 def exists_error(tier: Tier, key: str) -> ExistsError:
     """What `put` and `adopt` raise for a key that is taken."""
     return ExistsError(f"{tier!r}: {key} exists already", hint="objects are never overwritten; choose a new name")

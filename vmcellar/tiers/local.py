@@ -128,7 +128,7 @@ class LocalTier:
                 temporary.unlink(missing_ok=True)
 
     def replace(self, path: Path, key: str) -> None:
-        """See vmcellar.repository.repair.Replaces: one rename(2), so that readers see the one or the other."""
+        """See Replaces: one rename(2), so that readers see the one or the other."""
         target = self._file(key)
         with self._errors(key):
             self._still_there()

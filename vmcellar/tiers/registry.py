@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import PermanentError
 from vmcellar.tiers.base import Tier
+from vmcellar.tiers.cellar import make_cellar
 from vmcellar.tiers.local import LocalTier, make_directory
+from vmcellar.tiers.mark import ReadOnlyTier, check_mark, is_mirror, write_mark
+
+
+class Places(Protocol):
+    """What a configuration tells about tiers; `vmcellar.config.Config` does."""
+
+    @property
+    def state(self) -> Path:
+        """Where packs for tiers that are not local may be built."""
+        ...
+
+    def hot_tier(self) -> TierSettings:
+        """Where the hot tier is; UsageError when there is none."""
+        ...
+
+    def other_tiers(self) -> Mapping[str, TierSettings]:
+        """The tiers behind it by name, nearest first."""
+        ...
+
+
+def open_tiers(places: Places) -> Tier:
+    """All tiers of a configuration as one. A mirror in the place of hot is opened to be read only.
+
+    Raises as `open_tier` does for hot; each of the others is opened when it is first needed, and raises then.
+    """
+    hot = open_tier("hot", places.hot_tier(), places.state)
+    others = places.other_tiers()
+    front = ReadOnlyTier(hot) if is_mirror(hot) else hot
+    return make_cellar(front, {name: partial(_open_other, hot, places, name) for name in others}) if others else front
+
+
+def _open_other(hot: Tier, places: Places, name: str) -> Tier:
+    tier = open_tier(name, places.other_tiers()[name], places.state)
+    check_mark(hot, tier)
+    return tier
+
+
+def add_tier(places: Places, name: str) -> bool:
+    """Make the place of a warm or cold tier one of this repository's tiers; False when it was one. See `write_mark`."""
+    hot = open_tier("hot", places.hot_tier(), places.state)
+    return write_mark(hot, make_tier(name, places.other_tiers()[name], places.state))
 
 
 def open_tier(name: str, settings: TierSettings, state: Path) -> Tier:

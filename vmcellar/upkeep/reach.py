@@ -61,13 +61,18 @@ class Reach:
         self._progress = progress
         self._cancel = cancel
         self._seen: set[bytes] = set()
+        self._new: list[PackRef] = []
 
-    def add(self, point: RestorePoint) -> None:
-        """Walk one point; IntegrityError that names what is missing or damaged."""
+    def add(self, point: RestorePoint) -> list[PackRef]:
+        """Walk one point, and name the packs that it is the first to need; IntegrityError that names what is missing or
+        damaged.
+        """
+        self._new = []
         self._need(bytes.fromhex(chunk) for artifact in point.artifacts for chunk in artifact.chunks)
         for disk in point.disks:
             self._walk(disk)
         self._progress("gc", 1)
+        return self._new
 
     def _walk(self, disk: DiskRecord) -> None:
         self._repository.map(disk)  # checks that level and size fit
@@ -116,8 +121,9 @@ class Reach:
             self.live.setdefault(pack, Live(found.pack)).add(found)
             if pack in self._marked and good_elsewhere:
                 self.relieved.setdefault(pack, set()).add(name)
-            else:
+            elif pack not in self.packs:
                 self.packs.add(pack)
+                self._new.append(found.pack)
 
 
 def _children(data: bytes, level: int) -> Iterator[bytes]:

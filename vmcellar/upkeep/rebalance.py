@@ -1,0 +1,202 @@
+"""rebalance: put every pack where the rules say, and keep a mirror of all else on every tier.
+
+A pack is moved by copying it, reading the copy back, and only then deleting it where it was. Where packs lie is what
+the tiers list, so a run that died is gone on with by the next one, and a copy that is whole already is not made again.
+Before a copy goes, every copy that stays was read in this run and has the same bytes. Runs alone among works that
+delete (a lease of its own kind); backups, prunes and restores may run beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vmcellar.errors import CancelledError, IntegrityError
+from vmcellar.policy.placement import Held, Move, Site, decide
+from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.repository import leases
+from vmcellar.tiers.base import ArchivedError, NotFoundError
+from vmcellar.upkeep.carry import Carrier, Pace
+from vmcellar.upkeep.mirror import Mirror, Mirrored
+from vmcellar.upkeep.survey import Needed, Survey, cellar_of, for_ever, survey
+
+if TYPE_CHECKING:
+    from vmcellar.repository.repository import Repository
+    from vmcellar.tiers.base import Tier
+    from vmcellar.tiers.cellar import CellarTier
+
+ID_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Where packs should lie: the tiers in order, on how many each pack lies, and until when points are kept."""
+
+    sites: tuple[Site, ...]
+    copies: int = 1
+    needed: Needed = for_ever
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A pack that was left where it was, and why."""
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceReport:
+    """What was done, or would be if `dry_run`; sizes in bytes.
+
+    `moves` were done; `held` packs cannot be moved as they are; `failed` ones were not, with the reason. `lost` are
+    keys of packs that points need and no tier has. `bytes` is the size of all copies that were made.
+    """
+
+    dry_run: bool
+    points: int
+    packs: int
+    moves: tuple[Move, ...]
+    bytes: int
+    held: tuple[Held, ...]
+    failed: tuple[Failed, ...]
+    lost: tuple[str, ...]
+    mirrors: tuple[Mirrored, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every pack that points need is there, and all that should be done was."""
+        return not (self.failed or self.lost)
+
+
+def rebalance(
+    repository: Repository,
+    rules: Rules,
+    *,
+    at_once: int = 2,
+    rate: int | None = None,
+    dry_run: bool = False,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> RebalanceReport:
+    """One run; `at_once` packs at a time, at most `rate` bytes per second in all.
+
+    Reports points that were walked as stage "gc" and copied bytes as "move". Raises what the tiers raise (one that is
+    away or full ends the run), PermanentError while gc or another work of its kind runs, CancelledError when stopped:
+    what was moved stays moved. A pack that is damaged, archived or gone is in the report, and the others are moved.
+    """
+    cancel = cancel or CancelToken()
+    cellar = cellar_of(repository)
+    with ExitStack() as stack:
+        lease = None
+        if not dry_run:
+            work = leases.holding(repository.tier, repository.keyring, leases.MOVE, repository.clock)
+            lease = stack.enter_context(work)
+            others = leases.remove_stale(repository.tier, repository.keyring, repository.clock())
+            leases.refuse_second(other for other in others if other.id != lease.id)
+        found = survey(repository, needed=rules.needed, strict=True, progress=progress, cancel=cancel)
+        stop = CancelToken(cancel)
+        carrier = Carrier(f"moves-{repository.id.hex()[:ID_DIGITS]}", Pace(rate), progress, stop)
+        run = _Run(cellar, carrier, lease, stop)
+        mirrors = run.mirrors()
+        moves, held = _decided(found, rules, repository.clock())
+        done, failed = (moves, []) if dry_run else run.moves(moves, at_once)
+    return RebalanceReport(
+        dry_run=dry_run,
+        points=found.points,
+        packs=len(found.packs),
+        moves=tuple(done),
+        bytes=sum(move.size * len(move.copy) for move in done),
+        held=tuple(held),
+        failed=tuple(failed),
+        lost=found.lost,
+        mirrors=mirrors,
+    )
+
+
+def _decided(found: Survey, rules: Rules, now: float) -> tuple[list[Move], list[Held]]:
+    """Missing copies first, then what frees the nearest tiers."""
+    verdicts = [decide(pack, rules.sites, rules.copies, now) for pack in found.packs]
+    moves = [verdict for verdict in verdicts if isinstance(verdict, Move)]
+    moves.sort(key=lambda move: (bool(move.drop), not move.copy, move.key))
+    return moves, [verdict for verdict in verdicts if isinstance(verdict, Held)]
+
+
+class _Run:
+    """The changes of one run. Without a lease it only looks."""
+
+    def __init__(
+        self, cellar: CellarTier, carrier: Carrier, lease: leases.HeldLease | None, cancel: CancelToken
+    ) -> None:
+        self._cellar = cellar
+        self._carrier = carrier
+        self._lease = lease
+        self._cancel = cancel
+
+    def _check(self) -> None:
+        """Before each change: nobody asked to stop, and the lease is still ours."""
+        self._cancel.check()
+        if self._lease is not None:
+            self._lease.check()
+
+    def mirrors(self) -> tuple[Mirrored, ...]:
+        """Bring all mirrors up to date."""
+        mirror = Mirror(self._cellar.hot, self._carrier, self._check)
+        others = [self._cellar.tier_named(name) for name in self._cellar.names[1:]]
+        return tuple(mirror.update(tier, dry_run=self._lease is None) for tier in others)
+
+    def moves(self, moves: Iterable[Move], at_once: int) -> tuple[list[Move], list[Failed]]:
+        """Do them, several at a time; an error that is not about one pack alone ends it when all have stopped."""
+        self._carrier.clear(self._cellar.hot)
+        done: list[Move] = []
+        failed: list[Failed] = []
+        with ThreadPoolExecutor(at_once, thread_name_prefix="move") as pool:
+            running = [(move, pool.submit(self._move, move)) for move in moves]
+            try:
+                for move, future in running:
+                    reason = future.result()
+                    if reason:
+                        failed.append(Failed(move.key, reason))
+                    else:
+                        done.append(move)
+            except BaseException:
+                self._cancel.cancel()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return done, failed
+
+    def _move(self, move: Move) -> str:
+        """Do one; empty, or why this pack stays."""
+        self._check()
+        try:
+            source, *others = (self._cellar.tier_named(name) for name in move.tiers)
+            digest = self._common_digest(move, source, others) if move.drop and others else ""
+            for name in move.copy:
+                self._check()
+                copied = self._carrier.copy(move.key, source, self._cellar.tier_named(name))
+                if digest not in ("", copied):
+                    raise IntegrityError(f"{source!r}: {move.key} reads differently each time")
+            for name in move.drop:
+                self._check()
+                self._cellar.tier_named(name).delete(move.key)
+        except CancelledError:
+            raise
+        except (IntegrityError, NotFoundError, ArchivedError) as error:
+            return str(error)
+        return ""
+
+    def _common_digest(self, move: Move, source: Tier, others: Sequence[Tier]) -> str:
+        """The digest of all copies that there are; IntegrityError when they differ: the damaged one may be that which
+        would stay.
+        """
+        digest = self._carrier.digest(move.key, source)
+        for other in others:
+            if not self._carrier.holds(move.key, other, digest, source.size(move.key)):
+                raise IntegrityError(
+                    f"{move.key} is not the same on {source!r} and {other!r}: both stay",
+                    hint="type `vmcellar verify --all --deep`, and `--repair` it from the whole copy",
+                )
+        return digest
