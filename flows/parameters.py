@@ -64,6 +64,14 @@ class VerifyRepository(FlowParameters):
         return self.point or "all points"
 
 
+class RebalanceTiers(FlowParameters):
+    """Put packs where `placement:` says."""
+
+    at_once: int = Field(default=2, ge=1, le=64, description="packs that are moved at the same time")
+    rate: int = Field(default=0, ge=0, description="the most bytes per second; 0: no limit")
+    dry_run: bool = Field(default=False, description="only say what would be moved")
+
+
 class Recover(FlowParameters):
     """Settle what dead runs left."""
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 from uuid import UUID
 
-from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
 
 from tasks.control import Activity
 from vmcellar.backup.model import PointSummary
 from vmcellar.backup.report import eta, markdown_report, size_text
 from vmcellar.backup.selection import OffVm
+from vmcellar.upkeep.rebalance import RebalanceReport
+from vmcellar.upkeep.tierstat import TierSummary
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -25,6 +32,8 @@ Result = PointSummary | OffVm | BaseException
 
 UPDATE_SECONDS = 5.0
 """How often the progress bar moves: each move is a request to the server."""
+ROWS_MOST = 200
+"""Of the table of moves: more is for `vmcellar tiers move --json`."""
 
 
 def artifact_key(prefix: str, name: str) -> str:
@@ -61,6 +70,30 @@ async def job_artifact(job: str, results: Mapping[str, Result]) -> None:
     title = f"# {job or 'backup'}: {new} of {len(results)} VMs have a new verified point"
     text = "\n".join([title, "", *lines])
     await _or_warn(acreate_markdown_artifact(key=artifact_key("job", job or "backup"), markdown=text), None)
+
+
+async def tiers_artifact(report: RebalanceReport, standing: Sequence[TierSummary]) -> None:
+    """Publish what was moved, and what lies where now."""
+    moved = [{"pack": move.key, "from": ", ".join(move.tiers), "to": ", ".join(move.copy), "why": move.why}
+             for move in report.moves]  # fmt: skip
+    stuck = [{"pack": held.key, "from": ", ".join(held.tiers), "to": "", "why": held.why} for held in report.held]
+    failed = [{"pack": each.key, "from": "", "to": "", "why": each.why} for each in report.failed]
+    title = "Packs that would be moved" if report.dry_run else "Packs that were moved, and those that were not"
+    rows = [*failed, *stuck, *moved][:ROWS_MOST]
+    await _or_warn(acreate_table_artifact(table=rows, key="moves-between-tiers", description=title), None)
+    lying = [
+        {
+            "tier": tier.name,
+            "packs": tier.packs,
+            "bytes": size_text(tier.bytes),
+            "only here": size_text(tier.alone),
+            "per month": f"{tier.cost_month:.2f}",
+            "free": "" if tier.free is None else size_text(tier.free),
+            "where": tier.away or tier.place,
+        }
+        for tier in standing
+    ]
+    await _or_warn(acreate_table_artifact(table=lying, key="tiers", description="What lies on which tier"), None)
 
 
 def _job_row(vm: str, result: Result) -> str:

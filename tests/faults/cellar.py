@@ -96,7 +96,7 @@ class Cellar:
     def _config(self, state: Path) -> Config:
         return Config.model_validate(
             {
-                "tiers": {"hot": str(self.hot)},
+                **self._tiers(),
                 "key": {"file": str(self.folder / "passphrase")},
                 "state": str(state),
                 "scratch": str(self.folder / "scratch"),
@@ -104,6 +104,15 @@ class Cellar:
                 "limits": {"segment": MIB, "workers": 1, "connections": 1, "sample": 0},
             }
         )
+
+    def _tiers(self) -> dict[str, object]:
+        """Hot, and the others once their folders are there."""
+        others = [name for name in ("warm", "cold") if (self.folder / name).exists()]
+        tiers = {name: str(self.folder / name) for name in ("hot", *others)}
+        if not others:
+            return {"tiers": tiers}
+        copies = 2 if (self.folder / "copies").exists() else 1
+        return {"tiers": tiers, "placement": {"hot": "7d", "warm": "30d", "cold": "rest", "copies": copies}}
 
     def make_folder(self) -> None:
         """All but the repository."""

@@ -7,8 +7,9 @@ from tests.faults import (
     key_scenarios,
     repair_scenarios,
     restore_scenarios,
+    tier_scenarios,
     upkeep_scenarios,
 )
 
-ROOMS = (backup_scenarios, restore_scenarios, upkeep_scenarios, key_scenarios, repair_scenarios)
+ROOMS = (backup_scenarios, restore_scenarios, upkeep_scenarios, key_scenarios, repair_scenarios, tier_scenarios)
 SCENARIOS = {scenario.name: scenario for room in ROOMS for scenario in room.SCENARIOS}

@@ -55,6 +55,13 @@ def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
     assert len(faults("backup-full", "backup-recipient", "repair", "--every", "25")) == 3
 
 
+def test_moving_packs_killed_at_some_steps() -> None:
+    """Before some calls and after others; by hand at each step."""
+    lines = faults("tiers-move", "tiers-copies", "--every", "40")
+    assert len(lines) == 2
+    assert all(re.search(r"[1-9]\d* fired", line) for line in lines)
+
+
 def test_consolidate_killed_at_one_step_in_five() -> None:
     """Before some calls and after others; by hand at each step."""
     (line,) = faults("consolidate", "--every", "5")

@@ -27,6 +27,7 @@ from vmcellar.cli.commands import (
     restore,
     serve,
     thaw,
+    tiers,
     upkeep,
     verify,
 )
@@ -80,6 +81,7 @@ for module in (
     capacity,
     catalog,
     verify,
+    tiers,
     recover,
     locks,
     keys,

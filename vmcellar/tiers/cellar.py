@@ -11,19 +11,22 @@ import heapq
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from vmcellar.config.prices import Speed
 from vmcellar.errors import CancelledError, VmcellarError
-from vmcellar.tiers.base import NotFoundError, Replaces, Tier, TierReader, check_key
+from vmcellar.tiers.base import Archive, ArchiveState, NotFoundError, Replaces, Tier, TierReader, check_key
 
 PACKS = "data/"
 """What may lie on any tier; everything else is small, and needed to plan a restore (pitfall 24)."""
 
 _REMEMBERED = 1 << 16
+_REQUESTS_AT_ONCE = 16
 _GIVE_UP_SECONDS = 30.0
 """For so long a tier that could not be opened is not tried again: each try may take a minute of patience."""
 
@@ -138,6 +141,36 @@ class CellarTier:
                 continue
         return found
 
+    def thaw_state(self, keys: Iterable[str]) -> Mapping[str, ArchiveState]:
+        """See Archive: that of the copy which can be read soonest."""
+        wanted = set(keys)
+        best: dict[str, ArchiveState] = {}
+        trouble: VmcellarError | None = None
+        for name in self.names:
+            asked = sorted(key for key in wanted if key not in best or not best[key].reads)
+            try:
+                found = _states(self.tier_named(name), asked)
+            except CancelledError:
+                raise
+            except VmcellarError as error:
+                trouble = trouble or error
+                continue
+            best.update({key: s for key, s in found.items() if key not in best or _rank(s) < _rank(best[key])})
+        for key in sorted(wanted - best.keys()):
+            raise trouble or NotFoundError(f"{self!r}: {key}: there is no such object")
+        return best
+
+    def thaw(self, keys: Iterable[str], days: int, speed: Speed) -> None:
+        """See Archive: of the copy that `thaw_state` tells of."""
+        by_tier: dict[str, set[str]] = {}
+        for key, state in self.thaw_state(keys).items():
+            if state.state != "readable":
+                by_tier.setdefault(state.tier, set()).add(key)
+        for name, frozen in by_tier.items():
+            tier = self.tier_named(name)
+            if isinstance(tier, Archive):
+                tier.thaw(sorted(frozen), days, speed)
+
     def staging_dir(self) -> Path:
         """See Tier.staging_dir: that of hot."""
         return self.hot.staging_dir()
@@ -214,6 +247,20 @@ class CellarTier:
         for name in self.names:
             cleared += self.tier_named(name).clear_unfinished(older_than)
         return cleared
+
+
+def _states(tier: Tier, keys: Iterable[str]) -> Mapping[str, ArchiveState]:
+    """Of those that the tier has; one that needs no thaw says readable."""
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE, thread_name_prefix="states") as pool:
+        asked = list(keys)
+        there = [key for key, is_there in zip(asked, pool.map(tier.exists, asked), strict=True) if is_there]
+    if isinstance(tier, Archive):
+        return tier.thaw_state(there)
+    return {key: ArchiveState(key, tier.size(key), tier.name, "readable") for key in there}
+
+
+def _rank(state: ArchiveState) -> int:
+    return ("readable", "thawed", "thawing", "archived").index(state.state)
 
 
 class ReplacingCellar(CellarTier):

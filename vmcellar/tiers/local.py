@@ -66,9 +66,10 @@ class LocalTier:
         try:
             found = self.path.stat()
         except OSError as error:
+            command = "vmcellar init" if self.name == "hot" else f"vmcellar tiers add {self.name}"
             raise PermanentError(
                 f"{self!r}: {os.strerror(error.errno or 0)}",
-                hint="mount its file system, or make the directory with `vmcellar init`",
+                hint=f"mount its file system, or make the directory with `{command}`",
             ) from error
         if not stat.S_ISDIR(found.st_mode):
             raise PermanentError(f"{self!r} is not a directory", hint="name a directory in vmcellar.yaml")

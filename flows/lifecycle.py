@@ -1,0 +1,33 @@
+"""The life of packs: `rebalance_tiers`."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import RebalanceTiers
+from tasks import lifecycle as tasks
+from tasks.artifacts import tiers_artifact
+from tasks.control import activity
+from tasks.running import TaskThreads
+from vmcellar.errors import IntegrityError
+from vmcellar.upkeep.rebalance import RebalanceReport
+
+
+@flow(name="rebalance-tiers", flow_run_name="rebalance tiers")
+async def rebalance_tiers(request: RebalanceTiers) -> RebalanceReport:
+    """Move packs to where `placement:` says, make missing copies, mirror the rest. Red when a pack is lost or stays."""
+    with activity(request.config, "") as work, TaskThreads(work.cancel, 1) as threads:
+        report = await threads.value(
+            tasks.move_packs, request.config, request.at_once, request.rate or None, request.dry_run
+        )
+        standing = await threads.value(tasks.tiers, request.config)
+    await tiers_artifact(report, standing)
+    if report.lost:
+        raise IntegrityError(
+            f"{len(report.lost)} packs that restore points need are on no tier, such as {report.lost[0]}",
+            hint="`vmcellar verify --all` names the points and disk ranges; the next backup heals what it can",
+        )
+    if report.failed:
+        first = report.failed[0]
+        raise IntegrityError(f"{len(report.failed)} packs were not moved; the first: {first.key}: {first.why}")
+    return report

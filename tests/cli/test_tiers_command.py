@@ -1,0 +1,133 @@
+"""`tiers`, `tiers move`, `tiers add` and `tiers promote`, on a real repository with three directories."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cellar, Cli
+from vmcellar.repository.repository import Repository
+
+POINTS_TIME = 1_800_000_000
+TIERS = """
+tiers: {hot: repo, warm: warm, cold: {storage: cold, prices: {gb_month: 1.0}}}
+placement: {hot: 1d, warm: 2d, cold: rest}
+key: {file: pass}
+state: state
+"""
+
+
+@pytest.fixture
+def tiered(cellar: Cellar, cli: Cli) -> Cellar:
+    """The repository with two tiers more, which have no packs yet."""
+    cellar.config.write_text(TIERS)
+    for name in ("warm", "cold"):
+        assert cli("tiers", "add", name).code == 0
+    return cellar
+
+
+def later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    """Commands run so many days after the points were made."""
+    real = Repository.__init__
+    now = POINTS_TIME + days * 86400
+
+    def made(self: Repository, *arguments: Any, **named: Any) -> None:
+        real(self, *arguments, **named)
+        self.clock = lambda: now
+
+    monkeypatch.setattr(Repository, "__init__", made)
+
+
+def packs(folder: Path) -> int:
+    return sum(path.is_file() for path in (folder / "data").rglob("*"))
+
+
+def test_a_place_is_added_once(cli: Cli, cellar: Cellar) -> None:
+    cellar.config.write_text(TIERS)
+    shown = cli("tiers")
+    assert shown.code == 1
+    assert "warm is away" in shown.out
+    assert "vmcellar tiers add warm" in shown.out
+    moved = cli("tiers", "move")
+    assert moved.code == 1
+    assert "tiers add warm" in moved.err
+    assert "is a tier of this repository;" in cli("tiers", "add", "warm").err
+    assert "already" in cli("tiers", "add", "warm").err
+    assert cli("tiers", "add", "lukewarm").code == 2
+
+
+def test_what_cools_moves_and_every_point_restores(cli: Cli, tiered: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_packs = packs(tiered.folder / "repo")
+    document = json.loads(cli("tiers", "--json").out)
+    assert [(tier["name"], tier["packs"]) for tier in document["tiers"]] == [
+        ("hot", all_packs),
+        ("warm", 0),
+        ("cold", 0),
+    ]
+    assert "all" in cli("tiers", "move").out
+    assert (tiered.folder / "cold" / "points").is_dir(), "the mirror is there before any pack is"
+    later(monkeypatch, 1.5)
+    told = cli("tiers", "move", "--dry-run")
+    assert f"hot to warm: {all_packs} packs" in told.out
+    assert packs(tiered.folder / "warm") == 0
+    assert cli("tiers", "move", "--limit", "1GiB").code == 0
+    assert (packs(tiered.folder / "repo"), packs(tiered.folder / "warm")) == (0, all_packs)
+    later(monkeypatch, 3)
+    report = json.loads(cli("tiers", "move", "--json").out)
+    assert (len(report["moves"]), report["ok"]) == (all_packs, True)
+    assert packs(tiered.folder / "cold") == all_packs
+    table = cli("tiers").out
+    assert "3.0 d" in table
+    cold = json.loads(cli("tiers", "--json").out)["tiers"][2]
+    assert cold["cost_month"] == pytest.approx(cold["bytes"] / (1 << 30))
+    for point, image in tiered.disks.items():
+        assert cli("restore", point, "--to", tiered.folder / point, "--format", "raw").code == 0
+        assert (tiered.folder / point / "vda.raw").read_bytes() == image
+    assert cli("verify", "--all", "--deep").code == 0
+
+
+def test_bad_use(cli: Cli, tiered: Cellar) -> None:
+    assert cli("tiers", "move", "--limit", "fast").code == 2
+    tiered.config.write_text(TIERS.replace("placement", "#"))
+    assert "placement is missing" in cli("tiers", "move").err
+    tiered.config.write_text(TIERS.replace(" warm: warm,", ""))
+    assert "tiers.warm is missing" in cli("tiers").err
+
+
+def test_without_its_hot_tier_a_repository_restores_from_a_mirror(
+    cli: Cli, tiered: Cellar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/tiers.md says: all packs have cooled to cold, warm mirrors the rest, and hot is lost."""
+    later(monkeypatch, 3)
+    assert cli("tiers", "move").code == 0
+    shutil.rmtree(tiered.folder / "repo")
+    assert cli("list").code == 1
+    tiered.config.write_text(TIERS.replace("hot: repo, warm: warm,", "hot: warm,").replace("warm: 2d,", ""))
+    for point, image in tiered.disks.items():
+        assert cli("restore", point, "--to", tiered.folder / point, "--format", "raw").code == 0
+        assert (tiered.folder / point / "vda.raw").read_bytes() == image
+    assert cli("verify", "--all", "--deep").code == 0
+    refused = cli("pin", tiered.first.id)
+    assert "tiers promote" in refused.err
+    assert cli("tiers", "promote", "--yes").code == 0
+    assert cli("pin", tiered.first.id).code == 0
+    assert cli("tiers", "promote", "--yes").code == 1
+
+
+def test_a_lost_tier_is_told_point_by_point(cli: Cli, tiered: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(monkeypatch, 3)
+    assert cli("tiers", "move").code == 0
+    shutil.rmtree(tiered.folder / "cold")
+    assert cli("tiers").code == 1
+    verified = cli("verify", "--all")
+    assert verified.code == 1
+    assert tiered.first.id in verified.out
+    (tiered.folder / "cold").mkdir()
+    assert cli("tiers", "add", "cold").code == 0
+    moved = cli("tiers", "move")
+    assert moved.code == 1
+    assert "LOST" in moved.out
