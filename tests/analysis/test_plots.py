@@ -1,0 +1,84 @@
+"""Every plot draws what there is, and says so when there is nothing; what they look like is for people to judge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from vmcellar.analysis import plots
+from vmcellar.analysis.anomalies import Anomaly
+from vmcellar.analysis.figures import in_bytes, in_time, png
+from vmcellar.analysis.fill import fill_of
+from vmcellar.analysis.forecast import forecast_change
+from vmcellar.analysis.grid import seconds_of
+from vmcellar.analysis.heat import HeatMap
+from vmcellar.analysis.history import empty_history
+from vmcellar.analysis.sample import TUNING, generate
+from vmcellar.errors import UsageError
+
+FRAME = generate(replace(TUNING, seed=2, vms=4, days=60)).frame
+NOW = float(seconds_of(FRAME["started"]).max())
+AT = pd.Timestamp(NOW, unit="s", tz="UTC")
+VM = str(FRAME["vm"].iloc[0])
+
+
+def drawn(figure: Figure) -> str:
+    """Its words, after it was drawn to a PNG of some substance."""
+    data = png(figure)
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 5000
+    texts = [figure.get_suptitle(), *(text.get_text() for axis in figure.axes for text in axis.texts)]
+    return " ".join([*texts, *(axis.get_title(loc="left") for axis in figure.axes)])
+
+
+def test_tier_fill_names_the_day() -> None:
+    fill = fill_of(FRAME, "hot", 1 << 40, NOW)
+    assert "full on" in drawn(plots.tier_fill(FRAME, fill, float(fill.used[30])))
+    assert "not full within a year" in drawn(plots.tier_fill(FRAME, fill, None))
+    assert "No forecast" in drawn(plots.tier_fill(FRAME[:0], fill_of(FRAME[:0], "hot", 1.0, NOW), None))
+
+
+def test_calendar_and_week() -> None:
+    assert "Change calendar" in drawn(plots.change_calendar(FRAME))
+    assert "No incremental backup" in drawn(plots.change_calendar(empty_history()))
+    assert VM in drawn(plots.week_profile(FRAME, VM))
+    with pytest.raises(UsageError, match="nobody"):
+        plots.week_profile(FRAME, "nobody")
+
+
+def test_age_of_the_newest_point() -> None:
+    assert "dashed" in drawn(plots.rpo_timeline(FRAME, {VM: 60.0}, AT, [VM]))
+    assert "No good run" in drawn(plots.rpo_timeline(FRAME, {}, AT, ["nobody"]))
+
+
+def test_time_to_restore() -> None:
+    table = pd.DataFrame(
+        {"vm": ["a", "b"], "bytes_size": 1, "drills": [1, 0], "measured": [9.0, np.nan], "predicted": [8.0, 7.0]}
+    )
+    assert "1 of 2 VMs were drilled" in drawn(plots.rto(table, {"a": 10.0}))
+    assert "No drill is known" in drawn(plots.rto(table.assign(predicted=np.nan), {}))
+
+
+def test_forecast_and_incident() -> None:
+    made = forecast_change(FRAME, NOW).forecasts[0]
+    assert f"{made.vm} {made.disk}" in drawn(plots.change_forecast(FRAME, made))
+    strange = Anomaly(VM, "vda", "ransomware", NOW - 9e4, NOW - 4e4, 2.0, "")
+    assert "ransomware from" in drawn(plots.incident(FRAME, VM, "vda", [strange]))
+    assert "nothing strange" in drawn(plots.incident(FRAME, VM, "vda", []))
+
+
+def test_heat() -> None:
+    times = tuple(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(3))
+    changed = np.array([[0.0, 1.0], [0.5, 0.0], [0.0, 0.0]])
+    found = HeatMap("web", "vda", 1 << 30, 1 << 29, ("a", "b", "c"), times, changed)
+    assert "web vda: where it changes part of each 512 MiB" in drawn(plots.heat(found))
+
+
+def test_units() -> None:
+    assert [in_bytes(size)[1] for size in (0, 999, 1000, 1 << 20, 1 << 60)] == ["B", "B", "KiB", "MiB", "PiB"]
+    assert [in_time(seconds)[1] for seconds in (1, 200, 20000, 400000)] == ["seconds", "minutes", "hours", "days"]

@@ -1,0 +1,84 @@
+"""What all plots have in common: one look, figures without pyplot (so that any thread may draw), PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from vmcellar.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, SOFT, GRID = "#1f2933", "#66727f", "#e4e8ec"
+BLUE, ORANGE, RED, GREEN, VIOLET = "#2563a8", "#d9822b", "#c23030", "#2f8f5b", "#7a5195"
+SERIES = (BLUE, ORANGE, GREEN, VIOLET, "#4ba3c3", "#8a6d3b", "#b35c8c", "#5b6770")
+WIDTH = 10.0
+_STEP = 1024.0
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def sheet(title: str, about: str, height: float = 4.2, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with a title, one line about it, and `rows` axes one below the other that share their x axis."""
+    figure = Figure(figsize=(WIDTH, height), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, 1, sharex=rows > 1, squeeze=False)[:, 0]
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    axes[0].set_title(about, loc="left", fontsize=9.5, color=SOFT, pad=10)
+    for axis in axes:
+        plain(axis)
+    return figure, list(axes)
+
+
+def plain(axis: Axes) -> None:
+    """Few lines, light ones, behind the data."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(SOFT)
+    axis.tick_params(colors=SOFT, labelsize=9)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def in_bytes(values: float) -> tuple[float, str]:
+    """The unit in which sizes up to this one read well, and its name."""
+    unit, scale = 0, 1.0
+    while values >= 1000 * scale and unit < len(_UNITS) - 1:
+        unit, scale = unit + 1, scale * _STEP
+    return scale, _UNITS[unit]
+
+
+def in_time(seconds: float) -> tuple[float, str]:
+    """The unit in which durations up to this one read well, and its name."""
+    for least, scale, name in ((3 * 86400, 86400.0, "days"), (3 * 3600, 3600.0, "hours"), (180, 60.0, "minutes")):
+        if seconds >= least:
+            return scale, name
+    return 1.0, "seconds"
+
+
+def label_end(axis: Axes, x: object, y: float, text: str, color: str) -> None:
+    """Name a line at its end, in its own color: nobody has to look for it in a legend."""
+    axis.annotate(
+        text, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=9, color=color, annotation_clip=False
+    )
+
+
+def nothing(title: str, why: str) -> Figure:
+    """A sheet that says why there is nothing to show."""
+    figure, (axis,) = sheet(title, "", height=1.8)
+    axis.set_axis_off()
+    axis.text(0.0, 0.5, why, fontsize=11, color=SOFT, transform=axis.transAxes)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def need(found: bool, what: str) -> None:
+    """UsageError when a plot is asked of something that is not in the history."""
+    if not found:
+        raise UsageError(f"{what} is not in this history", hint="`vmcellar catalog show` tells what is")
