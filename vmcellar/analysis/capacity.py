@@ -7,11 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from vmcellar.analysis.fill import Fill, fill_of
+from vmcellar.catalog import models
+from vmcellar.upkeep.survey import survey
+from vmcellar.upkeep.tierstat import summaries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
+
+    from vmcellar.config.model import Config
+    from vmcellar.repository.repository import Repository
 
 LEVEL = 80
 """Per cent of cases in which the tier is full between the earliest and the latest day that are named."""
@@ -19,11 +25,15 @@ LEVEL = 80
 
 @dataclass(frozen=True, slots=True)
 class TierUse:
-    """A tier now: bytes of packs on it, and what it has left (None: it has no end that it knows)."""
+    """A tier now: bytes of packs on it, and what it has left (None: it has no end that it knows).
+
+    `cost_month` is what that costs a month by the tier's price table, in its currency.
+    """
 
     tier: str
     used: int
     free: int | None
+    cost_month: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,20 @@ class TierCapacity:
     earliest: datetime | None
     latest: datetime | None
     reason: str
+
+
+def tiers_now(repository: Repository, config: Config, now: float) -> list[TierUse]:
+    """What lies on each tier that answers. Lists all packs of all tiers; raises what that raises."""
+    found = summaries(repository, survey(repository), config.price_tables(), now)
+    return [TierUse(one.name, one.bytes + one.metadata, one.free, one.cost_month) for one in found if not one.away]
+
+
+def use_rows(repository: str, tiers: Iterable[TierUse], now: float) -> list[models.TierUse]:
+    """The same as rows of the catalog."""
+    return [
+        models.TierUse(repository=repository, tier=tier.tier, time=now, used=tier.used, free=tier.free)
+        for tier in tiers
+    ]
 
 
 def capacity(
