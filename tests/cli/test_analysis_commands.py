@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -63,3 +64,32 @@ def test_what_is_no_history_is_bad_use(cli: Cli, tmp_path: Path, parquet: Path) 
     unknown = cli("forecast", "web", "--history", str(parquet))
     assert (unknown.code, "web is not in this history" in unknown.err) == (2, True)
     assert cli("forecast").code == 2
+
+
+def test_advice_is_shown_before_and_after_and_changes_nothing(cli: Cli, parquet: Path) -> None:
+    done = cli("advise", "--history", str(parquet), "--rpo", "8h")
+    assert done.code == 0
+    assert "RPO breaches a year" in done.out
+    assert "nothing was changed" in done.err
+    told = json.loads(cli("advise", "--history", str(parquet), "--rpo", "8h", "--json").out)
+    assert told["applied"] is False
+    assert {one["vm"] for one in told["changes"]} == {"office-0000", "nightly-0001", "daily-0002", "month-end-0003"}
+    assert told["after"]["breaches_a_year"] <= told["before"]["breaches_a_year"]
+    assert all(len(one["after"]["starts"]) >= 4 for one in told["changes"])
+    assert cli("advise", "--history", str(parquet), "--rpo", "soon").code == 2
+
+
+def test_advice_keeps_the_windows_of_the_configuration(cli: Cli, parquet: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vmcellar.yaml"
+    (tmp_path / "secret").write_text("a long enough passphrase")
+    assert cli("init", "--tier", f"hot={tmp_path / 'hot'}", "--passphrase-file", str(tmp_path / "secret")).code == 0
+    kept = path.read_text().split("\nbackups:")[0]
+    path.write_text(
+        f"{kept}\nbackups:\n  - name: night\n    domains: ['office-*']\n    rpo: 26h\n    window: 22:00-06:00\n"
+    )
+    told = json.loads(cli("advise", "--history", str(parquet), "--config", str(path), "--json").out)
+    (office,) = [one for one in told["changes"] if one["vm"] == "office-0000"]
+    offset = datetime.now().astimezone().utcoffset()
+    assert offset is not None
+    ahead = round(offset.total_seconds() / 60)
+    assert all((start + ahead - 22 * 60) % 1440 < 8 * 60 for start in office["after"]["starts"])

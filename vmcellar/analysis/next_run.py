@@ -54,13 +54,16 @@ class NextRun:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The last good incremental runs of a VM, oldest first; bytes over all disks."""
+    """The last good incremental runs of a VM, oldest first; bytes over all disks, `cadence` the usual
+    seconds from run to run.
+    """
 
     vm: str
     last: float
     changed: Floats
     stored: Floats
     seconds: Floats
+    cadence: float
 
     def throughput(self) -> tuple[float, float]:
         """Seconds of a run without change, and seconds per byte; from runs weighted so that ratios count."""
@@ -69,7 +72,8 @@ class Runs:
         (rest, per_byte), *_ = np.linalg.lstsq(rows, np.ones_like(self.changed), rcond=None)
         if rest <= 0 or per_byte < 0:
             return float(np.median(self.seconds)), 0.0
-        return float(rest), float(per_byte)
+        scale = float(np.mean(self.seconds / (rest + per_byte * self.changed)))
+        return float(rest) * scale, float(per_byte) * scale
 
 
 def runs_of(frame: pd.DataFrame, now: float, most: int = RUNS) -> Iterator[Runs]:
@@ -86,7 +90,9 @@ def runs_of(frame: pd.DataFrame, now: float, most: int = RUNS) -> Iterator[Runs]
             begins = np.flatnonzero(np.diff(times[part], prepend=-np.inf) > 0)
             changed, stored = (np.add.reduceat(sizes[name][part], begins)[-most:] for name in sizes)
             vm = str(vms[vm_codes[rows[part[0]]]])
-            yield Runs(vm, float(times[part[-1]]), changed, stored, seconds[part][begins][-most:])
+            took, when = seconds[part][begins][-most:], times[part][begins][-most:]
+            cadence = float(np.median(np.diff(when))) if len(when) > 1 else 86400.0
+            yield Runs(vm, float(when[-1]), changed, stored, took, cadence)
 
 
 def next_runs(frame: pd.DataFrame, outlook: Outlook) -> list[NextRun]:

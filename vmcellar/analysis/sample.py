@@ -139,6 +139,7 @@ def _draw_vm(number: int, settings: Settings, random: np.random.Generator) -> di
         vm["shift_hour"] = int(hours * random.uniform(0.3, 0.7))
         up = random.random() < 0.5
         vm["shift_factor"] = float(random.uniform(*settings.shift)) ** (1 if up else -1)
+    vm["failures"] = min(settings.failures * float(random.exponential()), 0.2)
     if random.random() < settings.trouble_share:
         vm.update(_draw_trouble(number, hours, settings, random))
     return vm
@@ -219,7 +220,7 @@ def _run_times(vm: dict[str, Any], settings: Settings, random: np.random.Generat
     if vm["outage"] >= 0:
         times = times[(times < vm["outage"]) | (times >= vm["outage"] + vm["outage_hours"])]
     times = times[times < settings.days * 24]
-    ok = random.random(len(times)) >= settings.failures
+    ok = random.random(len(times)) >= vm["failures"]
     ok[:1] = True
     return times, ok
 

@@ -13,6 +13,7 @@ import typer
 
 import vmcellar
 from vmcellar.cli.commands import (
+    advise,
     backup,
     capacity,
     catalog,
@@ -87,6 +88,7 @@ for module in (
     keys,
     upkeep,
     forecast,
+    advise,
 ):
     module.register(app)
 

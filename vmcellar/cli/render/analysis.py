@@ -12,8 +12,10 @@ from rich.text import Text
 from vmcellar.cli.render.text import seconds_text, size_text, time_text
 
 if TYPE_CHECKING:
+    from vmcellar.analysis.advise import Advice, Change
     from vmcellar.analysis.anomalies import Anomaly
     from vmcellar.analysis.forecast import Forecast, Outlook
+    from vmcellar.analysis.judging import Judgement, Starts
     from vmcellar.analysis.next_run import NextRun, Range
 
 DAY = 86400.0
@@ -115,4 +117,71 @@ def anomalies_table(found: Iterable[Anomaly]) -> Table:
     for one in found:
         kind = Text(one.kind, style=STYLES.get(one.kind, ""))
         table.add_row(time_text(rfc3339(one.at)), one.vm, one.disk, kind, f"{one.score:.1f}", one.text)
+    return table
+
+
+def starts_text(starts: Starts) -> str:
+    """Minutes of a day as people write schedules: `02:00`, `4 times from 01:12`."""
+    first = f"{starts[0] // 60:02d}:{starts[0] % 60:02d}"
+    return first if len(starts) == 1 else f"{len(starts)} times from {first}"
+
+
+def advice_json(advice: Advice) -> dict[str, Any]:
+    """All changes, sums before and after, peaks and what cannot be had; `starts` are minutes of a UTC day."""
+    return {
+        "changes": [_change_json(one) for one in advice.changes],
+        "before": _judgement_json(advice.total(after=False)),
+        "after": _judgement_json(advice.total(after=True)),
+        "peaks": {host: {"before": was, "after": will} for host, (was, will) in advice.peaks.items()},
+        "conflicts": list(advice.conflicts),
+        "applied": False,
+    }
+
+
+def _change_json(one: Change) -> dict[str, Any]:
+    return {
+        "vm": one.vm,
+        "host": one.host,
+        "kind": "incremental",
+        "before": {"starts": list(one.before), **_judgement_json(one.was)},
+        "after": {"starts": list(one.after), **_judgement_json(one.will)},
+        "why": one.why,
+    }
+
+
+def _judgement_json(one: Judgement) -> dict[str, float]:
+    return {
+        "breaches_a_year": round(one.breaches * 365, 2),
+        "hours_over_rpo_a_year": round(one.late_hours * 365, 2),
+        "exposed_bytes": round(one.exposure),
+        "work_seconds_a_day": round(one.seconds, 1),
+    }
+
+
+def advice_table(advice: Advice) -> Table:
+    """A row per VM: before, after, and why."""
+    table = Table("VM", "today", "advised", "exposed", "then", "why", box=None, pad_edge=False)
+    for one in advice.changes:
+        after = starts_text(one.after)
+        table.add_row(
+            one.vm,
+            starts_text(one.before),
+            after if one.after == one.before else Text(after, style="bold"),
+            size_text(one.was.exposure),
+            size_text(one.will.exposure),
+            one.why,
+        )
+    return table
+
+
+def advice_totals(advice: Advice) -> Table:
+    """The sums, before beside after."""
+    table = Table("all VMs", "today", "advised", box=None, pad_edge=False)
+    was, will = advice.total(after=False), advice.total(after=True)
+    table.add_row("RPO breaches a year", f"{was.breaches * 365:.0f}", f"{will.breaches * 365:.0f}")
+    table.add_row("hours over the RPO a year", f"{was.late_hours * 365:.0f}", f"{will.late_hours * 365:.0f}")
+    table.add_row("bytes in no point, on average", size_text(was.exposure), size_text(will.exposure))
+    table.add_row("work a day", seconds_text(was.seconds), seconds_text(will.seconds))
+    for host, (before, after) in advice.peaks.items():
+        table.add_row(f"most runs at once on {host}", str(before), str(after))
     return table

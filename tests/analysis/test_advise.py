@@ -1,0 +1,166 @@
+"""Advice keeps policy, starves nobody, does not flap, and serves better than the fixed schedule in weeks unseen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.analysis_schedules import case_of, compare
+from vmcellar.analysis.advise import advise
+from vmcellar.analysis.forecast import forecast_change
+from vmcellar.analysis.judging import Host, Need, Starts, judge, spread_runs
+from vmcellar.analysis.loads import Load, current_starts, loads_of
+from vmcellar.analysis.placing import durations
+from vmcellar.analysis.replay import Truth, replay
+from vmcellar.analysis.sample import TUNING, generate
+
+HOUR = 3600.0
+GB = 10**9
+
+
+def load(vm: str, per_day: float = 10 * GB, rest: float = 6.0, speed: float = 100e6, fails: float = 0.01) -> Load:
+    return Load(vm, np.linspace(0, per_day, 1441), rest, 1 / speed, 0.1, fails, True)
+
+
+def gaps(starts: Starts) -> list[int]:
+    return [(b - a) % 1440 or 1440 for a, b in zip(starts, (*starts[1:], starts[0]), strict=True)]
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    settings = replace(TUNING, vms=50, days=98, newcomers=0.0, leavers=0.0)
+    return compare(settings, seeds=2, budget=1.0)
+
+
+def figures(table: pd.DataFrame, name: str) -> dict[str, float]:
+    """The sums over all VMs."""
+    return {str(column): float(table[column].to_dict()["all", name]) for column in table.columns}
+
+
+def test_at_equal_cost_there_are_at_least_thirty_percent_fewer_breaches(table: pd.DataFrame) -> None:
+    fixed, adapted = (figures(table, name) for name in ("fixed", "adapted"))
+    assert fixed["breaches"] > 50
+    assert adapted["breaches"] <= 0.7 * fixed["breaches"]
+    assert adapted["breach_hours"] <= fixed["breach_hours"]
+    assert adapted["work"] <= 1.03 * fixed["work"]
+    assert adapted["stored"] <= 1.01 * fixed["stored"]
+
+
+def test_fewer_runs_are_at_once_and_none_ends_outside_its_window(table: pd.DataFrame) -> None:
+    fixed, adapted = (figures(table, name) for name in ("fixed", "adapted"))
+    assert adapted["peak"] <= 0.7 * fixed["peak"]
+    assert adapted["overruns"] <= fixed["overruns"]
+
+
+def test_no_class_of_rpo_is_served_worse(table: pd.DataFrame) -> None:
+    breaches = table["breaches"].to_dict()
+    for group in ("4 h", "8 h", "12 h", "24 h", "26 h"):
+        assert breaches[group, "adapted"] <= breaches[group, "fixed"] + 3
+
+
+def test_every_vm_gets_its_rpo_and_one_run_a_day_even_without_budget() -> None:
+    needs = [Need("a", rpo=2 * HOUR), Need("b", rpo=24 * HOUR), Need("c")]
+    loads = {need.vm: load(need.vm) for need in needs}
+    current = {need.vm: (120,) for need in needs}
+    advice = advise(needs, [Host()], loads, current, budget=0.1)
+    after = {one.vm: one.after for one in advice.changes}
+    assert max(gaps(after["a"])) < 120
+    assert max(gaps(after["b"])) < 1440
+    assert len(after["c"]) == 1
+
+
+def test_runs_start_and_end_inside_the_window() -> None:
+    needs = [Need(f"vm{n}", rpo=26 * HOUR, window=(22 * 60, 2 * 60)) for n in range(8)]
+    loads = {need.vm: load(need.vm, per_day=60 * GB) for need in needs}
+    advice = advise(needs, [Host(concurrent=2)], loads, {need.vm: (22 * 60,) for need in needs}, budget=2.0)
+    for one in advice.changes:
+        for start, took in zip(one.after, durations(one.after, loads[one.vm]), strict=True):
+            assert (start - 22 * 60) % 1440 + took <= 240
+    assert advice.peaks["local"] == (8, 2)
+
+
+def test_an_rpo_that_cannot_be_kept_is_said() -> None:
+    need = Need("web", rpo=2 * HOUR, window=(22 * 60, 2 * 60))
+    advice = advise([need, Need("new")], [Host()], {"web": load("web")}, {"web": (1320,)})
+    assert any("web: its RPO of 2 h cannot be kept" in conflict for conflict in advice.conflicts)
+    assert "new: no history, schedule or host to start from" in advice.conflicts
+    assert [one.vm for one in advice.changes] == ["web"]
+
+
+def test_a_host_with_more_work_than_a_day_holds_is_said() -> None:
+    needs = [Need(f"vm{n}", rpo=26 * HOUR) for n in range(4)]
+    loads = {need.vm: load(need.vm, per_day=4000 * GB) for need in needs}
+    advice = advise(needs, [Host(concurrent=1)], loads, {need.vm: (0,) for need in needs})
+    assert [conflict for conflict in advice.conflicts if "more than 1 runs are due at once" in conflict]
+
+
+def test_the_vm_whose_runs_fail_gets_the_runs() -> None:
+    needs = [Need("good", rpo=8 * HOUR), Need("flaky", rpo=8 * HOUR)]
+    loads = {"good": load("good", fails=0.0005), "flaky": load("flaky", fails=0.1)}
+    advice = advise(needs, [Host()], loads, {need.vm: spread_runs(6, need) for need in needs})
+    runs = {one.vm: len(one.after) for one in advice.changes}
+    assert runs["flaky"] > 6 > runs["good"]
+    assert advice.total(after=True).breaches < 0.5 * advice.total(after=False).breaches
+    assert advice.total(after=True).seconds <= advice.total(after=False).seconds
+
+
+def test_expected_breaches_follow_from_gaps_failures_and_durations() -> None:
+    sure = load("web", fails=0.0)
+    assert judge(sure, spread_runs(6, Need("web")), 8 * HOUR).breaches == pytest.approx(0, abs=1e-9)
+    assert judge(sure, spread_runs(6, Need("web")), 4 * HOUR).breaches == pytest.approx(6)
+    flaky = load("web", fails=0.1)
+    assert judge(flaky, spread_runs(6, Need("web")), 8 * HOUR).breaches == pytest.approx(6 * 0.1 * 0.9**2, rel=0.15)
+    assert judge(flaky, spread_runs(7, Need("web")), 8 * HOUR).breaches < 0.1
+
+
+def test_exposure_is_what_has_changed_since_the_last_run() -> None:
+    once = judge(load("web", per_day=24 * GB, rest=0.001, speed=1e15), (0,), None)
+    assert once.exposure == pytest.approx(12 * GB, rel=0.01)
+
+
+def test_advice_that_was_followed_does_not_flap() -> None:
+    settings = replace(TUNING, seed=31, vms=24, days=90, newcomers=0.0, leavers=0.0)
+    sample = generate(settings)
+    case = case_of(sample, cut=62, days=28)
+    following = dict(case.fixed)
+    changed = []
+    for day in (62, 63, 64):
+        now = sample.start.timestamp() + day * 86400
+        frame = sample.frame[sample.frame["started"] <= pd.Timestamp(now, unit="s", tz="UTC")]
+        loads = loads_of(frame, forecast_change(frame, now))
+        advice = advise(case.needs, case.hosts, loads, following)
+        changed.append(sum(one.before != one.after for one in advice.changes))
+        following.update({one.vm: one.after for one in advice.changes})
+    assert changed[0] > 0.8 * len(case.needs)
+    assert changed[1] < 0.2 * len(case.needs)
+    assert changed[2] < 0.2 * len(case.needs)
+
+
+def test_what_the_history_shows_is_taken_for_todays_schedule() -> None:
+    settings = replace(TUNING, seed=3, vms=6, days=60, newcomers=0.0, leavers=0.0, every_hours=(6,))
+    sample = generate(settings)
+    for starts in current_starts(sample.frame, sample.start.timestamp() + 60 * 86400).values():
+        assert len(starts) == 4
+        assert all(start % 360 <= 7 for start in starts)
+
+
+def test_a_replay_counts_what_a_person_would() -> None:
+    need = Need("web", rpo=8 * HOUR)
+    truth = Truth("web", np.linspace(0, 10 * GB, 10 * 24 + 1), 60.0, 1e12, 0.0, 0.0, 0.5)
+    fine = replay([need], [Host()], {"web": truth}, {"web": (0, 360, 720, 1080)}, days=10).total()
+    assert (fine.breaches, fine.runs, fine.overruns) == (0, 40, 0)
+    assert fine.work == pytest.approx(40 * 60, rel=0.01)
+    once = replay([need], [Host()], {"web": truth}, {"web": (0,)}, days=10).total()
+    assert once.breaches == 11
+    assert once.breach_hours == pytest.approx(10 * 16, abs=18)
+
+
+def test_a_replay_queues_what_a_host_cannot_run_at_once() -> None:
+    needs = [Need(f"vm{n}", window=(0, 60)) for n in range(4)]
+    truths = {n.vm: Truth(n.vm, np.zeros(49), 1200.0, 1e9, 0.0, 0.0, 0.5) for n in needs}
+    done = replay(needs, [Host(concurrent=1)], truths, {need.vm: (0,) for need in needs}, days=1)
+    assert done.peaks == {"local": 4}
+    assert done.total().overruns == 1

@@ -1,0 +1,89 @@
+"""`vmcellar advise`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcellar.cli.historyframe import HistoryOption, SampleOption, read_history
+from vmcellar.cli.output import console, note, print_json
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_config
+from vmcellar.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmcellar.analysis.judging import Need
+    from vmcellar.config.jobs import BackupJob
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(rich_help_panel=PANEL_LOOK)(advise)
+
+
+def advise(
+    ctx: typer.Context,
+    rpo: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The RPO of VMs whose job names none, as in 8h or 1d.")
+    ] = None,
+    concurrent: Annotated[int, typer.Option(help="How many backups this host runs at once.", min=1)] = 2,
+    budget: Annotated[
+        float, typer.Option(help="Work that may be done, as a share of what today's schedules cost.", min=0.1, max=10)
+    ] = 1.0,
+    history: HistoryOption = None,
+    sample: SampleOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Advise when and how often to back up each VM: fewer breaches of the RPO at the same work, and no rush hours.
+
+    A dry run: nothing is changed, and there is no way yet to apply it but by hand. RPO and window come from the jobs
+    of the configuration where --config names one; today's schedules are what the history shows. Times are UTC.
+    """
+    from vmcellar.analysis.advise import advise as advise_all
+    from vmcellar.analysis.forecast import forecast_change
+    from vmcellar.analysis.judging import Host
+    from vmcellar.analysis.loads import current_starts, loads_of
+    from vmcellar.cli.render import analysis as render
+
+    jobs = read_config(ctx, config).backups if config is not None else ()
+    seconds = _seconds(rpo)
+    frame = read_history(history, sample)
+    outlook = forecast_change(frame)
+    current = current_starts(frame, outlook.now)
+    needs = [_need(vm, jobs, seconds) for vm in sorted(current)]
+    if not any(need.rpo for need in needs):
+        note("no VM has an RPO (rpo: in the configuration, or --rpo): only the load is laid out better")
+    advice = advise_all(needs, [Host(concurrent=concurrent)], loads_of(frame, outlook), current, budget)
+    if as_json:
+        print_json(render.advice_json(advice))
+        return
+    console().print(render.advice_table(advice))
+    console().print(render.advice_totals(advice))
+    for conflict in advice.conflicts:
+        note(f"cannot be had: {conflict}")
+    note("nothing was changed; times are UTC")
+
+
+def _seconds(rpo: str | None) -> float | None:
+    from vmcellar.config.units import parse_duration
+
+    try:
+        return None if rpo is None else float(parse_duration(rpo))
+    except ValueError as error:
+        raise UsageError(f"--rpo {rpo}: {error}") from None
+
+
+def _need(vm: str, jobs: tuple[BackupJob, ...], rpo: float | None) -> Need:
+    """What the first job that selects the VM asks; windows are local time, the advice UTC."""
+    from vmcellar.analysis.judging import Need
+
+    job = next((one for one in jobs if one.selects(vm)), None)
+    window = None
+    if job is not None and job.window is not None:
+        offset = datetime.now().astimezone().utcoffset()
+        ahead = round(offset.total_seconds() / 60) if offset else 0
+        window = ((job.window.start - ahead) % 1440, (job.window.end - ahead) % 1440)
+    asked = float(job.rpo) if job is not None and job.rpo else rpo
+    return Need(vm, rpo=asked, window=window)
