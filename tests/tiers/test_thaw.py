@@ -6,65 +6,24 @@ The packs are moved into their class on the server, as a lifecycle rule of the b
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from lab.glacier import Glacier
 from tests.cli.conftest import Cli, cli, quick_cost
-from tests.repository.writing import back_up
-from tests.tiers.conftest import as_written
-from vmcellar.config import load_config
+from tests.tiers.frozen import SIZE, Frozen, make_frozen
 from vmcellar.config.prices import AWS_PRICES
 from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.costs import offers
-from vmcellar.repository.repository import Repository
 from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import restore_point
 from vmcellar.restore.thaw import refuse_archived
 from vmcellar.tiers.base import ArchivedError
-from vmcellar.tiers.s3 import S3Tier
 
 __all__ = ["cli"]
-
-MIB = 1 << 20
-SIZE = 8 * MIB
-
-
-@dataclass
-class Frozen:
-    """A repository with two points, and the server that can archive what it holds."""
-
-    server: Glacier
-    repository: Repository
-    points: list[str]
-    disks: list[bytes]
-
-    @property
-    def tier(self) -> S3Tier:
-        assert isinstance(self.repository.tier, S3Tier)
-        return self.repository.tier
-
-    @property
-    def packs(self) -> list[str]:
-        return [key for key, _ in self.tier.list("data/")]
-
-    def archive(self, storage_class: str = "GLACIER", keys: list[str] | None = None) -> None:
-        """What a lifecycle rule does: the same object in another class."""
-        for key in self.packs if keys is None else keys:
-            place = self.tier.place(key)
-            self.tier.client.copy_object(
-                **place, CopySource=place, StorageClass=storage_class, MetadataDirective="COPY"
-            )
-
-    def requests(self) -> list[dict[str, object]]:
-        return [request for request in self.server.requests if request["bucket"] == self.tier.bucket]
 
 
 @pytest.fixture
@@ -72,20 +31,7 @@ def frozen(
     glacier_server: Glacier, glacier_settings: TierSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Frozen:
     monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
-    (tmp_path / "pass").write_text("correct horse\n")
-    (tmp_path / "pass").chmod(0o600)
-    hot = {name: value for name, value in as_written(glacier_settings).items() if name != "storage_class"}
-    document = {"tiers": {"hot": {**hot, "prices": "GLACIER"}}, "key": {"file": "pass"}, "state": "state"}
-    (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump(document))
-    repository = Repository.init(load_config(tmp_path / "vmcellar.yaml"))
-    repository.clock = lambda: glacier_server.now
-    one, two, three = (random.Random(seed).randbytes(MIB) for seed in range(3))
-    with ThreadPoolExecutor(2) as pool:
-        first = back_up(repository, pool, [(0, one), (4 * MIB, two)], SIZE)
-        second = back_up(repository, pool, [(0, MIB), (2 * MIB, three)], SIZE, first)
-    hole = bytes(MIB)
-    disks = [one + hole * 3 + two + hole * 3, hole * 2 + three + hole + two + hole * 3]
-    return Frozen(glacier_server, repository, [first.id, second.id], disks)
+    return make_frozen(glacier_server, glacier_settings, tmp_path)
 
 
 def check_restores(cli: Cli, frozen: Frozen, folder: Path, *more: str) -> None:
@@ -228,3 +174,26 @@ def after_the_check(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]
 @pytest.mark.parametrize("arguments", [("thaw",), ("thaw", "x", "--status"), ("thaw", "x", "--days", "0")])
 def test_bad_use(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert cli(*arguments).code == 2
+
+
+def test_a_deep_check_does_not_take_sleep_for_damage(cli: Cli, frozen: Frozen) -> None:
+    frozen.archive("GLACIER", frozen.packs[:1])
+    report = json.loads(cli("verify", "--all", "--deep", "--json").out)
+    assert (report["findings"], report["asleep"]) == ([], 1)
+    checked = cli("verify", "--all", "--deep")
+    assert checked.code == 0
+    assert "1 packs lie in an archive class and were not read" in checked.out
+    known = [chunk for point in frozen.points for chunk in chunks_of(frozen, point)]
+    assert frozen.repository.index.known(known) == set(known)
+
+
+def chunks_of(frozen: Frozen, point: str) -> list[bytes]:
+    rows = next(frozen.repository.map(frozen.repository.point(point).disks[0]).rows(0, SIZE))
+    return [row["chunk"].tobytes() for row in rows]
+
+
+def test_a_lost_pack_is_still_lost_to_a_best_effort(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:
+    frozen.tier.delete(frozen.packs[0])
+    result = cli("restore", frozen.points[0], "--to", tmp_path / "out", "--best-effort", "--format", "raw", "--json")
+    assert result.code == 1, result.err
+    assert json.loads(result.out)["lost"]

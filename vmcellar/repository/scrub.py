@@ -24,7 +24,7 @@ from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.points import decode as decode_point
 from vmcellar.repository.salvage import read_each
 from vmcellar.repository.scrub_walk import Cause, DamagedRange, Walk, kind_of
-from vmcellar.tiers.base import NotFoundError
+from vmcellar.tiers.base import ArchivedError, NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
@@ -51,13 +51,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ScrubReport:
-    """What was checked and what was found. `bytes` are plain bytes of objects that a deep check decoded."""
+    """What was checked and what was found. `bytes` are plain bytes of objects that a deep check decoded; `asleep` are
+    packs that it could not read, as they lie in an archive class: nothing is known of their contents.
+    """
 
     points: int
     packs: int
     objects: int
     bytes: int
     findings: tuple[Finding, ...]
+    asleep: int = 0
 
     @property
     def ok(self) -> bool:
@@ -67,13 +70,16 @@ class ScrubReport:
 
 @dataclass(slots=True)
 class _PackResult:
-    """What a deep check of one pack came to. `problem` is about the pack itself, `damaged` about objects of it."""
+    """What a deep check of one pack came to. `problem` is about the pack itself, `damaged` about objects of it; one
+    that is `asleep` in an archive class was not read.
+    """
 
     pack: PackRef
     problem: str = ""
     damaged: list[tuple[Location, str]] = field(default_factory=list)
     objects: int = 0
     bytes: int = 0
+    asleep: bool = False
 
 
 def verify_point(
@@ -141,7 +147,8 @@ def _verify(
     size = sum(result.bytes for result in results)
     if choose is not None:
         objects = sum(result.objects for result in results)
-    return ScrubReport(len(points), packs, objects, size, tuple(findings))
+    asleep = sum(result.asleep for result in results)
+    return ScrubReport(len(points), packs - asleep, objects, size, tuple(findings), asleep)
 
 
 def _salvage(
@@ -279,6 +286,9 @@ def _read_pack(repository: Repository, pack: PackRef, progress: ProgressSink, ca
             reader.check_padding()
     except CancelledError:
         raise
+    except ArchivedError:
+        result.asleep = True
+        return result
     except VmcellarError as error:
         result.problem = error.message
         return result
@@ -297,6 +307,9 @@ def _read_objects(
     for group in groups(locations):
         for found, content in read_each(repository.tier, repository.keyring, group):
             cancel.check()
+            if isinstance(content, ArchivedError):
+                result.asleep = True
+                return
             result.objects += 1
             if isinstance(content, VmcellarError):
                 result.damaged.append((found, content.message))

@@ -55,7 +55,7 @@ class DiskPlan:
 class RestorePlan:
     """What a restore will do: `packs` to read from and `stored` bytes in them, and what is lost already.
 
-    `keys` are the keys of those packs.
+    `keys` are the keys of those packs that are there.
     """
 
     point: str
@@ -177,7 +177,8 @@ class Resolver:
     def _pack_problem(self, pack: PackRef) -> str:
         if pack.id not in self.packs:
             self.packs[pack.id] = pack_problem(self._repository, pack)
-            self.keys[pack.key] = None
+            if not self.packs[pack.id]:
+                self.keys[pack.key] = None
         return self.packs[pack.id]
 
     def _give_up(self, target: str, rows: Rows, reasons: Sequence[str]) -> None:

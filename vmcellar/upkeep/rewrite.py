@@ -25,6 +25,7 @@ from vmcellar.repository.index_parts import PackEntry
 from vmcellar.repository.layout import KIND_DATA, KIND_META, PACK_BYTES
 from vmcellar.repository.packs import Group, Location, PackReader, PackRef, PackWriter, groups, verify_pack
 from vmcellar.repository.repository import by_pack
+from vmcellar.tiers.base import ArchivedError
 from vmcellar.upkeep.reach import Live
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ class Rewriter:
         self._progress = progress
 
     def round(self, packs: Sequence[Live], order: Order = as_they_lie) -> Rewritten:
-        """Rewrite these packs, all of one kind. One that cannot be read stays, with a note. Raises what the tier
-        raises and what `check` raises; nothing is marked then. Reports packs as stage "rewrite".
+        """Rewrite these packs, all of one kind. One that is damaged or lies in an archive class stays, with a note.
+        Raises what else the tier raises and what `check` raises; nothing is marked then. Reports packs as stage
+        "rewrite".
         """
         notes: list[str] = []
         left = list(packs)
@@ -181,7 +183,7 @@ class Rewriter:
                 read = [self._pool.submit(_read, reader, group) for group in groups(found)]
                 errors = [future.exception() for future in read]  # waits for all: the reader is closed after this
                 for future, error in zip(read, errors, strict=True):
-                    if isinstance(error, IntegrityError):
+                    if isinstance(error, IntegrityError | ArchivedError):
                         raise _UnreadableError(pack, error.message) from error
                     packed.update(future.result())
         for each in part:
@@ -213,7 +215,7 @@ def _read(reader: PackReader, group: Group) -> dict[bytes, bytes]:
 
 
 class _UnreadableError(Exception):
-    """A pack of a round is damaged."""
+    """A pack of a round is damaged, or must be thawed first."""
 
     def __init__(self, pack: PackRef, problem: str) -> None:
         super().__init__(problem)
@@ -222,7 +224,7 @@ class _UnreadableError(Exception):
 
 
 class _blaming:  # noqa: N801  (used like a function)
-    """Turn IntegrityErrors of the block into one that names the pack."""
+    """Turn errors of the block that are about the pack into one that names it."""
 
     def __init__(self, pack: PackRef) -> None:
         self._pack = pack
@@ -230,7 +232,7 @@ class _blaming:  # noqa: N801  (used like a function)
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, IntegrityError):
+        if isinstance(error, IntegrityError | ArchivedError):
             raise _UnreadableError(self._pack, error.message) from error
 
 
@@ -240,7 +242,7 @@ def unreadable_copies(
     """Read the other copies of objects that lie in marked packs, as the last look before these go.
 
     `relieved` are ids by marked pack; the result says which packs must stay, and why. A copy that turns out to be
-    damaged is noted in the index, so that the marked one counts again.
+    damaged is noted in the index, so that the marked one counts again; one in an archive class cannot be looked at.
     """
     wanted = {name for names in relieved.values() for name in names}
     bad: dict[bytes, str] = {}
@@ -258,12 +260,12 @@ def unreadable_copies(
 
 def _problems(
     repository: Repository, pack: PackRef, found: Sequence[Location]
-) -> Iterator[tuple[Location, IntegrityError | EpochLockedError]]:
+) -> Iterator[tuple[Location, IntegrityError | EpochLockedError | ArchivedError]]:
     with PackReader(repository.tier, pack.key, repository.keyring, pack=pack) as reader:
         for location in found:
             try:
                 reader.read(location)
-            except (IntegrityError, EpochLockedError) as error:
+            except (IntegrityError, EpochLockedError, ArchivedError) as error:
                 yield location, error
 
 

@@ -28,6 +28,8 @@ def scrub_text(report: ScrubReport, deep: bool) -> Group:
         if deep
         else f"{counted}; contents of packs not read (--deep)"
     )
+    if report.asleep:
+        how += f"; {report.asleep} packs lie in an archive class and were not read"
     if report.ok:
         return Group(Text(f"whole: {how}", style="green"))
     bad = len(report.findings)
