@@ -10,9 +10,11 @@ import pytest
 
 from bench.analysis_schedules import case_of, compare
 from vmcellar.analysis.advise import advise
+from vmcellar.analysis.anomalies import find
 from vmcellar.analysis.forecast import forecast_change
 from vmcellar.analysis.judging import Host, Need, Starts, judge, spread_runs
 from vmcellar.analysis.loads import Load, current_starts, loads_of
+from vmcellar.analysis.next_run import next_runs
 from vmcellar.analysis.placing import durations
 from vmcellar.analysis.replay import Truth, replay
 from vmcellar.analysis.sample import TUNING, generate
@@ -137,6 +139,18 @@ def test_advice_that_was_followed_does_not_flap() -> None:
     assert changed[0] > 0.8 * len(case.needs)
     assert changed[1] < 0.2 * len(case.needs)
     assert changed[2] < 0.2 * len(case.needs)
+
+
+def test_a_history_that_knows_no_times_is_good_enough() -> None:
+    sample = generate(replace(TUNING, seed=3, vms=6, days=60, newcomers=0.0, leavers=0.0))
+    frame = sample.frame.assign(seconds=np.nan, seconds_held=np.nan, seconds_frozen=np.nan, entropy=np.nan)
+    outlook = forecast_change(frame)
+    assert next_runs(frame, outlook) == []
+    needs = [Need(vm, rpo=8 * HOUR) for vm in sample.truth["vm"].unique()]
+    advice = advise(needs, [Host()], loads_of(frame, outlook), current_starts(frame, outlook.now))
+    assert len(advice.changes) == 6
+    assert all(np.isfinite(one.will.seconds) for one in advice.changes)
+    assert {one.kind for one in find(frame, days=20)} <= {"change", "growth"}
 
 
 def test_what_the_history_shows_is_taken_for_todays_schedule() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 DAY_MINUTES = 1440
+UNKNOWN_SPREAD = 0.3
 PRIOR_RUNS, PRIOR_FAILURES = 50.0, 1.0
 """How often a run fails is drawn towards 2 % while a VM has few runs."""
 
@@ -75,8 +76,8 @@ def loads_of(frame: pd.DataFrame, outlook: Outlook) -> dict[str, Load]:
         known = runs.vm in disks and runs.vm not in refused
         curve = _curve(disks[runs.vm]) if known else _flat_curve(runs)
         rest, per_byte = _throughput(runs, usual_rest)
-        off = np.log(np.maximum(runs.seconds, 1e-3) / (rest + per_byte * runs.changed))
-        spread = max(1.4826 * float(np.median(np.abs(off - np.median(off)))), 0.05)
+        off = runs.off_line()
+        spread = max(1.4826 * float(np.median(np.abs(off - np.median(off)))), 0.05) if len(off) else UNKNOWN_SPREAD
         found[runs.vm] = Load(runs.vm, curve, rest, per_byte, spread, fails[runs.vm], known)
     return found
 
@@ -97,10 +98,10 @@ def _throughput(runs: Runs, usual_rest: float) -> tuple[float, float]:
     """
     rest, per_byte = runs.throughput()
     held = float(np.clip(rest, usual_rest / 2, usual_rest * 2))
-    changed = float(runs.changed.mean())
-    if held == rest or changed <= 0:
+    changed, seconds = runs.timed()
+    if held == rest or not changed.any():
         return rest, per_byte
-    return held, max(float(runs.seconds.mean()) - held, 0.0) / changed
+    return held, max(float(seconds.mean()) - held, 0.0) / float(changed.mean())
 
 
 def _failures(frame: pd.DataFrame) -> dict[str, float]:

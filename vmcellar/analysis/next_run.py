@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RUNS = 60
 LEAST_RUNS = 10
+GUESS = (10.0, 1 / (100 << 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +66,31 @@ class Runs:
     seconds: Floats
     cadence: float
 
+    def timed(self) -> tuple[Floats, Floats]:
+        """Bytes changed and seconds of the runs of which it is known how long they took."""
+        known = self.seconds > 0
+        return self.changed[known], self.seconds[known]
+
     def throughput(self) -> tuple[float, float]:
-        """Seconds of a run without change, and seconds per byte; from runs weighted so that ratios count."""
-        weights = 1 / np.maximum(self.seconds, 1e-3)
-        rows = np.stack([np.ones_like(self.changed), self.changed], axis=1) * weights[:, None]
-        (rest, per_byte), *_ = np.linalg.lstsq(rows, np.ones_like(self.changed), rcond=None)
+        """Seconds of a run without change, and seconds per byte; from runs weighted so that ratios count.
+
+        A guess (`GUESS`) while fewer than `LEAST_RUNS` runs are timed.
+        """
+        changed, seconds = self.timed()
+        if len(changed) < LEAST_RUNS:
+            return GUESS
+        rows = np.stack([np.ones_like(changed), changed], axis=1) / seconds[:, None]
+        (rest, per_byte), *_ = np.linalg.lstsq(rows, np.ones_like(changed), rcond=None)
         if rest <= 0 or per_byte < 0:
-            return float(np.median(self.seconds)), 0.0
-        scale = float(np.mean(self.seconds / (rest + per_byte * self.changed)))
+            return float(np.median(seconds)), 0.0
+        scale = float(np.mean(seconds / (rest + per_byte * changed)))
         return float(rest) * scale, float(per_byte) * scale
+
+    def off_line(self) -> Floats:
+        """Logarithms of how much longer the timed runs took than `throughput` says."""
+        rest, per_byte = self.throughput()
+        changed, seconds = self.timed()
+        return np.asarray(np.log(seconds / (rest + per_byte * changed)), dtype=np.float64)
 
 
 def runs_of(frame: pd.DataFrame, now: float, most: int = RUNS) -> Iterator[Runs]:
@@ -96,7 +113,7 @@ def runs_of(frame: pd.DataFrame, now: float, most: int = RUNS) -> Iterator[Runs]
 
 
 def next_runs(frame: pd.DataFrame, outlook: Outlook) -> list[NextRun]:
-    """The next run of every VM of which all disks have a forecast and which has `LEAST_RUNS` good incremental runs."""
+    """The next run of every VM of which all disks have a forecast and which has `LEAST_RUNS` timed good ones."""
     refused = {refusal.vm for refusal in outlook.refusals}
     disks: dict[str, list[Forecast]] = {}
     for forecast in outlook.forecasts:
@@ -104,7 +121,7 @@ def next_runs(frame: pd.DataFrame, outlook: Outlook) -> list[NextRun]:
     return [
         _next_run(runs, disks[runs.vm], outlook.now)
         for runs in runs_of(frame, outlook.now)
-        if runs.vm in disks and runs.vm not in refused and len(runs.changed) >= LEAST_RUNS
+        if runs.vm in disks and runs.vm not in refused and len(runs.timed()[0]) >= LEAST_RUNS
     ]
 
 
@@ -115,7 +132,7 @@ def _next_run(runs: Runs, disks: list[Forecast], now: float) -> NextRun:
     share = _spread_of(np.log(np.maximum(runs.stored[some], 1.0) / runs.changed[some]) if some.any() else np.zeros(1))
     stored = _times(changed, share, 1.0)
     rest, per_byte = runs.throughput()
-    took = _spread_of(np.log(np.maximum(runs.seconds, 1e-3) / (rest + per_byte * runs.changed)))
+    took = _spread_of(runs.off_line())
     expected = rest + per_byte * changed.middle
     elastic = per_byte * changed.middle / expected
     seconds = _times(Range(expected, *_scaled(changed, expected / max(changed.middle, 1.0))), took, elastic)

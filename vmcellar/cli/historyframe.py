@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HistoryOption = Annotated[
-    Path | None, typer.Option("--history", metavar="FILE", help="A history as Parquet, as the catalog exports it.")
+    Path | None,
+    typer.Option("--history", metavar="FILE", help="A history that `catalog export` wrote, instead of the catalog."),
 ]
 SampleOption = Annotated[
     int | None, typer.Option("--sample", metavar="SEED", help="A made-up history, to see what the command shows.")
@@ -23,20 +26,52 @@ SAMPLE_VMS = 18
 SAMPLE_DAYS = 120
 
 
-def read_history(history: Path | None, sample: int | None, vm: str | None = None) -> pd.DataFrame:
-    """The history that the options name, of one VM or all; UsageError for a file that is none or an unknown VM."""
-    if (history is None) == (sample is None):
-        raise UsageError(
-            "the catalog does not feed this command yet: name a history",
-            hint="--history FILE reads a Parquet file in the form of docs/analysis.md, --sample 1 shows a made-up one",
-        )
-    frame = _sample(sample) if sample is not None else _from_file(Path(str(history)))
-    if vm is None:
-        return frame
-    found = frame[frame["vm"] == vm]
-    if found.empty:
-        raise UsageError(f"{vm} is not in this history", hint=f"it holds {_some(frame)}")
-    return found
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the options of a command say about its history."""
+
+    config: Path | None = None
+    history: Path | None = None
+    sample: int | None = None
+
+    @property
+    def is_catalog(self) -> bool:
+        """Whether the history is that of a repository."""
+        return self.history is None and self.sample is None
+
+
+def read_frame(ctx: typer.Context, source: Source, vm: str | None = None) -> tuple[pd.DataFrame, float | None]:
+    """The good rows of the history, of one VM or all, and now (None: the history's own last start).
+
+    Rows that fail the quality suite are left out, and their number is said. UsageError for a file that is no history
+    and for an unknown VM.
+    """
+    from vmcellar.analysis.quality import quarantine
+
+    frame, now = _read(ctx, source)
+    last = frame["started"].max().timestamp() if len(frame) else None
+    good, bad = quarantine(frame, now if now is not None else last)
+    if len(bad):
+        note(f"{len(bad)} rows of the history were not used: {'; '.join(sorted(set(bad['reasons'])))}")
+    if vm is not None:
+        found = good[good["vm"] == vm]
+        if found.empty:
+            raise UsageError(f"{vm} is not in this history", hint=f"it holds {_some(good)}")
+        return found, now
+    return good, now
+
+
+def _read(ctx: typer.Context, source: Source) -> tuple[pd.DataFrame, float | None]:
+    from vmcellar.analysis.history import history, read_history
+
+    if source.sample is not None:
+        return _sample(source.sample), None
+    if source.history is not None:
+        return read_history(source.history), None
+    from vmcellar.cli.commands.catalog import open_catalog
+
+    _, catalog = open_catalog(ctx, source.config)
+    return history(catalog), time.time()
 
 
 def _some(frame: pd.DataFrame, most: int = 5) -> str:
@@ -53,16 +88,3 @@ def _sample(seed: int) -> pd.DataFrame:
     note(f"a made-up history: {SAMPLE_VMS} VMs over {SAMPLE_DAYS} days, seed {seed}")
     settings = replace(TUNING, seed=seed, vms=SAMPLE_VMS, days=SAMPLE_DAYS, trouble_share=0.25)
     return generate(settings).frame
-
-
-def _from_file(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    from vmcellar.analysis.history import conform
-
-    try:
-        return conform(pd.read_parquet(path))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (KeyError, ValueError, TypeError, OSError) as error:
-        raise UsageError(f"{path} is not a history: {error.args[0] if error.args else error}") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmcellar.cli.historyframe import HistoryOption, SampleOption, read_history
+from vmcellar.cli.historyframe import HistoryOption, SampleOption, Source, read_frame
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_config
 from vmcellar.errors import UsageError
@@ -39,7 +39,7 @@ def advise(
     """Advise when and how often to back up each VM: fewer breaches of the RPO at the same work, and no rush hours.
 
     A dry run: nothing is changed, and there is no way yet to apply it but by hand. RPO and window come from the jobs
-    of the configuration where --config names one; today's schedules are what the history shows. Times are UTC.
+    of the configuration; today's schedules are what the history shows. Times are UTC.
     """
     from vmcellar.analysis.advise import advise as advise_all
     from vmcellar.analysis.forecast import forecast_change
@@ -47,10 +47,11 @@ def advise(
     from vmcellar.analysis.loads import current_starts, loads_of
     from vmcellar.cli.render import analysis as render
 
-    jobs = read_config(ctx, config).backups if config is not None else ()
+    source = Source(config, history, sample)
+    jobs = read_config(ctx, config).backups if config is not None or source.is_catalog else ()
     seconds = _seconds(rpo)
-    frame = read_history(history, sample)
-    outlook = forecast_change(frame)
+    frame, now = read_frame(ctx, source)
+    outlook = forecast_change(frame, now)
     current = current_starts(frame, outlook.now)
     needs = [_need(vm, jobs, seconds) for vm in sorted(current)]
     if not any(need.rpo for need in needs):

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from vmcellar.cli.historyframe import HistoryOption, SampleOption, read_history
+from vmcellar.cli.historyframe import HistoryOption, SampleOption, Source, read_frame
 from vmcellar.cli.output import console, note, print_json
-from vmcellar.cli.session import PANEL_LOOK, JsonOption
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption
 
 VmArgument = Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM.")]
 
@@ -20,7 +20,12 @@ def register(app: typer.Typer) -> None:
 
 
 def forecast(
-    vm: VmArgument = None, history: HistoryOption = None, sample: SampleOption = None, as_json: JsonOption = False
+    ctx: typer.Context,
+    vm: VmArgument = None,
+    history: HistoryOption = None,
+    sample: SampleOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Forecast how much will change, and the next run's size and duration, with 80 and 95 % intervals.
 
@@ -31,8 +36,8 @@ def forecast(
     from vmcellar.analysis.next_run import next_runs
     from vmcellar.cli.render import analysis as render
 
-    frame = read_history(history, sample, vm)
-    outlook = forecast_change(frame)
+    frame, now = read_frame(ctx, Source(config, history, sample), vm)
+    outlook = forecast_change(frame, now)
     runs = next_runs(frame, outlook)
     if as_json:
         print_json(render.outlook_json(outlook, runs))
@@ -45,10 +50,12 @@ def forecast(
 
 
 def anomalies(
+    ctx: typer.Context,
     vm: VmArgument = None,
     days: Annotated[float, typer.Option(help="How many days to look back.", min=0.01, max=365)] = 7.0,
     history: HistoryOption = None,
     sample: SampleOption = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is strange about the latest backups, judged by each VM's own past.
@@ -59,7 +66,8 @@ def anomalies(
     from vmcellar.analysis.anomalies import STATED, find
     from vmcellar.cli.render import analysis as render
 
-    found = find(read_history(history, sample, vm), days=days)
+    frame, now = read_frame(ctx, Source(config, history, sample), vm)
+    found = find(frame, now, days)
     if as_json:
         print_json({"anomalies": [render.anomaly_json(one) for one in found], "false_alarms_per_vm_year": STATED})
         return
