@@ -37,9 +37,9 @@ async def backup_vm(request: BackupVm) -> PointSummary:
     engine = engine_of(config)
     with (
         noting_failure(engine, _request(request)),
+        activity(config, vm) as work,
         engine.vm_lock(vm),
         engine.repository.working_on(vm),
-        activity(config, vm) as work,
         TaskThreads(work.cancel, READING + PACKING + 1) as threads,
     ):
         try:
@@ -51,12 +51,12 @@ async def backup_vm(request: BackupVm) -> PointSummary:
         try:
             async with progress_artifact(vm, work):
                 done = await _Segments(threads, config, handle, held).run(work)
-            point = await threads.value(tasks.commit, config, handle.run_id, vm, after=done)
+            work.point = await threads.value(tasks.commit, config, handle.run_id, vm, after=done)
         except BaseException as error:
             stages.give_up(engine, handle.run_id, error)
             raise
-    await report_artifact(point)
-    return _covered(point)
+    await report_artifact(work.point)
+    return _covered(work.point)
 
 
 @flow(name="backup-job", flow_run_name="backup {request.what}")

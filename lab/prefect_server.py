@@ -74,6 +74,12 @@ class PrefectServer:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    def kill(self) -> None:
+        """SIGKILL to all of it, as when its host loses power."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise LabError(f"the Prefect server ended at once; see {self.home / 'server.log'}")

@@ -35,6 +35,9 @@ UPDATE_SECONDS = 5.0
 ROWS_MOST = 200
 """Of the table of moves: more is for `vmcellar tiers move --json`."""
 
+LAST_SECONDS = 5.0
+"""How long the end of the reading waits for the bar's last move: a server that was lost must not hold up a commit."""
+
 
 def artifact_key(prefix: str, name: str) -> str:
     """A valid artifact key for a VM or a job: letters, digits and dashes."""
@@ -50,7 +53,8 @@ async def progress_artifact(vm: str, activity: Activity) -> AsyncIterator[None]:
         yield
     finally:
         ended.set()
-        await watcher
+        await asyncio.wait([watcher], timeout=LAST_SECONDS)
+        watcher.cancel()
 
 
 async def report_artifact(point: PointSummary) -> None:

@@ -1,4 +1,4 @@
-"""What tasks of one process share beside the engine: cancel tokens and progress, by VM or point.
+"""What tasks of one process share beside the engine: cancel tokens, progress and what came of it, by VM or point.
 
 It lies in a module of its own because `flow.serve` pickles flows by value: a lock or an event in a flow's module
 would break that. Nothing here outlives the process.
@@ -13,17 +13,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmcellar.backup.model import PointSummary
 from vmcellar.engine import Engine, open_engine
 from vmcellar.progress import CancelToken, ProgressSink
 
 
 @dataclass(slots=True)
 class Activity:
-    """One flow run in this process: its cancel token, and how far each stage is, in bytes. Any thread."""
+    """One flow run in this process: its cancel token, and how far each stage is, in bytes. Any thread.
+
+    In the end it has a `point`, or the `failure` that its work ended with; Prefect's part of the run is not over then.
+    """
 
     cancel: CancelToken = field(default_factory=CancelToken)
     total: int = 0
     started: float = field(default_factory=time.monotonic)
+    point: PointSummary | None = None
+    failure: BaseException | None = None
     _done: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -46,6 +52,7 @@ class Activity:
 
 _activities: dict[tuple[str, str], Activity] = {}
 _watchers: list[ProgressSink] = []
+_witnesses: list[dict[str, Activity]] = []
 
 
 @contextmanager
@@ -59,12 +66,33 @@ def watched(sink: ProgressSink) -> Iterator[None]:
 
 
 @contextmanager
+def witnessed() -> Iterator[dict[str, Activity]]:
+    """The activities that end while the block runs, by name: what became of them whatever Prefect says of it."""
+    ended: dict[str, Activity] = {}
+    _witnesses.append(ended)
+    try:
+        yield ended
+    finally:
+        _witnesses.remove(ended)
+
+
+def working() -> bool:
+    """Whether a flow run of this process works on something now."""
+    return bool(_activities)
+
+
+@contextmanager
 def activity(config: str, name: str) -> Iterator[Activity]:
     """The activity of the one flow run of this process that works on `name`, while it is in the block."""
     made = _activities[config, name] = Activity()
     try:
         yield made
+    except BaseException as error:
+        made.failure = error
+        raise
     finally:
+        for ended in _witnesses:
+            ended[name] = made
         _activities.pop((config, name), None)
 
 

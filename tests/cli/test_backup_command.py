@@ -16,6 +16,7 @@ import libvirt
 import pytest
 import yaml
 
+from lab.prefect_server import PrefectServer
 from tests.sources.paused_vm import MIB, PausedVm, paused_vm
 from vmcellar.config import load_config
 from vmcellar.crypto.passphrase import Argon2Cost
@@ -27,13 +28,13 @@ NOBODY = "http://127.0.0.1:1/api"
 """A Prefect server that does not answer: the command then does without."""
 
 WAITS_IN_EXPORT = """
-import time
+import pathlib, time
 from vmcellar.backup import stages
 real = stages.export
 def export(engine, run, target, segment, progress, cancel):
-    print("exporting", flush=True)
+    pathlib.Path("{go}").exists() or print("exporting", flush=True)
     deadline = time.monotonic() + 60
-    while not cancel.cancelled and time.monotonic() < deadline:
+    while not cancel.cancelled and not pathlib.Path("{go}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     return real(engine, run, target, segment, progress, cancel)
 stages.export = export
@@ -64,10 +65,11 @@ class Host:
         )
 
     @contextmanager
-    def waiting(self, server: str = NOBODY) -> Iterator[subprocess.Popen[str]]:
-        """A backup that stands in its first export."""
+    def waiting(self, server: str = NOBODY, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A backup that stands in its first export, until it is stopped or there is a file `go` beside the config."""
+        program = WAITS_IN_EXPORT.replace("{go}", str(self.config.parent / "go"))
         with subprocess.Popen(
-            [sys.executable, "-c", WAITS_IN_EXPORT, "backup", self.vm.name],
+            [sys.executable, "-c", program, "backup", *(arguments or (self.vm.name,))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -101,6 +103,7 @@ def host(libvirt_daemons: str) -> Iterator[Host]:
             "state": "state",
             "scratch": str(vm.scratch),
             "landing": {"dir": "landing", "budget": "64MiB"},
+            "limits": {"vms": 1},
             "libvirt": {"uri": libvirt_daemons},
             "backups": [{"name": "mine", "domains": [vm.name]}],
         }
@@ -176,6 +179,27 @@ def test_two_signals_leave_at_once_and_recover_clears_what_is_left(host: Host) -
     assert {action["vm"] for action in json.loads(recovered.stdout)} <= {host.vm.name}
     assert not host.has_job()
     assert host.run("backup", host.vm.name).returncode == 0
+
+
+@pytest.mark.prefect
+def test_a_server_that_is_lost_in_mid_run_stops_no_backup(host: Host, tmp_path: Path) -> None:
+    """It is killed while the first VM is read: that point is written, the second VM is done without it."""
+    with paused_vm() as other:
+        other.add_qcow2("vda")
+        other.start()
+        with PrefectServer(tmp_path) as server:
+            url = server.environment["PREFECT_API_URL"]
+            with host.waiting(url, host.vm.name, other.name, "--json") as process:
+                server.kill()
+                (host.config.parent / "go").touch()
+                out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        points = json.loads(out)
+        assert [(point["vm"], point["verified"]) for point in points] == [(host.vm.name, True), (other.name, True)]
+        assert f"may not have heard of it: {host.vm.name} ({points[0]['id']})" in err
+        assert f"backed up without a run record: {other.name}" in err
+        assert all(line.startswith("note: ") for line in err.splitlines()), err
+    assert {point["id"] for point in json.loads(host.run("list", "--json").stdout)} == {p["id"] for p in points}
 
 
 @pytest.mark.prefect

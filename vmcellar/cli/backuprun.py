@@ -9,7 +9,7 @@ from vmcellar.backup import pipeline
 from vmcellar.backup.model import BackupRequest
 from vmcellar.backup.selection import OffVm, select, standing_of
 from vmcellar.cli.bars import progress_bars
-from vmcellar.cli.flowrun import prefect_answers, run_flow
+from vmcellar.cli.flowrun import FlowEnd, prefect_answers, run_flow
 from vmcellar.cli.outcome import Outcome
 from vmcellar.cli.output import note
 from vmcellar.cli.signals import cancel_on_signals
@@ -29,15 +29,31 @@ def run_backups(path: Path, names: Sequence[str], job: str, *, full: bool, verbo
     for vm, found in standing.items():
         if isinstance(found, OffVm):
             note(f"note: {vm}: {found}")
+    outcome, rest = Outcome(), selection.requests
     if prefect_answers():
-        return run_flow(path, names, job, full=full, verbose=verbose)
-    outcome = _with_threads(engine, selection.requests)
+        end = run_flow(path, names, job, full=full, verbose=verbose)
+        outcome.points += end.points.values()
+        if not end.lost:
+            outcome.failures += [end.failure] if end.failure else []
+            return outcome
+        outcome.failures += end.failures.values()
+        rest = tuple(request for request in rest if request.vm not in {*end.points, *end.failures})
+        _say_what_is_lost(end, [request.vm for request in rest])
+    _with_threads(engine, rest, outcome)
     outcome.failures += [found for found in standing.values() if isinstance(found, VmcellarError)]
     return outcome
 
 
-def _with_threads(engine: Engine, requests: Sequence[BackupRequest]) -> Outcome:
-    outcome = Outcome()
+def _say_what_is_lost(end: FlowEnd, rest: Sequence[str]) -> None:
+    note(f"note: Prefect was lost: {' '.join(end.lost.split())}")
+    if end.points:
+        done = ", ".join(f"{vm} ({point.id})" for vm, point in end.points.items())
+        note(f"note: written and verified all the same, though Prefect may not have heard of it: {done}")
+    if rest:
+        note(f"note: backed up without a run record: {', '.join(rest)}")
+
+
+def _with_threads(engine: Engine, requests: Sequence[BackupRequest], outcome: Outcome) -> None:
     with cancel_on_signals() as cancel:
         for request in requests:
             try:
@@ -47,4 +63,3 @@ def _with_threads(engine: Engine, requests: Sequence[BackupRequest]) -> Outcome:
                 raise
             except VmcellarError as error:
                 outcome.failures.append(error)
-    return outcome

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import os
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmcellar.cli.bars import progress_bars
-from vmcellar.cli.outcome import Outcome
+from vmcellar.cli.leaving import hurry
 from vmcellar.cli.output import note
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import CancelledError, TransientError, VmcellarError
+from vmcellar.errors import CancelledError, VmcellarError
 
 if TYPE_CHECKING:
     from vmcellar.backup.model import PointSummary
-    from vmcellar.progress import ProgressSink
 
 HEALTH_SECONDS = 3.0
+LOOK_SECONDS = 1.0
+PATIENCE = 8.0
+"""Prefect itself would try for a minute per request, and for ten seconds per event when the process ends."""
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
-_CONSOLE = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+_CONSOLE = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL"}
 """Prefect's words and tracebacks on a terminal are for developers; `--verbose` keeps them. Its server gets all of them.
 
 What is set in the environment already stays.
@@ -59,62 +65,109 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose: bool) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class FlowEnd:
+    """What the flow's work came to, by VM; `lost` says why Prefect did not take all of it, empty if it did.
+
+    Without `lost`, `failure` is the error that the whole flow ended with, if it did.
+    """
+
+    points: dict[str, PointSummary]
+    failures: dict[str, VmcellarError]
+    failure: VmcellarError | None = None
+    lost: str = ""
+
+
+def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose: bool) -> FlowEnd:
     """Run `flows.backup.backup_job`, or for one named VM `backup_vm` alone, which saves a flow run (0.2 s).
 
-    Errors come back in the outcome, CancelledError when a signal stopped it.
+    CancelledError when a signal stopped it. A server that is lost is waited for `PATIENCE` seconds once nothing is left
+    to do but to tell it; then the flow is left behind, and the process will end without it (`vmcellar.cli.leaving`).
     """
     for name, value in (_QUIET if verbose else {**_QUIET, **_CONSOLE}).items():
         os.environ.setdefault(name, value)
+    logging.raiseExceptions = verbose  # Prefect's log worker asks it whether to print that it lost its server
     from flows.backup import backup_job, backup_vm
     from flows.parameters import BackupJob, BackupVm
+    from tasks.control import watched, witnessed
 
-    async def flow() -> list[PointSummary]:
+    async def flow() -> object:
         if len(names) == 1 and not job:
-            return [await backup_vm(BackupVm(config=str(path), vm=names[0], mode="full" if full else "auto"))]
+            return await backup_vm(BackupVm(config=str(path), vm=names[0], mode="full" if full else "auto"))
         return await backup_job(BackupJob(config=str(path), vms=tuple(names), job=job, full=full))
 
-    try:
-        with progress_bars() as progress:
-            return Outcome(points=_run(flow, progress))
-    except CancelledError:
-        raise
-    except VmcellarError as error:
-        return Outcome(failures=[error])
-    except Exception as error:
-        if not _is_of_prefect(error):
-            raise
-        return Outcome(failures=[_prefect_failed(error)])
+    with progress_bars() as progress, watched(progress), witnessed() as ended:
+        thread = _FlowThread(flow)
+        with cancel_on_signals(thread.stop) as cancel:
+            answered = thread.wait_with(os.environ.get("PREFECT_API_URL", ""))
+    if not answered:
+        hurry()
+    if cancel.cancelled or (thread.error is not None and not isinstance(thread.error, Exception)):
+        raise CancelledError("stopped on request", hint="the VM is let go; run the backup again") from thread.error
+    points = {vm: work.point for vm, work in ended.items() if work.point is not None}
+    failures = {vm: error for vm, work in ended.items() if isinstance(error := work.failure, VmcellarError)}
+    error = thread.error
+    if not answered and (thread.is_alive() or error is not None):
+        return FlowEnd(points, failures, lost="its server does not answer any more")
+    if error is None or isinstance(error, VmcellarError):
+        return FlowEnd(points, failures, error)
+    if not _is_of_prefect(error):
+        raise error
+    return FlowEnd(points, failures, lost=str(error) or type(error).__name__)
 
 
-def _is_of_prefect(error: Exception) -> bool:
+def _is_of_prefect(error: BaseException) -> bool:
     """Whether Prefect, its HTTP client or its server failed, rather than our own code."""
     return type(error).__module__.partition(".")[0] in ("prefect", "httpx", "httpcore") or "Prefect" in str(error)
 
 
-def _prefect_failed(error: Exception) -> VmcellarError:
-    return TransientError(
-        f"Prefect failed: {str(error) or type(error).__name__}",
-        hint="`vmcellar list` shows whether the point was written all the same; if not, repair Prefect's server, "
-        "or unset PREFECT_API_URL, and run the backup again",
-    )
+class _FlowThread(threading.Thread):
+    """Runs a flow in an event loop of its own, so that the main thread can leave it behind."""
 
+    def __init__(self, flow: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(name="flow", daemon=True)
+        self.error: BaseException | None = None
+        self._flow = flow
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[object] | None = None
+        self._stopped = False
+        self.start()
 
-def _run(flow: Callable[[], Awaitable[list[PointSummary]]], progress: ProgressSink) -> list[PointSummary]:
-    from tasks.control import watched
+    def run(self) -> None:
+        """The flow, to its end."""
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._stoppable())
+        except BaseException as error:
+            self.error = error
 
-    async def stoppable() -> list[PointSummary]:
-        task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        assert task is not None  # noqa: S101  (inside of a coroutine there is one)
-        with cancel_on_signals(lambda: loop.call_soon_threadsafe(task.cancel)):
-            return await flow()
+    async def _stoppable(self) -> None:
+        self._task = asyncio.current_task()
+        if self._stopped:
+            raise asyncio.CancelledError
+        await self._flow()
 
-    try:
-        with watched(progress):
-            return asyncio.run(stoppable())
-    except BaseException as stop:
-        if isinstance(stop, Exception):
-            raise
-        # A signal, whoever caught it first: asyncio's CancelledError, KeyboardInterrupt or Prefect's TerminationSignal.
-        raise CancelledError("stopped on request", hint="the VM is let go; run the backup again") from stop
+    def stop(self) -> None:
+        """Cancel the flow; from a signal handler or any thread."""
+        self._stopped = True
+        if self._task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def wait_with(self, url: str) -> bool:
+        """Wait for the end; False when the server at `url` is lost, before or after it."""
+        from tasks.control import working
+
+        silent: float | None = None
+        while True:
+            self.join(LOOK_SECONDS)
+            if not url or working() or _healthy(url):
+                silent = None
+            elif not self.is_alive():
+                return False
+            elif silent is None:
+                silent = time.monotonic()
+            elif time.monotonic() - silent > PATIENCE:
+                self.stop()  # should the server come back, nothing more may begin
+                return False
+            if not self.is_alive():
+                return True

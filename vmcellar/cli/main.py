@@ -32,6 +32,7 @@ from vmcellar.cli.commands import (
     upkeep,
     verify,
 )
+from vmcellar.cli.leaving import leave
 from vmcellar.cli.output import print_error
 from vmcellar.cli.session import GlobalOptions, set_up_logging
 from vmcellar.errors import PermanentError, VmcellarError
@@ -95,6 +96,14 @@ for module in (
 
 def main() -> None:
     """Run the command line; never returns."""
+    try:
+        _run()
+    except SystemExit as stop:
+        leave(stop)
+        raise
+
+
+def _run() -> None:
     try:
         app()
     except VmcellarError as error:
