@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import libvirt
@@ -19,6 +19,7 @@ from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
 from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
 from vmcellar.sources.libvirt_disks import Layout, decide, read_layout
 from vmcellar.sources.libvirt_job import JobFiles
+from vmcellar.sources.nbd import export_size
 
 BUSY_ATTEMPTS = 4
 """Each waits 30 s in libvirt for the domain's lock, plus the pauses between."""
@@ -85,7 +86,9 @@ class Beginning:
                 raise explain(error, self._request.vm, "beginning the backup job") from error
             plan = self._plan(libvirt_checkpoints.BROKEN)
             quiesce = self._begin_patiently(plan, files)
+        plan, resized = self._as_exported(plan, files)
         artifacts, warnings = libvirt_artifacts.collect(self._domain)
+        warnings = (*resized, *warnings)
         result = self._result(plan, files, quiesce, began, warnings)
         return LibvirtCapture(self._connection, result, artifacts)
 
@@ -117,6 +120,22 @@ class Beginning:
     def _size(self, disk: SourceDisk) -> int:
         size: int = self._domain.blockInfo(disk.target)[0]
         return size
+
+    def _as_exported(self, plan: _Plan, files: JobFiles) -> tuple[_Plan, list[str]]:
+        """The plan with the sizes that the job has, and a warning for each disk that was resized since it was planned.
+
+        What the job exports is the instant; between the look at the sizes and the begin anybody may resize a disk.
+        """
+        previous = {disk.target: disk for disk in self._request.previous}
+        disks, warnings = [], []
+        for planned in plan.disks:
+            disk, vm = planned, self._request.vm
+            size = export_size(files.uri(disk.target), f"{vm}: {disk.target}")
+            if size != disk.size:
+                disk = decide(disk, size, previous.get(disk.target), None, disk.full_reason)
+                warnings.append(f"{disk.target}: resized from {planned.size} to {size} bytes as the backup began")
+            disks.append(disk)
+        return replace(plan, disks=tuple(disks)), warnings
 
     def _begin_patiently(self, plan: _Plan, files: JobFiles) -> Quiesce:
         """Freeze, begin, thaw; again with back-off while another operation holds the domain (pitfall 15)."""

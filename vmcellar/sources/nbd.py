@@ -263,6 +263,12 @@ class ExportReader:
         return handle is None or handle.aio_is_dead() or handle.aio_is_closed() or error.errnum in _LOST
 
 
+def export_size(uri: str, disk: str) -> int:
+    """How many bytes an export has; errors as ExportReader's."""
+    with ExportReader(uri, contexts=(), disk=disk) as reader:
+        return reader.size
+
+
 class _Errors:
     """Turns libnbd's errors into ours, by errno and by the connection's state, never by text."""
 
