@@ -13,7 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -76,6 +77,18 @@ def restart_libvirtd() -> None:
             if not ours:
                 _record("libvirtd").unlink()
         wait_for(answers, f"{URI} to answer again; see {_log()}", seconds=60)
+
+
+@contextmanager
+def hanging_libvirtd() -> Iterator[None]:
+    """While the block runs libvirtd is stopped by a signal: it takes connections, and answers nothing."""
+    with lab_lock("daemons"):
+        pid = _system_pid("libvirtd")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _share_kvm() -> None:

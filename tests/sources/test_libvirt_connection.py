@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import libvirt
@@ -12,6 +13,7 @@ from lab import daemons
 from tests.sources.conftest import History
 from tests.sources.paused_vm import PausedVm
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.sources import libvirt_connection, libvirt_keepalive
 from vmcellar.sources.base import Extent
 from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
 
@@ -78,6 +80,34 @@ def test_a_daemon_restart_in_mid_job_costs_nothing(vm: PausedVm, history: Histor
     history.commit(capture)
     vm.connection = libvirt.open(daemons.URI)
     assert history.backup().result.disks[0].full_reason == ""
+
+
+def test_a_daemon_that_hangs_is_an_error_in_time(
+    vm: PausedVm, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over an open connection and over a new one; once it goes on, so do we. VMs run on meanwhile."""
+    monkeypatch.setattr(libvirt_keepalive, "INTERVAL_SECONDS", 1)
+    monkeypatch.setattr(libvirt_keepalive, "MISSED", 1)
+    monkeypatch.setattr(libvirt_keepalive, "OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(libvirt_connection, "RECONNECT_SECONDS", 0.5)
+    vm.add_qcow2()
+    vm.start()
+    capture = history.source.begin(history.request())
+    opened = Connection(daemons.URI)
+    assert opened.find(vm.name)
+    with daemons.hanging_libvirtd():
+        with pytest.raises(TransientError, match=re.escape(daemons.URI)):
+            opened.names()
+        with pytest.raises(TransientError, match="did not answer within"):
+            capture.end()
+        with pytest.raises(TransientError, match="did not answer within") as caught:
+            Connection(daemons.URI).names()
+        assert "restart libvirtd" in caught.value.hint
+    capture.end()
+    history.commit(capture)
+    assert history.backup().result.disks[0].full_reason == ""
+    opened.close()
+    vm.connection = libvirt.open(daemons.URI)
 
 
 def as_nobody(folder: Path, action: object) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmcellar.backup.model import BackupRequest, Mode
 from vmcellar.config.model import Config
-from vmcellar.errors import PermanentError, TransientError, UsageError
+from vmcellar.errors import PermanentError, UsageError
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
@@ -101,13 +102,11 @@ def _known_vms(uri: str) -> tuple[list[str], list[str]]:
     """The running VMs and those that are off, sorted."""
     import libvirt  # noqa: PLC0415  (only where VMs are)
 
-    try:
-        connection = libvirt.openReadOnly(uri)
-        try:
-            domains = connection.listAllDomains()
-            running = sorted(domain.name() for domain in domains if domain.isActive())
-            return running, sorted(domain.name() for domain in domains if not domain.isActive())
-        finally:
-            connection.close()
-    except libvirt.libvirtError as error:
-        raise TransientError(f"libvirt at {uri}: {error}", hint="`vmcellar doctor` says what to do") from error
+    from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415
+
+    with closing(Connection(uri)) as connection:
+        running, off = (
+            sorted(domain.name() for domain in connection.domains(flag))
+            for flag in (libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE, libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
+        )
+    return running, off

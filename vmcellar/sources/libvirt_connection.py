@@ -13,6 +13,7 @@ import libvirt
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.sources.libvirt_keepalive import open_alive
 
 RECONNECT_SECONDS = 20
 """How long a daemon that was there may take to come back, as in a package upgrade."""
@@ -32,7 +33,7 @@ def explain(error: libvirt.libvirtError, vm: str, doing: str) -> VmcellarError:
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return BusyError(message, hint="another operation works on this VM; see `virsh domjobinfo`, then try again")
     if is_connection_lost(error):
-        return TransientError(message, hint="libvirt's daemon went away; it is tried again")
+        return TransientError(message, hint="libvirt's daemon went away, or hangs; it is tried again")
     if code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.ENOSPC, errno.EDQUOT):
         return PermanentError(
             message, hint="free space where the scratch files lie, or set `scratch` to another folder"
@@ -56,7 +57,6 @@ class Connection:
         self.uri = uri
         self._lock = threading.Lock()
         self._open: libvirt.virConnect | None = None
-        atexit.register(self.close)
 
     def close(self) -> None:
         """Close the connection; the next use opens it again.
@@ -67,6 +67,7 @@ class Connection:
             if self._open is not None:
                 self._open.close()
             self._open = None
+        atexit.unregister(self.close)
 
     def domain(self, vm: str) -> libvirt.virDomain:
         """The domain of that name; PermanentError with similar names when there is none.
@@ -112,11 +113,14 @@ class Connection:
         """The names of all domains, sorted."""
         return sorted(domain.name() for domain in self.domains())
 
-    def domains(self) -> list[libvirt.virDomain]:
-        """All domains, those that are off, too."""
+    def domains(self, flags: int = 0) -> list[libvirt.virDomain]:
+        """All domains, those that are off, too; `flags` (VIR_CONNECT_LIST_DOMAINS_...) choose among them."""
+        connection = self._connection()
         try:
-            return list(self._connection().listAllDomains())
+            return list(connection.listAllDomains(flags))
         except libvirt.libvirtError as error:
+            if is_connection_lost(error):
+                self._drop()
             raise explain(error, self.uri, "listing the VMs") from error
 
     def volume(self, pool: str, name: str) -> libvirt.virStorageVol:
@@ -147,6 +151,7 @@ class Connection:
         with self._lock:
             if self._open is None:
                 self._open = _connect(self.uri)
+                atexit.register(self.close)
             return self._open
 
     def _drop(self) -> None:
@@ -167,7 +172,7 @@ def _connect(uri: str) -> libvirt.virConnect:
     with _GUARD:
         libvirt.registerErrorHandler(_drop_message, None)
     try:
-        return libvirt.open(uri)
+        return open_alive(uri)
     except libvirt.libvirtError as error:
         raise _no_connection(uri, error) from error
 

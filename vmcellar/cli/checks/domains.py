@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vmcellar.cli.checks.finding import Finding
+from vmcellar.errors import TransientError
 
 LIBVIRT_LEAST = 7_002_000
 QEMU_LEAST = 4_002_000
@@ -25,11 +26,16 @@ def check_domains(uri: str) -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("libvirt", "failed", f"Python cannot import libvirt: {error}", "apt install python3-libvirt")
         return
+    from vmcellar.sources.libvirt_keepalive import open_alive
+
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     try:
-        connection = libvirt.open(uri)
+        connection = open_alive(uri)
     except libvirt.libvirtError as error:
         yield Finding("libvirt", "failed", f"{uri}: {error}", _connection_remedy(str(error)))
+        return
+    except TransientError as error:
+        yield Finding("libvirt", "failed", error.message, error.hint)
         return
     try:
         yield from _versions(connection, uri)
