@@ -43,8 +43,16 @@ def _programs() -> None:
     requires("qemu-nbd")
 
 
-def no_volumes(_pool: str, _name: str) -> str:
-    raise AssertionError
+class NoVolumes:
+    """A host without storage pools."""
+
+    def find(self, pool: str, name: str, size: int, image_format: ImageFormat | None) -> str:
+        raise AssertionError((pool, name, size, image_format))
+
+
+def disk_at(words: Path | str, size: int = 0) -> Destination:
+    """What the words name on the command line."""
+    return find_destination(str(words), size, None, NoVolumes())
 
 
 def image_of(folder: Path, data: bytes, image_format: ImageFormat, name: str = "disk") -> Path:
@@ -58,7 +66,7 @@ def image_of(folder: Path, data: bytes, image_format: ImageFormat, name: str = "
 
 
 def onto(world: World, point: RestorePoint, **paths: Path) -> OntoReport:
-    pairs: dict[str, Destination] = {k: find_destination(str(v), None, no_volumes) for k, v in paths.items()}
+    pairs: dict[str, Destination] = {k: disk_at(v) for k, v in paths.items()}
     return restore_onto(world.repository, point, pairs, world.settings.state, NoMachines())
 
 
@@ -179,7 +187,7 @@ def test_an_image_that_qemu_has_open_is_refused(world: World, tmp_path: Path) ->
 def test_two_at_once_are_refused(world: World, tmp_path: Path) -> None:
     point = world.add({"vda": random_disk(random.Random(2), MIB)})
     path = image_of(tmp_path, bytes(MIB), "raw")
-    found = find_destination(str(path), None, no_volumes)
+    found = disk_at(path)
 
     class Nested:
         """Begins a second restore while the first is about to write."""
@@ -241,7 +249,7 @@ def test_a_stop_leaves_the_mark(world: World, tmp_path: Path) -> None:
         if count:
             cancel.cancel()
 
-    pairs = {"vda": find_destination(str(path), None, no_volumes)}
+    pairs = {"vda": disk_at(path)}
     with pytest.raises(CancelledError):
         restore_onto(world.repository, point, pairs, world.settings.state, NoMachines(), stop, cancel)
     assert len(unfinished(world.settings.state)) == 1
@@ -266,7 +274,7 @@ def write(self, offset, data):
     real(self, offset, data)
 ImageServer.write = write
 repository = Repository.open(config)
-found = find_destination(disk, None, None)
+found = find_destination(disk, 0, None, None)
 restore_onto(repository, repository.point(point), {"vda": found}, config.state, NoMachines())
 """
 
@@ -339,7 +347,7 @@ def test_what_a_vm_uses_is_refused(world: World, make_guest: GuestFactory, vm_tm
     guest = make_guest((DiskSpec("vda", 4 * MIB),))
     image = guest.paths["vda"]
     point = world.add({"vda": random_disk(random.Random(2), 4 * MIB)})
-    pairs = {"vda": find_destination(str(image), None, no_volumes)}
+    pairs = {"vda": disk_at(image)}
 
     def restore() -> None:
         restore_onto(world.repository, point, pairs, world.settings.state, machines_at(libvirt_daemons))
@@ -351,7 +359,7 @@ def test_what_a_vm_uses_is_refused(world: World, make_guest: GuestFactory, vm_tm
     base = vm_tmp / "base.qcow2"
     image.rename(base)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", image], check=True)
-    onto_base = {"vda": find_destination(str(base), None, no_volumes)}
+    onto_base = {"vda": disk_at(base)}
     with pytest.raises(PermanentError, match=f"an image of VM {guest.name} lies on top"):
         restore_onto(world.repository, point, onto_base, world.settings.state, machines_at(libvirt_daemons))
     restore()

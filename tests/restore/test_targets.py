@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vmcellar.errors import IntegrityError, PermanentError, TransientError
 from vmcellar.repository import nodes
 from vmcellar.restore.qcow2 import CLUSTER, Qcow2Layout, UsedClusters
-from vmcellar.restore.targets import DiskTarget, ImageFormat, Qcow2Target, open_target
+from vmcellar.restore.targets import DiskTarget, ImageFormat, ImageOptions, Qcow2Target, open_target
 
 SIZES = (64 << 10, (1 << 20) + 512, (10 << 20) + 512, 16 << 20)
 SECTOR = 512
@@ -55,7 +55,7 @@ def test_scattered_writes_from_many_threads(tmp_path: Path, image_format: ImageF
             pieces.append((start, data))
     rng.shuffle(pieces)
     announced = used(size, [(start, len(data)) for start, data in pieces])
-    target = open_target(image_format, tmp_path / ".x.partial", announced)
+    target = open_target(ImageOptions(image_format), tmp_path / ".x.partial", announced)
     threads = [threading.Thread(target=write_all, args=(target, pieces[i::3])) for i in range(3)]
     for thread in threads:
         thread.start()
@@ -75,7 +75,7 @@ def write_all(target: DiskTarget, pieces: list[tuple[int, bytes]]) -> None:
 def test_abort_leaves_nothing_and_a_leftover_is_replaced(tmp_path: Path, image_format: ImageFormat) -> None:
     partial = tmp_path / ".x.partial"
     partial.write_bytes(b"left by a killed restore" * 9999)
-    target = open_target(image_format, partial, used(1 << 20, [(0, 4096)]))
+    target = open_target(ImageOptions(image_format), partial, used(1 << 20, [(0, 4096)]))
     target.write(0, memoryview(b"x" * 4096))
     target.abort()
     target.abort()
@@ -84,7 +84,7 @@ def test_abort_leaves_nothing_and_a_leftover_is_replaced(tmp_path: Path, image_f
 
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_a_sparse_image_stays_small(tmp_path: Path, image_format: ImageFormat) -> None:
-    target = open_target(image_format, tmp_path / "x", used(1 << 40, [((1 << 40) - 65536, 65536)]))
+    target = open_target(ImageOptions(image_format), tmp_path / "x", used(1 << 40, [((1 << 40) - 65536, 65536)]))
     target.write((1 << 40) - 65536, memoryview(b"y" * 65536))
     target.finish()
     assert (tmp_path / "x").stat().st_blocks * 512 < 4 << 20
@@ -92,7 +92,7 @@ def test_a_sparse_image_stays_small(tmp_path: Path, image_format: ImageFormat) -
 
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_full_file_system(small_disk: Path, image_format: ImageFormat) -> None:
-    target = open_target(image_format, small_disk / ".x.partial", used(64 << 20, [(0, 64 << 20)]))
+    target = open_target(ImageOptions(image_format), small_disk / ".x.partial", used(64 << 20, [(0, 64 << 20)]))
     data = random.Random(1).randbytes(1 << 20)
     with pytest.raises(PermanentError, match="no space to restore into"):
         write_all(target, [(offset, data) for offset in range(0, 64 << 20, 1 << 20)])

@@ -34,16 +34,21 @@ class Reach:
 def overwrite(ctx: typer.Context, name: str, onto: list[str], image_format: ImageFormat | None, reach: Reach) -> None:
     """Make the disks that `onto` names equal to those of the point `name`."""
     from vmcellar.cli.render.ontos import onto_json, onto_text
-    from vmcellar.restore.destinations import find_destination, volumes_at
+    from vmcellar.restore.destinations import find_destination
     from vmcellar.restore.in_use import machines_at
     from vmcellar.restore.onto import restore_onto
+    from vmcellar.restore.volumes import LibvirtVolumes
 
+    if not reach.yes and not sys.stdin.isatty():
+        raise UsageError("--onto overwrites disks, and nobody can be asked here", hint="give --yes to do it unasked")
     config = read_config(ctx, reach.config)
     repository = open_repository(ctx, reach.config, reach.identity)
     point = repository.point(name)
-    finder = volumes_at(config.libvirt.uri)
+    volumes = LibvirtVolumes(config.libvirt.uri)
     words = by_target(point, onto)
-    pairs = {target: find_destination(disk, image_format, finder) for target, disk in words.items()}
+    pairs = {
+        target: find_destination(disk, point.disk(target).size, image_format, volumes) for target, disk in words.items()
+    }
     machines = machines_at(config.libvirt.uri)
     if not reach.yes:
         _ask(point, pairs)
@@ -76,8 +81,6 @@ def by_target(point: RestorePoint, onto: list[str]) -> dict[str, str]:
 
 def _ask(point: RestorePoint, pairs: dict[str, Destination]) -> None:
     """UsageError unless the user types the name of each disk that will be overwritten."""
-    if not sys.stdin.isatty():
-        raise UsageError("--onto overwrites disks, and nobody can be asked here", hint="give --yes to do it unasked")
     for target, disk in pairs.items():
         note(f"{disk.name} will be made equal to disk {target} of {point.vm}, point {point.id}")
         typed = typer.prompt("Type its name to overwrite it", err=True)

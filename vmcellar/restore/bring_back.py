@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.restore.qcow2 import CLUSTER
 from vmcellar.restore.report import RestoreReport, RestoreTarget
 from vmcellar.restore.restore import DOMAIN_XML, restore_point
-from vmcellar.restore.targets import ImageFormat
+from vmcellar.restore.targets import ImageFormat, Preallocation
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
@@ -30,6 +31,14 @@ class Wanted:
     disks: tuple[str, ...]
     best_effort: bool
     define: str | None
+    preallocation: Preallocation = "off"
+    cluster: int = CLUSTER
+
+    def target(self) -> RestoreTarget:
+        """The same for the restore of the disks."""
+        return RestoreTarget(
+            self.folder, self.image_format, self.disks, self.best_effort, self.preallocation, self.cluster
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,7 @@ def run_restore(
 ) -> Done:
     """Restore, then define. A name that is taken is refused before anything is written."""
     connection = _connection(uri, wanted.define, point) if wanted.define else None
-    target = RestoreTarget(wanted.folder, wanted.image_format, wanted.disks, wanted.best_effort)
-    report = restore_point(repository, point, target, progress, cancel)
+    report = restore_point(repository, point, wanted.target(), progress, cancel)
     if connection is None or wanted.define is None:
         return Done(report, None)
     return Done(report, _define(connection, wanted.define, report))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from vmcellar.errors import PermanentError, UsageError
+from vmcellar.restore import rbd_images
 from vmcellar.restore.targets import ImageFormat
 
 Kind = Literal["file", "block", "rbd"]
@@ -49,34 +50,28 @@ class Destination:
         return {"driver": driver, "filename": str(self.path), "discard": "unmap", **direct}
 
 
-VolumeFinder = Callable[[str, str], str]
-"""From a pool's and a volume's name to the words of the disk behind it: a path or rbd:POOL/IMAGE."""
+class Volumes(Protocol):
+    """Volumes of storage pools."""
+
+    def find(self, pool: str, name: str, size: int, image_format: ImageFormat | None) -> str:
+        """The words of the disk behind a volume, a path or rbd:POOL/IMAGE; a missing one is made, of `size` bytes."""
+        ...
 
 
-def find_destination(words: str, image_format: ImageFormat | None, volumes: VolumeFinder) -> Destination:
+def find_destination(words: str, size: int, image_format: ImageFormat | None, volumes: Volumes) -> Destination:
     """The disk that `words` name. `image_format` overrides what the image's first bytes say.
 
-    PermanentError when it is not there, UsageError for words of no known form.
+    An RBD image or a volume that is missing is made with `size` bytes. PermanentError when anything else is not
+    there, UsageError for words of no known form.
     """
     if words.startswith("vol:"):
         pool, name = _pair(words, "vol:POOL/NAME")
-        return find_destination(volumes(pool, name), image_format, volumes)
+        return find_destination(volumes.find(pool, name, size, image_format), size, image_format, volumes)
     if words.startswith("rbd:"):
-        return Destination(words, "rbd", image_format or "raw", None, _pair(words, "rbd:POOL/IMAGE"))
+        pool, image = _pair(words, "rbd:POOL/IMAGE")
+        rbd_images.make_missing(pool, image, size)
+        return Destination(words, "rbd", image_format or "raw", None, (pool, image))
     return _local(Path(words), image_format)
-
-
-def volumes_at(uri: str) -> VolumeFinder:
-    """Finds volumes at the libvirt at `uri`, which is asked when the first is looked for."""
-
-    def find(pool: str, name: str) -> str:
-        from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415  (needs libvirt)
-
-        volume = Connection(uri).volume(pool, name)
-        key: str = volume.path()
-        return key if key.startswith("/") else f"rbd:{key}"
-
-    return find
 
 
 def _local(given: Path, image_format: ImageFormat | None) -> Destination:

@@ -68,14 +68,24 @@ class DifferentialTarget:
                 self._put(offset + start + low, piece[low:high], new[low:high])
 
     def zero(self, start: int, end: int) -> None:
-        """Zero those grains of [start, end) that do not read as zero."""
+        """Zero those grains of [start, end) that do not read as zero, neighbours at once: RBD drops whole objects."""
+        waiting = 0, 0
+        for low, high in self._used(start, end):
+            if low != waiting[1]:
+                self._zero(waiting[0], waiting[1] - waiting[0])
+                waiting = low, low
+            waiting = waiting[0], high
+        self._zero(waiting[0], waiting[1] - waiting[0])
+
+    def _used(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Runs of grains of [start, end) that do not read as zero."""
         for offset in range(start, end, CHUNK_MAX):
             length = min(CHUNK_MAX, end - offset)
             there = self.holds(offset, length)
             if there is not None:
                 used = _by_grain(np.frombuffer(there, np.uint8) != 0, offset)
                 for low, high in _runs(used, offset, length):
-                    self._zero(offset + low, high - low)
+                    yield offset + low, offset + high
 
     def finish(self) -> None:
         """Make everything durable."""
@@ -174,8 +184,11 @@ def _batches(offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterator
 
 
 def _pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
-    for low in range(start, end, _BATCH):
-        yield low, min(low + _BATCH, end)
+    """The range cut at multiples of _BATCH, so that no object of an RBD image is cut."""
+    while start < end:
+        stop = min((start // _BATCH + 1) * _BATCH, end)
+        yield start, stop
+        start = stop
 
 
 def _by_grain(different: NDArray[np.bool_], offset: int) -> NDArray[np.bool_]:

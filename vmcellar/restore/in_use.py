@@ -7,7 +7,6 @@ device, a VM that was saved with its memory, images that lie on top of this one.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vmcellar.errors import PermanentError
+from vmcellar.restore import rbd_images
 from vmcellar.restore.destinations import Destination
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def refuse_used(disk: Destination, machines: Machines) -> None:
     """PermanentError naming every use that is found."""
     used = list(machines.users(disk))
     if disk.rbd is not None:
-        used += _watchers(disk.rbd)
+        used += rbd_images.watchers(*disk.rbd)
     if used:
         raise PermanentError(f"{disk.name} is in use: {'; '.join(used)}", hint=_HINT)
 
@@ -159,24 +159,3 @@ def _mounts(device: Path) -> Iterator[str]:
         source, folder = line.split()[:2]
         if source.startswith(str(device)):
             yield f"{source} is mounted at {folder}"
-
-
-def _watchers(image: tuple[str, str]) -> list[str]:
-    """Clients that have an RBD image open; PermanentError when that cannot be found out."""
-    try:
-        import rados  # noqa: PLC0415  (a system package, needed for RBD alone)
-        import rbd  # noqa: PLC0415  (the same)
-    except ImportError as error:
-        raise PermanentError(f"rbd:{'/'.join(image)}: {error}", hint="apt-get install python3-rbd") from error
-    try:
-        with contextlib.ExitStack() as stack:
-            cluster = stack.enter_context(rados.Rados(conffile=os.environ.get("CEPH_CONF", "")))
-            pool = stack.enter_context(cluster.open_ioctx(image[0]))
-            opened = stack.enter_context(rbd.Image(pool, image[1], read_only=True))
-            own = cluster.get_addrs()
-            found = [one["addr"] for one in opened.watchers_list()]
-            return [f"client {address} has it open" for address in found if address not in own]
-    except (rados.Error, rbd.Error) as error:
-        raise PermanentError(
-            f"rbd:{'/'.join(image)}: {error}", hint="check `rbd info` with the same $CEPH_CONF"
-        ) from error

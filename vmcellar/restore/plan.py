@@ -19,7 +19,7 @@ from vmcellar.repository.layout import ID_BYTES, LEAF_BYTES, span_of
 from vmcellar.repository.nodes import Rows
 from vmcellar.repository.packs import Location, PackRef
 from vmcellar.repository.scrub_walk import pack_problem
-from vmcellar.restore.qcow2 import UsedClusters
+from vmcellar.restore.qcow2 import CLUSTER, UsedClusters
 from vmcellar.restore.report import LostRange, merge_lost
 from vmcellar.tiers.base import ArchivedError
 
@@ -214,14 +214,19 @@ def make_plan(
 
 
 def survey(
-    repository: Repository, point: RestorePoint, targets: Sequence[str], best_effort: bool, cancel: CancelToken
+    repository: Repository,
+    point: RestorePoint,
+    targets: Sequence[str],
+    best_effort: bool,
+    cancel: CancelToken,
+    cluster: int = CLUSTER,
 ) -> tuple[RestorePlan, dict[str, UsedClusters]]:
-    """The plan, and for each disk which clusters of its image will be written."""
+    """The plan, and for each disk which clusters (of `cluster` bytes) of its image will be written."""
     resolver = Resolver(repository, point, best_effort, cancel)
     disks, stored, used = [], 0, {}
     for disk in chosen_disks(point, targets):
         data = 0
-        clusters = used[disk.target] = UsedClusters(disk.size)
+        clusters = used[disk.target] = UsedClusters(disk.size, cluster)
         for window in resolver.windows(disk):
             data += int(window.rows["length"].sum(dtype=np.int64))
             clusters.add(window.rows)

@@ -2,7 +2,7 @@
 
 All metadata comes first, then the data clusters in the order of the disk, without gaps: the layout that reads
 fastest, and one in which any cluster's place is known before anything is written. So data can be written from any
-thread, in any order, straight to the file. Version 3, 64 KiB clusters, 16-bit reference counts, no features.
+thread, in any order, straight to the file. Version 3, clusters of 4 KiB to 2 MiB, 16-bit reference counts, no features.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from vmcellar.repository.nodes import Rows
 
-CLUSTER_BITS = 16
-CLUSTER = 1 << CLUSTER_BITS
-ENTRIES = CLUSTER // 8
-"""Entries of one L2 table: it maps 512 MiB of disk."""
+CLUSTER = 1 << 16
+"""Bytes of a cluster unless told otherwise, QEMU's own default: an L2 table then maps 512 MiB of disk."""
 
-REFCOUNTS = CLUSTER // 2
-"""Clusters that one refcount block counts."""
+CLUSTERS = tuple(1 << bits for bits in range(12, 22))
+"""The sizes that may be asked for."""
 
 COPIED = np.uint64(1 << 63)
 """Set in L1 and L2 entries whose cluster has exactly one reference, as all of ours have."""
@@ -31,19 +29,31 @@ HEADER_BYTES = struct.calcsize(HEADER)
 
 
 class UsedClusters:
-    """Which 64 KiB clusters of a disk hold data: one bit each, 2 MiB of memory per TiB of disk."""
+    """Which clusters of a disk hold data: one bit each, 2 MiB of memory per TiB of disk with clusters of 64 KiB."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, cluster: int = CLUSTER) -> None:
         self.size = size
-        self.tables = max(1, -(-size // (CLUSTER * ENTRIES)))
-        self._bits = np.zeros((self.tables, ENTRIES // 8), np.uint8)
+        self.cluster = cluster
+        self.entries = cluster // 8
+        """Entries of one L2 table."""
+        self.tables = max(1, -(-size // (cluster * self.entries)))
+        self._bits = np.zeros((self.tables, self.entries // 8), np.uint8)
+
+    def add_all(self) -> None:
+        """Mark the whole disk: the image then has all of its metadata and a place for each cluster."""
+        clusters = -(-self.size // self.cluster)
+        bits = self._bits.reshape(-1)
+        bits[: clusters >> 3] = 0xFF
+        if clusters & 7:
+            bits[clusters >> 3] = (1 << (clusters & 7)) - 1
 
     def add(self, rows: Rows) -> None:
         """Mark everything that these extents, sorted and without overlaps, touch."""
         if len(rows) == 0:
             return
-        first = (rows["offset"] >> np.uint64(CLUSTER_BITS)).astype(np.int64)
-        last = ((rows["offset"] + rows["length"] - np.uint64(1)) >> np.uint64(CLUSTER_BITS)).astype(np.int64)
+        size = np.uint64(self.cluster)
+        first = (rows["offset"] // size).astype(np.int64)
+        last = ((rows["offset"] + rows["length"] - np.uint64(1)) // size).astype(np.int64)
         lengths = last - first + 1
         starts = np.repeat(first - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
         clusters = starts + np.arange(len(starts))
@@ -63,15 +73,17 @@ class Qcow2Layout:
 
     def __init__(self, used: UsedClusters) -> None:
         self._used = used
+        self._cluster = used.cluster
+        refcounts = used.cluster // 2
         counts = used.counts()
         self._mapped = counts > 0
         l2_tables = int(self._mapped.sum())
-        self._l1_clusters = -(-used.tables * 8 // CLUSTER)
+        self._l1_clusters = -(-used.tables * 8 // self._cluster)
         self.clusters = 1 + self._l1_clusters + l2_tables + int(counts.sum())
         self._blocks = self._table_clusters = 0
-        while self._blocks * REFCOUNTS < self.clusters + self._blocks + self._table_clusters:
+        while self._blocks * refcounts < self.clusters + self._blocks + self._table_clusters:
             self._blocks += 1
-            self._table_clusters = -(-self._blocks * 8 // CLUSTER)
+            self._table_clusters = -(-self._blocks * 8 // self._cluster)
         self.clusters += self._blocks + self._table_clusters
         self._l1 = 1 + self._table_clusters + self._blocks
         self._l2 = self._l1 + self._l1_clusters
@@ -80,49 +92,49 @@ class Qcow2Layout:
     @property
     def file_size(self) -> int:
         """The image file's length in bytes."""
-        return self.clusters * CLUSTER
+        return self.clusters * self._cluster
 
     def place(self, offset: int) -> int:
         """Where byte `offset` of the disk lies in the file; what follows it there are the used clusters that follow it.
 
         KeyError when its cluster is not among the used ones.
         """
-        number, inside = divmod(offset, CLUSTER * ENTRIES)
+        number, inside = divmod(offset, self._cluster * self._used.entries)
         table = self._used.table(number)
-        cluster = inside >> CLUSTER_BITS
+        cluster = inside // self._cluster
         if not table[cluster]:
             raise KeyError(offset)
         rank = int(np.count_nonzero(table[:cluster]))
-        return (int(self._data[number]) + rank) * CLUSTER + inside % CLUSTER
+        return (int(self._data[number]) + rank) * self._cluster + inside % self._cluster
 
     def metadata(self) -> Iterator[tuple[int, bytes]]:
         """(offset in the file, bytes) of all that is not data, some at a time; between them lies zero."""
         yield 0, self._header()
         blocks = np.arange(self._blocks, dtype=np.uint64) + np.uint64(1 + self._table_clusters)
-        yield CLUSTER, _big_endian(blocks << np.uint64(CLUSTER_BITS))
+        yield self._cluster, _big_endian(blocks * np.uint64(self._cluster))
         for block in range(self._blocks):
-            count = min(REFCOUNTS, self.clusters - block * REFCOUNTS)
-            yield (1 + self._table_clusters + block) * CLUSTER, np.ones(count, ">u2").tobytes()
+            count = min(self._cluster // 2, self.clusters - block * (self._cluster // 2))
+            yield (1 + self._table_clusters + block) * self._cluster, np.ones(count, ">u2").tobytes()
         l1 = np.zeros(self._used.tables, np.uint64)
         l2 = np.arange(int(self._mapped.sum()), dtype=np.uint64) + np.uint64(self._l2)
-        l1[self._mapped] = (l2 << np.uint64(CLUSTER_BITS)) | COPIED
-        yield self._l1 * CLUSTER, _big_endian(l1)
+        l1[self._mapped] = (l2 * np.uint64(self._cluster)) | COPIED
+        yield self._l1 * self._cluster, _big_endian(l1)
         for place, number in enumerate(np.flatnonzero(self._mapped)):
-            yield (self._l2 + place) * CLUSTER, self._l2_table(int(number))
+            yield (self._l2 + place) * self._cluster, self._l2_table(int(number))
 
     def _l2_table(self, number: int) -> bytes:
         used = self._used.table(number)
-        table = np.zeros(ENTRIES, np.uint64)
+        table = np.zeros(self._used.entries, np.uint64)
         data = np.arange(int(used.sum()), dtype=np.uint64) + np.uint64(self._data[number])
-        table[used] = (data << np.uint64(CLUSTER_BITS)) | COPIED
+        table[used] = (data * np.uint64(self._cluster)) | COPIED
         return _big_endian(table)
 
     def _header(self) -> bytes:
         """Backing file, encryption, snapshots and all feature bits are zero; the zeroes after it end the extensions."""
         return struct.pack(
             HEADER,
-            *(b"QFI\xfb", 3, 0, 0, CLUSTER_BITS, self._used.size, 0),
-            *(self._used.tables, self._l1 * CLUSTER, CLUSTER, self._table_clusters, 0, 0),
+            *(b"QFI\xfb", 3, 0, 0, self._cluster.bit_length() - 1, self._used.size, 0),
+            *(self._used.tables, self._l1 * self._cluster, self._cluster, self._table_clusters, 0, 0),
             *(0, 0, 0, 4, HEADER_BYTES),
         )
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmcellar.restore.targets import ImageFormat
+from vmcellar.restore.qcow2 import CLUSTER
+from vmcellar.restore.targets import ImageFormat, ImageOptions, Preallocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,12 @@ class RestoreTarget:
     format: ImageFormat = "qcow2"
     disks: tuple[str, ...] = ()
     best_effort: bool = False
+    preallocation: Preallocation = "off"
+    cluster: int = CLUSTER
+
+    def image(self) -> ImageOptions:
+        """How each image is made; UsageError for what does not go together."""
+        return ImageOptions(self.format, self.preallocation, self.cluster)
 
 
 @dataclass(frozen=True, slots=True)

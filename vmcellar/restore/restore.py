@@ -57,12 +57,14 @@ def restore_point(
     started = time.monotonic()
     cancel = cancel or CancelToken()
     disks = chosen_disks(point, target.disks)
+    image = target.image()
     with _folder(target.directory), repository.reading(f"restore {point.vm}"):
         job = _Job(repository, point, target, disks)
         job.refuse_existing()
-        plan, used = survey(repository, point, target.disks, target.best_effort, cancel)
+        plan, used = survey(repository, point, target.disks, target.best_effort, cancel, target.cluster)
         refuse_archived(repository, plan)
-        _check_space(target.directory, plan.data)
+        whole = sum(disk.size for disk in disks)
+        _check_space(target.directory, whole if image.takes_all else plan.data)
         return job.run(used, progress, cancel, started)
 
 
@@ -117,7 +119,7 @@ class _Job:
         self, disk: DiskRecord, used: UsedClusters, resolver: Resolver, fetcher: Fetcher, undo: ExitStack
     ) -> Moved:
         image = self._images[disk.target]
-        target = open_target(self._target.format, _partial(image), used)
+        target = open_target(self._target.image(), _partial(image), used)
         undo.callback(_partial(image).unlink, missing_ok=True)
         moved = Moved()
         try:

@@ -11,14 +11,38 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError, UsageError, VmcellarError
 from vmcellar.memory import PAGE, BufferPool
-from vmcellar.restore.qcow2 import Qcow2Layout, UsedClusters
+from vmcellar.restore.qcow2 import CLUSTER, CLUSTERS, Qcow2Layout, UsedClusters
 
 ImageFormat = Literal["raw", "qcow2"]
+Preallocation = Literal["off", "metadata", "falloc", "full"]
+"""What of a new image takes space from the start, as `qemu-img create -o preallocation=` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How a new image is made. `cluster` is of qcow2 alone, in bytes."""
+
+    format: ImageFormat = "qcow2"
+    preallocation: Preallocation = "off"
+    cluster: int = CLUSTER
+
+    def __post_init__(self) -> None:
+        if self.cluster not in CLUSTERS:
+            raise UsageError(f"--cluster {self.cluster}: a power of two from {CLUSTERS[0]} to {CLUSTERS[-1]} bytes")
+        if self.format == "raw" and self.preallocation == "metadata":
+            raise UsageError("--prealloc metadata: a raw image has no metadata", hint="off, falloc or full")
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the image takes all of its space from the start."""
+        return self.preallocation in ("falloc", "full")
+
 
 BOUNCE_BYTES = 1 << 20
 """One chunk at most; decoded chunks are not aligned, so they pass through such a buffer on the way to O_DIRECT."""
@@ -41,14 +65,15 @@ class DiskTarget(Protocol):
 
 
 class RawTarget:
-    """A sparse raw file, written with O_DIRECT from aligned buffers.
+    """A raw file, sparse unless preallocated, written with O_DIRECT from aligned buffers.
 
     Buffered writes cost 0.65 CPU seconds per GB for first-touch page cache, direct ones 0.03 (and one copy). The
     unaligned tail of an odd-sized disk, and everything where the file system refuses O_DIRECT, goes through the page
     cache; no page gets both.
     """
 
-    def __init__(self, partial: Path, size: int) -> None:
+    def __init__(self, partial: Path, size: int, preallocation: Preallocation = "off") -> None:
+        """With "full", zeroes are written over the whole file first, which takes as long as the data once more."""
         self.partial = partial
         self._buffers = BufferPool(BOUNCE_BYTES)
         self._fd = self._direct = -1
@@ -56,10 +81,22 @@ class RawTarget:
             partial.unlink(missing_ok=True)
             self._fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._fd, size)
+            if preallocation in ("falloc", "full") and size:
+                os.posix_fallocate(self._fd, 0, size)
             self._direct = _open_direct(partial)
+            if preallocation == "full":
+                self._write_zeroes(size)
         except OSError as error:
             self.abort()
             raise write_error(partial, error) from error
+        except VmcellarError:
+            self.abort()
+            raise
+
+    def _write_zeroes(self, size: int) -> None:
+        zeroes = memoryview(bytes(BOUNCE_BYTES))
+        for offset in range(0, size, BOUNCE_BYTES):
+            self.write(offset, zeroes[: size - offset])
 
     def write(self, offset: int, data: memoryview) -> None:
         """See DiskTarget."""
@@ -108,10 +145,12 @@ class Qcow2Target:
     still is the judge: `finish` lets `qemu-img check` look at the image and raises IntegrityError when it finds fault.
     """
 
-    def __init__(self, partial: Path, used: UsedClusters) -> None:
+    def __init__(self, partial: Path, used: UsedClusters, preallocation: Preallocation = "off") -> None:
         self.partial = partial
+        if preallocation != "off":
+            used.add_all()
         self._layout = Qcow2Layout(used)
-        self._file = RawTarget(partial, self._layout.file_size)
+        self._file = RawTarget(partial, self._layout.file_size, preallocation)
 
     def write(self, offset: int, data: memoryview) -> None:
         """See DiskTarget. TransientError for a range that was not announced as used."""
@@ -139,12 +178,14 @@ class Qcow2Target:
         self._file.abort()
 
 
-def open_target(image_format: ImageFormat, partial: Path, used: UsedClusters) -> DiskTarget:
+def open_target(options: ImageOptions, partial: Path, used: UsedClusters) -> DiskTarget:
     """A new, empty image of `used.size` bytes under the temporary name `partial`; a leftover of that name is replaced.
 
-    Only what `used` tells will be written.
+    Only what `used` tells will be written; its clusters are those of the image.
     """
-    return RawTarget(partial, used.size) if image_format == "raw" else Qcow2Target(partial, used)
+    if options.format == "raw":
+        return RawTarget(partial, used.size, options.preallocation)
+    return Qcow2Target(partial, used, options.preallocation)
 
 
 def check_image(path: Path) -> None:

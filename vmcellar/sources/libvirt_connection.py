@@ -123,14 +123,24 @@ class Connection:
                 self._drop()
             raise explain(error, self.uri, "listing the VMs") from error
 
-    def volume(self, pool: str, name: str) -> libvirt.virStorageVol:
-        """A volume of a storage pool; PermanentError when either is not there."""
+    def pool_xml(self, pool: str) -> str:
+        """The XML of a storage pool; PermanentError when it is not there or not active."""
         try:
-            return self._connection().storagePoolLookupByName(pool).storageVolLookupByName(name)
+            found = self._connection().storagePoolLookupByName(pool)
+            found.refresh()
+            return str(found.XMLDesc())
         except libvirt.libvirtError as error:
-            raise PermanentError(
-                f"vol:{pool}/{name}: {error}", hint=f"see `virsh pool-list --all` and `virsh vol-list {pool}`"
-            ) from error
+            raise PermanentError(f"pool {pool}: {error}", hint="see `virsh pool-list --all`") from error
+
+    def volume(self, pool: str, name: str, xml: str) -> str:
+        """The path of a volume, which is made from `xml` if it is not there; PermanentError when that fails."""
+        try:
+            found = self._connection().storagePoolLookupByName(pool)
+            present = name in found.listVolumes()
+            volume = found.storageVolLookupByName(name) if present else found.createXML(xml)
+            return str(volume.path())
+        except libvirt.libvirtError as error:
+            raise PermanentError(f"vol:{pool}/{name}: {error}", hint=f"see `virsh vol-list {pool}`") from error
 
     @staticmethod
     def _lookup(connection: libvirt.virConnect, vm: str) -> libvirt.virDomain | None:

@@ -40,6 +40,13 @@ def restore(
         Literal["qcow2", "raw"] | None,
         typer.Option("--format", help="Format of the images, qcow2 unless told; with --onto, that of the disk there."),
     ] = None,
+    prealloc: Annotated[
+        Literal["off", "metadata", "falloc", "full"],
+        typer.Option(help="What of new images takes space from the start; metadata is of qcow2 alone."),
+    ] = "off",
+    cluster: Annotated[
+        str, typer.Option(metavar="SIZE", help="Cluster size of new qcow2 images, 4KiB to 2MiB.")
+    ] = "64KiB",
     define: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Define a new VM; images go to --to, else {IMAGES}/NAME.")
     ] = None,
@@ -70,6 +77,9 @@ def restore(
     folder = to or (IMAGES / define if define else None)
     if folder is None and not plan:
         raise UsageError("where to? Neither --to DIR nor --define NAME was given", hint="or look first, with --plan")
+    from vmcellar.restore.targets import ImageOptions
+
+    image = ImageOptions(image_format or "qcow2", prealloc, _cluster_bytes(cluster))
     repository = open_repository(ctx, config, identity)
     found = repository.point(point)
     if plan or folder is None:
@@ -78,7 +88,7 @@ def restore(
         return
     from vmcellar.restore.bring_back import Wanted, run_restore
 
-    wanted = Wanted(folder.absolute(), image_format or "qcow2", tuple(disk or ()), best_effort, define)
+    wanted = Wanted(folder.absolute(), image.format, tuple(disk or ()), best_effort, define, prealloc, image.cluster)
     with cancel_on_signals() as cancel, progress_bars() as progress:
         done = run_restore(repository, found, wanted, read_config(ctx, config).libvirt.uri, progress, cancel)
     if as_json:
@@ -91,6 +101,15 @@ def restore(
         console().print(report_text(done))
     if done.report.lost:
         raise typer.Exit(1)
+
+
+def _cluster_bytes(text: str) -> int:
+    from vmcellar.config.units import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--cluster {text}: {error}") from error
 
 
 def _refuse_beside_onto(options: dict[str, object]) -> None:
