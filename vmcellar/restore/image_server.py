@@ -54,7 +54,6 @@ class ImageServer:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmcellar-disk-")))
             process = self._spawn(folder)
             stack.callback(_end, process)
-            self._wait_for(process, folder)
             for _ in range(CONNECTIONS):
                 handle = self._connect(process, folder)
                 stack.callback(_close, handle)
@@ -154,16 +153,6 @@ class ImageServer:
         except FileNotFoundError as error:
             raise PermanentError(f"{error.filename} is not installed", hint="apt-get install qemu-utils") from error
 
-    def _wait_for(self, process: subprocess.Popen[bytes], folder: Path) -> None:
-        """Until the socket is there, which is shortly before the image is open."""
-        limit = time.monotonic() + _START_SECONDS
-        while not (folder / "nbd.sock").exists():
-            if process.poll() is not None:
-                raise self._refused((folder / "words").read_text(errors="replace"))
-            if time.monotonic() > limit:
-                raise TransientError(f"{self.name}: qemu-nbd did not open it within {_START_SECONDS:.0f} s")
-            time.sleep(_POLL_SECONDS)
-
     def _refused(self, words: str) -> PermanentError:
         lines = [line.removeprefix("qemu-nbd: ") for line in words.splitlines() if line.strip()]
         return PermanentError(
@@ -172,20 +161,28 @@ class ImageServer:
         )
 
     def _connect(self, process: subprocess.Popen[bytes], folder: Path) -> nbd.NBD:
-        """A connection that stands once the image is open; when QEMU refuses it, qemu-nbd ends and cuts it."""
+        """A connection that stands once the image is open.
+
+        qemu-nbd binds its socket, listens and opens the image one after the other, and ends when it cannot open it: so
+        a connection that fails is tried again as long as it lives.
+        """
         import nbd  # noqa: PLC0415  (a system package, needed here alone)
 
-        handle = nbd.NBD()
-        try:
+        limit = time.monotonic() + _START_SECONDS
+        while True:
+            handle = nbd.NBD()
             handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
-            handle.connect_unix(str(folder / "nbd.sock"))
-            self.size = handle.get_size()
-        except nbd.Error as error:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_SECONDS)
-                raise self._refused((folder / "words").read_text(errors="replace")) from error
-            raise self._explained("connecting to qemu-nbd", error) from error
-        return handle
+            try:
+                handle.connect_unix(str(folder / "nbd.sock"))
+                self.size = handle.get_size()
+            except nbd.Error as error:
+                if process.poll() is not None:
+                    raise self._refused((folder / "words").read_text(errors="replace")) from error
+                if time.monotonic() > limit:
+                    raise self._explained("connecting to qemu-nbd", error) from error
+                time.sleep(_POLL_SECONDS)
+            else:
+                return handle
 
 
 def _close(handle: nbd.NBD) -> None:
