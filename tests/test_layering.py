@@ -31,6 +31,7 @@ RANKS = {
     "vmcellar.upkeep": 5,
     "vmcellar.analysis": 6,
     "vmcellar.engine": 6,
+    "vmcellar.quality": 6,
     "tasks": 7,
     "flows": 8,
     "vmcellar.cli": 9,

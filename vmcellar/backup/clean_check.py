@@ -40,12 +40,16 @@ def suspicion(
     parent: RestorePoint,
     dirty: Sequence[Extent],
     cancel: CancelToken,
+    *,
+    share: float | None = None,
 ) -> str:
     """Empty when every sampled clean block still is what the parent recorded, else what is wrong.
 
-    Blocks differ from run to run, so each run finds a wrong tracker with a fresh chance.
+    Blocks differ from run to run, so each run finds a wrong tracker with a fresh chance. `share` of them, else that of
+    the configuration, is re-read, up to MOST_BYTES.
     """
-    samples = _draw(engine, disk, parent, dirty, random.SystemRandom())
+    wanted = engine.config.limits.sample if share is None else share
+    samples = _draw(engine, disk, parent, dirty, random.SystemRandom(), wanted)
     if not samples:
         return ""
     wrong: list[int] = []
@@ -64,12 +68,16 @@ def suspicion(
 
 
 def _draw(
-    engine: Engine, disk: SourceDisk, parent: RestorePoint, dirty: Sequence[Extent], dice: random.Random
+    engine: Engine,
+    disk: SourceDisk,
+    parent: RestorePoint,
+    dirty: Sequence[Extent],
+    dice: random.Random,
+    share: float,
 ) -> list[Sample]:
     """Clean ranges to compare, at random places of the disk, each at most one chunk."""
     record = next(d for d in parent.disks if d.target == disk.target)
     blocks = min(disk.size, record.size) // GRID
-    share = engine.config.limits.sample
     wanted = min(blocks, max(LEAST_BLOCKS, round(blocks * share))) if share else 0
     places = (GRID * block for block in dice.sample(range(blocks), wanted))
     starts = [extent.offset for extent in dirty]

@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
 )
 
+from vmcellar.config.drill import Drill
 from vmcellar.config.units import Cron, DailyWindow, Duration, Rate
 
 TIERS = ("hot", "warm", "cold")
@@ -130,6 +131,8 @@ class BackupJob(Section):
     bandwidth: Rate | None = Field(default=None, description="the most that is read from the VM per second")
     rpo: Duration | None = Field(default=None, description="alarm when the newest verified point is older")
     rto: Duration | None = Field(default=None, description="alarm when a drill takes longer")
+    importance: int = Field(default=1, ge=1, le=10, description="10: its points are proven ten times as often")
+    drill: Drill = Field(default=Drill(), description="what a drill of its points waits for and checks")
     tiers: tuple[Literal["hot", "warm", "cold"], ...] = Field(default=("hot",), min_length=1)
 
     @field_validator("exclude")

@@ -34,7 +34,14 @@ def recover(
     from vmcellar.backup.stages import recover as recover_runs
     from vmcellar.cli.render.runs import actions_table
 
-    actions = recover_runs(open_engine(ctx, config), vm, resume=resume)
+    engine = open_engine(ctx, config)
+    actions = recover_runs(engine, vm, resume=resume)
+    if vm is None:
+        from vmcellar.backup.model import RecoverAction
+        from vmcellar.restore import drill_journal
+
+        left = drill_journal.clear(engine.state)
+        actions += [RecoverAction("", name, "abandoned", drill_journal.CLEARED) for name in left]
     if as_json:
         print_json([asdict(action) for action in actions])
     elif actions:

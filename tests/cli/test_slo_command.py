@@ -1,0 +1,89 @@
+"""`vmcellar slo`: each VM against its policy, from its newest verified point and its last drill."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import Cellar, Cli
+from vmcellar.config import load_config
+from vmcellar.quality import frames
+from vmcellar.repository import evidence
+from vmcellar.repository.evidence import Evidence
+from vmcellar.repository.repository import Repository
+
+POLICY = """
+backups:
+  - {name: web, domains: ["web*"], rpo: 6h, rto: 2m}
+"""
+HOUR = 3600.0
+
+
+def add(cellar: Cellar, record: Evidence) -> None:
+    repository = Repository.open(load_config(cellar.config))
+    evidence.write(repository, record)
+    repository.close()
+
+
+def drill(cellar: Cellar, rto: float, verdict: evidence.Verdict = "passed", time: float = 0.0) -> Evidence:
+    check = evidence.Check("alive", "a sign", "a sign", ok=verdict == "passed")
+    at = cellar.second.time + HOUR + time
+    return Evidence(cellar.second.id, "web1", "drill", verdict, at, "h", (check,), rto=rto, alive="agent")
+
+
+def test_without_policy_and_proofs(cli: Cli, cellar: Cellar) -> None:
+    result = cli("slo", "--json")
+    levels = {level["vm"]: level for level in json.loads(result.out)}
+    assert result.code == 0
+    assert levels["web1"]["point"] == cellar.second.id
+    assert levels["web1"]["rpo_limit"] is levels["web1"]["rto"] is levels["web1"]["drilled"] is None
+    assert all(level["ok"] for level in levels.values())
+    shown = cli("slo").out
+    assert "never" in shown
+    assert "ok" in shown
+
+
+def test_against_a_policy(cli: Cli, cellar: Cellar) -> None:
+    cellar.config.write_text(cellar.config.read_text() + POLICY)
+    web = next(level for level in json.loads(cli("slo", "--json").out) if level["vm"] == "web1")
+    assert web["job"] == "web"
+    assert web["rpo_limit"] == 6 * HOUR
+    assert "never drilled, so rto is not known" in web["problems"]
+    add(cellar, drill(cellar, 300))
+    assert "the last drill took longer than rto" in cli("slo").out
+    add(cellar, drill(cellar, 60, time=60))
+    shown = cli("slo")
+    assert "longer than rto" not in shown.out
+    assert "1 min 0 s of 2 min 0 s" in shown.out
+    add(cellar, drill(cellar, 60, "failed", time=120))
+    web = next(level for level in json.loads(cli("slo", "--json").out) if level["vm"] == "web1")
+    assert "the last drill failed" in web["problems"]
+    assert web["point"] == cellar.first.id, "a point that evidence speaks against counts for nothing"
+    assert cli("slo").code == 1
+
+
+def test_an_empty_repository_has_no_levels(cli: Cli, cellar: Cellar) -> None:
+    for path in (cellar.folder / "repo" / "points").iterdir():
+        path.unlink()
+    assert cli("slo", "--json").out == "[]\n"
+
+
+def test_prove_writes_evidence_and_says_what_failed(cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "SKEW", 1e9)  # these points are of the year 2027
+    with cellar.config.open("a") as file:
+        file.write("scratch: scratch\n")
+    result = cli("prove", "web1@latest", "--json")
+    (record,) = json.loads(result.out)
+    assert (result.code, record["verdict"], record["point"]) == (0, "passed", cellar.second.id)
+    assert "last verification: passed" in cli("show", "web1@latest").out
+    assert cellar.second.id not in cli("prove", "--due", "2").out, "the others were never proven"
+    for pack in (cellar.folder / "repo" / "data").rglob("*"):
+        if pack.is_file():
+            pack.chmod(0o600)
+            pack.write_bytes(pack.read_bytes()[:-4096])
+    result = cli("prove", cellar.second.id)
+    assert result.code == 1
+    assert "expectation not met: points: every chunk decodes to its id" in result.out
+    assert json.loads(cli("list", "web1", "--json").out)[1]["verified"] is False
+    assert cli("prove").code == cli("prove", "x", "--due", "1").code == 2

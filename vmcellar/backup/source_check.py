@@ -1,0 +1,69 @@
+"""Compare a point with the running VM: what the VM did not change since must be what the point holds.
+
+A backup that trusted a wrong change tracker gives a point that is whole and wrong; nothing that is stored can tell. So
+one instant of the VM is held, as for a backup, and up to half a GiB per disk of what the tracker calls unchanged since
+the point is read and compared. The guest is frozen for the instant, as for a backup. Nothing is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from vmcellar.backup import clean_check
+from vmcellar.errors import PermanentError
+from vmcellar.progress import CancelToken
+from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord, PreviousDisk
+
+if TYPE_CHECKING:
+    from vmcellar.engine import Engine
+    from vmcellar.repository.points import RestorePoint
+
+log = logging.getLogger(__name__)
+
+
+def differences(engine: Engine, point: RestorePoint, cancel: CancelToken) -> tuple[str, ...]:
+    """What is not equal, in words, by disk; empty when all that could be compared is.
+
+    Only the newest point of a VM with a checkpoint can be compared, else PermanentError; so it is when the VM does not
+    run here. TransientError while something else works on the VM. Afterwards nothing of the comparison is left.
+    """
+    points = [each for each in engine.repository.points_of(point.vm) if each.checkpoint]
+    if not points or points[-1].id != point.id:
+        raise PermanentError(f"point {point.id} is not the newest of {point.vm}, so it cannot be compared with the VM")
+    chain = tuple(CheckpointRecord(each.checkpoint, each.checkpoint_xml) for each in points if each.verified)
+    request = CaptureRequest(
+        vm=point.vm,
+        run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}",
+        repository_id=engine.repository.id.hex(),
+        chain=chain,
+        previous=tuple(PreviousDisk(disk.target, disk.identity, disk.size) for disk in point.disks),
+        freeze_timeout=engine.config.limits.freeze,
+    )
+    with engine.vm_lock(point.vm):
+        capture = engine.source.begin(request)
+        try:
+            return tuple(_compare(engine, capture, point, cancel))
+        finally:
+            capture.end()
+            living = [directory.run_id for directory in engine.run_directories()]
+            recorded = [each.checkpoint for each in points if each.verified]
+            engine.source.reconcile(point.vm, engine.repository.id.hex(), recorded, living)
+
+
+def _compare(engine: Engine, capture: Capture, point: RestorePoint, cancel: CancelToken) -> list[str]:
+    found = []
+    held = {disk.target for disk in point.disks}
+    for disk in capture.result.disks:
+        if disk.target not in held:
+            continue  # it came after the point
+        dirty = None if disk.full_reason else capture.dirty(disk.target)
+        if dirty is None:
+            log.warning("%s: %s cannot be compared with the VM: %s", point.vm, disk.target, disk.full_reason)
+            continue
+        problem = clean_check.suspicion(engine, capture, disk, point, dirty, cancel, share=1.0)
+        if problem:
+            found.append(f"{disk.target}: {problem}")
+    return found

@@ -1,0 +1,50 @@
+"""How the points of a job are drilled: what counts as alive, what is checked inside the guest, on which network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vmcellar.config.units import Duration
+
+Sign = Literal["agent", "serial", "screen"]
+
+
+class _Part(BaseModel):
+    """Unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DrillCommand(_Part):
+    """A command that the guest agent runs in the guest."""
+
+    run: str = Field(min_length=1, description="a line for the guest's /bin/sh")
+    exit: int = Field(default=0, ge=0, le=255, description="the exit code that is right")
+    output: str = Field(default="", description="text that must stand in its output")
+    limit: Duration = Field(default=60, ge=1, description="how long it may take")
+
+
+class DrillFile(_Part):
+    """A file that must be in the guest as it was."""
+
+    path: str = Field(min_length=1, description="the file's path in the guest")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="its SHA-256 in hex")
+
+
+class Drill(_Part):
+    """The drill of a job's points. Times are the most that is waited for each sign of life, one after the other."""
+
+    agent: Duration = Field(default=300, description="how long the guest agent may take to answer after the start")
+    serial: Duration = Field(default=60, description="how long after that the serial console may take to show its text")
+    serial_text: str = Field(default="login:", min_length=1, description="the text that shows a running guest")
+    screen: Duration = Field(default=30, description="how long after that the screen may stay blank")
+    accept: tuple[Sign, ...] = Field(
+        default=("agent", "serial", "screen"), min_length=1, description="the signs that count as alive"
+    )
+    clock: Duration = Field(default=600, description="how far the guest's clock may be off")
+    network: str = Field(default="", description="an isolated libvirt network for the guest; empty: no network card")
+    commands: tuple[DrillCommand, ...] = ()
+    files: tuple[DrillFile, ...] = ()
+    ports: tuple[int, ...] = Field(default=(), description="TCP ports of the guest that must answer; needs network")

@@ -1,0 +1,1 @@
+"""What evidence must show: Great Expectations suites over it, and service levels."""

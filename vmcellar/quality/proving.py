@@ -1,0 +1,58 @@
+"""One proof or one drill of a point as the policy says, judged by the suites, its evidence written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmcellar.policy.governing import governing_job
+from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.quality import selection
+from vmcellar.quality.judge import judge
+from vmcellar.repository import evidence
+from vmcellar.repository.evidence import Evidence, EvidenceName
+from vmcellar.restore.prove import ProofOrder, prove_point
+
+if TYPE_CHECKING:
+    from vmcellar.config.model import Config
+    from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+
+Recorded = tuple[Evidence, EvidenceName]
+
+
+def prove(
+    repository: Repository,
+    config: Config,
+    point: RestorePoint,
+    stale: tuple[str, ...] | None,
+    progress: ProgressSink,
+    cancel: CancelToken,
+) -> Recorded:
+    """Prove a point and write the evidence; `stale` is what a comparison with its VM found. See `prove_point`."""
+    job = governing_job(config.backups, point.vm, point.job)
+    age = selection.age_of_newest(repository.points_of(point.vm), point, repository.clock())
+    limit = float(job.rpo) if job and job.rpo and age is not None else None
+    order = ProofOrder(config.scratch, age, limit, stale)
+    return record(repository, prove_point(repository, point, order, progress, cancel))
+
+
+def drill(
+    repository: Repository,
+    config: Config,
+    point: RestorePoint,
+    progress: ProgressSink,
+    cancel: CancelToken,
+    *,
+    keep: bool = False,
+) -> Recorded:
+    """Drill a point and write the evidence. See `drill_point`."""
+    from vmcellar.restore.drill import drill_point, order_of  # noqa: PLC0415  (needs libvirt)
+
+    order = order_of(config, point, keep=keep)
+    return record(repository, drill_point(repository, point, order, progress, cancel))
+
+
+def record(repository: Repository, found: Evidence) -> Recorded:
+    """Judge evidence and write it."""
+    judged = judge(found)
+    return judged, evidence.write(repository, judged)

@@ -1,0 +1,109 @@
+"""Service levels per VM: age of the newest verified point, last measured restore time, days since the last drill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vmcellar.config.jobs import BackupJob
+from vmcellar.errors import IntegrityError
+from vmcellar.policy.governing import governing_job
+from vmcellar.repository import evidence
+from vmcellar.repository.evidence import EvidenceName, Standing
+from vmcellar.repository.points import RestorePoint
+from vmcellar.tiers.base import NotFoundError
+
+if TYPE_CHECKING:
+    from vmcellar.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One VM against its policy; times and ages in seconds, None for what is not known or not asked for.
+
+    `rpo` is the age of the newest point that was verified and against which no evidence speaks, `rto` what the last
+    drill measured, `drilled` and `proven` how long ago the last drill and the last proof of any kind were that passed.
+    `problems` say in words where the policy is not met.
+    """
+
+    vm: str
+    job: str
+    point: str
+    rpo: float | None
+    rpo_limit: float | None
+    rto: float | None
+    rto_limit: float | None
+    drilled: float | None
+    proven: float | None
+    problems: tuple[str, ...]
+
+
+def levels(repository: Repository, jobs: Sequence[BackupJob], now: float) -> list[Level]:
+    """Every VM that has points, by name; of all evidence only the last drill of each VM is read."""
+    standings = evidence.standings(repository.tier)
+    by_vm: dict[str, list[RestorePoint]] = {}
+    for point in evidence.judged(repository.readable_points(), standings):
+        by_vm.setdefault(point.vm, []).append(point)
+    return [_level(repository, by_vm[vm], jobs, standings, now) for vm in sorted(by_vm)]
+
+
+def _level(
+    repository: Repository,
+    points: list[RestorePoint],
+    jobs: Sequence[BackupJob],
+    standings: Mapping[str, Standing],
+    now: float,
+) -> Level:
+    points.sort(key=lambda point: (point.time, point.id))
+    newest = next((point for point in reversed(points) if point.verified), None)
+    job = governing_job(jobs, points[-1].vm, points[-1].job)
+    proofs = [each for point in points for each in standings.get(point.id, evidence.NEVER).newest]
+    drill = _latest(each for each in proofs if each.kind == "drill")
+    rpo = max(0.0, now - newest.time) if newest else None
+    rpo_limit, rto_limit = (float(job.rpo) if job and job.rpo else None), (float(job.rto) if job and job.rto else None)
+    rto = _rto(repository, drill)
+    return Level(
+        vm=points[-1].vm,
+        job=job.name if job else "",
+        point=newest.id if newest else "",
+        rpo=rpo,
+        rpo_limit=rpo_limit,
+        rto=rto,
+        rto_limit=rto_limit,
+        drilled=_age(drill, now),
+        proven=_age(_latest(each for each in proofs if each.verdict == "passed"), now),
+        problems=_problems(rpo, rpo_limit, rto, rto_limit, drill),
+    )
+
+
+def _problems(
+    rpo: float | None, rpo_limit: float | None, rto: float | None, rto_limit: float | None, drill: EvidenceName | None
+) -> tuple[str, ...]:
+    found = []
+    if rpo is None:
+        found.append("no verified point")
+    elif rpo_limit is not None and rpo > rpo_limit:
+        found.append("the newest verified point is older than rpo")
+    if rto_limit is not None and drill is None:
+        found.append("never drilled, so rto is not known")
+    elif rto_limit is not None and rto is not None and rto > rto_limit:
+        found.append("the last drill took longer than rto")
+    if drill is not None and drill.verdict == "failed":
+        found.append("the last drill failed")
+    return tuple(found)
+
+
+def _latest(names: Iterable[EvidenceName]) -> EvidenceName | None:
+    return max(names, key=lambda each: each.stamp, default=None)
+
+
+def _age(name: EvidenceName | None, now: float) -> float | None:
+    return max(0.0, now - name.when.timestamp()) if name else None
+
+
+def _rto(repository: Repository, name: EvidenceName | None) -> float | None:
+    try:
+        return evidence.read(repository, name).rto if name else None
+    except (IntegrityError, NotFoundError):
+        return None

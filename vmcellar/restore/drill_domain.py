@@ -1,0 +1,135 @@
+"""The VM of a drill: the point's domain without a way out, and with a serial console that can be read.
+
+No network card, or one on an isolated libvirt network: two machines with one identity must never meet. Shared folders,
+host devices and sockets are left out as in every restore.
+"""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import libvirt
+
+from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.sources.libvirt_agent import AGENT_CHANNEL
+
+SERIAL_LOG = "serial.log"
+_SHARES = ("filesystem", "redirdev", "smartcard", "hub", "shmem")
+
+
+def isolated_xml(xml: str, folder: Path, network: str) -> str:
+    """The domain XML for a drill in `folder`; IntegrityError when it is none."""
+    try:
+        domain = ET.fromstring(xml)  # noqa: S314  (from a point whose signature was checked)
+    except ET.ParseError as error:
+        raise IntegrityError(f"the domain XML in the restore point cannot be parsed: {error}") from error
+    devices = domain.find("devices")
+    if devices is None:
+        raise IntegrityError("the domain XML in the restore point has no devices")
+    for tag in _SHARES:
+        for element in devices.findall(tag):
+            devices.remove(element)
+    for interface in devices.findall("interface"):
+        if network:
+            _move(interface, network)
+        else:
+            devices.remove(interface)
+    _log_serial(devices, folder / SERIAL_LOG)
+    return ET.tostring(domain, encoding="unicode")
+
+
+def _move(interface: ET.Element, network: str) -> None:
+    model = interface.find("model")
+    for child in list(interface):
+        interface.remove(child)
+    interface.attrib.clear()
+    interface.set("type", "network")
+    ET.SubElement(interface, "source", network=network)
+    if model is not None:
+        interface.append(model)
+
+
+def _log_serial(devices: ET.Element, log: Path) -> None:
+    """The first serial port writes into a file; consoles that are its shadow go, libvirt makes them anew."""
+    for console in devices.findall("console"):
+        target = console.find("target")
+        if target is None or target.get("type", "serial") == "serial":
+            devices.remove(console)
+    serial = devices.find("serial")
+    if serial is None:
+        serial = ET.SubElement(devices, "serial")
+    for child in serial.findall("source") + serial.findall("protocol") + serial.findall("log"):
+        serial.remove(child)
+    serial.set("type", "file")
+    serial.attrib.pop("tty", None)
+    serial.insert(0, ET.Element("source", path=str(log)))
+
+
+def check_isolated(connection: libvirt.virConnect, network: str) -> None:
+    """PermanentError unless `network` is a running libvirt network that leads nowhere."""
+    try:
+        found = connection.networkLookupByName(network)
+    except libvirt.libvirtError as error:
+        raise PermanentError(
+            f"there is no libvirt network {network}", hint="see `virsh net-list`, or leave `network:` of the drill out"
+        ) from error
+    forward = ET.fromstring(found.XMLDesc()).find("forward")  # noqa: S314  (libvirt's own output)
+    if forward is not None and forward.get("mode", "nat") != "none":
+        raise PermanentError(
+            f"libvirt network {network} leads out of this host ({forward.get('mode', 'nat')})",
+            hint="a drill runs a copy of a VM: name an isolated network (one without <forward>)",
+        )
+    if not found.isActive():
+        raise PermanentError(f"libvirt network {network} is not active", hint=f"type `virsh net-start {network}`")
+
+
+def has_agent(xml: str) -> bool:
+    """Whether the domain has the guest agent's channel."""
+    return any(t.get("name") == AGENT_CHANNEL for t in ET.fromstring(xml).iterfind("devices/channel/target"))  # noqa: S314
+
+
+def serial_text(folder: Path) -> str:
+    """What the guest wrote to its serial console."""
+    try:
+        return (folder / SERIAL_LOG).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def screenshot(connection: libvirt.virConnect, domain: libvirt.virDomain) -> bytes:
+    """The screen as PNG; empty when the VM has none or it cannot be taken."""
+    pieces: list[bytes] = []
+    stream = connection.newStream()
+    try:
+        domain.screenshot(stream, 0)
+        stream.recvAll(lambda _stream, data, _opaque: pieces.append(data), None)
+        stream.finish()
+    except libvirt.libvirtError:
+        return b""
+    return _as_png(b"".join(pieces))
+
+
+def _as_png(picture: bytes) -> bytes:
+    """QEMU gives PPM or PNG by its version."""
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  (only drills need it)
+
+    result = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            image.convert("RGB").save(result, "PNG", optimize=True)
+    except (UnidentifiedImageError, OSError):
+        return b""
+    return result.getvalue()
+
+
+def is_blank(png: bytes) -> bool:
+    """Whether a screen shows nothing: all but a few pixels (a cursor) have one colour."""
+    if not png:
+        return True
+    from PIL import Image  # noqa: PLC0415  (only drills need it)
+
+    with Image.open(io.BytesIO(png)) as image:
+        grey = image.convert("L").histogram()
+    return sum(grey) - max(grey) <= sum(grey) // 2000
