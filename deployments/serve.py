@@ -1,37 +1,43 @@
 """Serve all flows on this host: `python -m deployments.serve`. Needs PREFECT_API_URL and a running server.
 
-Deployments stay active when it stops (`pause_on_shutdown=False`), and it stops cleanly on SIGTERM and SIGINT: runs are
-cancelled, their VMs let go.
+With a configuration (that of $VMCELLAR_CONFIG, or the usual place) its jobs and their schedules as well. Deployments
+stay active when it stops (`pause_on_shutdown=False`), and it stops cleanly on SIGTERM and SIGINT: runs are cancelled,
+their VMs let go.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import sys
 
-from prefect import Flow, serve
-from prefect.types.entrypoint import EntrypointType
+from prefect import serve
 
-from flows.backup import backup_job, backup_vm
-from flows.lifecycle import rebalance_tiers
-from flows.recover import recover_host
-from flows.restore import restore_vm
-from flows.verify import verify_repository
-
-NAME = "here"
-TAGS = ["vmcellar"]
-
-
-def deployments() -> list[Any]:
-    """One deployment per flow, without schedules. Entry points are dotted names: a path would load the module a second
-    time under another name, and mean another file from another working directory.
-    """
-    flows: list[Flow[..., Any]] = [backup_vm, backup_job, restore_vm, verify_repository, rebalance_tiers, recover_host]
-    return [flow.to_deployment(NAME, tags=TAGS, entrypoint_type=EntrypointType.MODULE_PATH) for flow in flows]
+from deployments import registration
+from deployments.wanted import wanted
+from tasks.timetable import SERVED
+from vmcellar.config import find_config, load_config
+from vmcellar.config.model import Config
+from vmcellar.errors import UsageError, VmcellarError
 
 
 def main() -> None:
     """Serve until stopped."""
-    serve(*deployments(), pause_on_shutdown=False)
+    try:
+        config = _config()
+    except VmcellarError as error:
+        sys.stderr.write(f"error: {error.message}\n  {error.hint or ''}\n")
+        sys.exit(error.exit_code)
+    if config is not None:
+        asyncio.run(registration.register(config, SERVED))
+    serve(*(each.deployment() for each in wanted(config)), pause_on_shutdown=False, print_starting_message=False)
+
+
+def _config() -> Config | None:
+    try:
+        path = find_config()
+    except UsageError:
+        return None
+    return load_config(path)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,17 @@ Release waits for the exports alone, so the VM is let go before the packs are ma
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from prefect import State, flow, get_run_logger
+from prefect.states import Cancelled
 
 from flows.parameters import BackupJob, BackupVm
 from tasks import backup as tasks
 from tasks.artifacts import Result, job_artifact, progress_artifact, report_artifact
 from tasks.control import Activity, activity, engine_of
 from tasks.running import TaskThreads
+from tasks.turns import Turns, host_slot, superseded
 from vmcellar.backup import stages
 from vmcellar.backup.cataloguing import noting_failure
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, from_json
@@ -63,14 +65,23 @@ async def backup_vm(request: BackupVm) -> PointSummary:
 async def backup_job(request: BackupJob) -> list[PointSummary]:
     """Back up several VMs, some at once. One VM's failure does not stop the others, but the job is red then.
 
-    So it is with a VM of the job that is off and has no verified point at all.
+    So it is with a VM of the job that is off and has no verified point at all, and with one whose turn did not come
+    within the window. A scheduled run outside of its window, or one whose work another does, is `Skipped`.
     """
     engine = engine_of(request.config)
-    selection = select(engine.config, request.vms, request.job, full=request.full)
+    turns = Turns(engine.config.job(request.job)) if request.scheduled else None
+    skipped = turns and (turns.closed or await superseded())
+    if skipped:
+        return cast("list[PointSummary]", Cancelled(name="Skipped", message=skipped))  # a state that is returned holds
+    selection = select(engine.config, request.vms, request.job, full=request.full).without(request.except_vms)
     gate = asyncio.Semaphore(request.at_once or engine.config.limits.vms)
 
     async def one(wanted: BackupRequest) -> PointSummary:
-        async with gate:
+        if turns:
+            await turns.wait(wanted.vm)
+        async with gate, host_slot():
+            if turns:
+                turns.check(wanted.vm)
             return await backup_vm(_parameters(request.config, wanted))
 
     results = await asyncio.gather(*(one(wanted) for wanted in selection.requests), return_exceptions=True)

@@ -32,8 +32,13 @@ class BackupJob(FlowParameters):
 
     vms: tuple[str, ...] = Field(default=(), description="names of VMs; empty: those that the job selects")
     job: str = Field(default="", description="a job under backups: in vmcellar.yaml; empty: the VMs named above")
+    except_vms: tuple[str, ...] = Field(default=(), description="VMs of the job that another schedule backs up")
     full: bool = Field(default=False, description="read everything, whatever the job says")
     at_once: int = Field(default=0, ge=0, le=64, description="VMs at the same time; 0: limits.vms of the configuration")
+    scheduled: bool = Field(
+        default=False,
+        description="begun by a schedule: window and spread hold, and only the newest run works",
+    )
 
     @property
     def what(self) -> str:
@@ -57,6 +62,9 @@ class VerifyRepository(FlowParameters):
 
     point: str = Field(default="", description="a point to check; empty: all")
     deep: bool = Field(default=True, description="read and decode every chunk, not only the maps and the index")
+    sample: float = Field(
+        default=1.0, gt=0, le=1, description="of all points: the share of the packs that is read, oldest check first"
+    )
 
     @property
     def what(self) -> str:
@@ -82,3 +90,21 @@ class Recover(FlowParameters):
     def what(self) -> str:
         """For the run's name."""
         return self.vm or "all VMs"
+
+
+class Upkeep(FlowParameters):
+    """Drop points by the jobs' retention, and free what no point needs."""
+
+    dry_run: bool = Field(default=False, description="only say what would be done")
+    grace: str = Field(default="24h", description="how long what no point needs stays after it was marked, as in 24h")
+
+    @property
+    def what(self) -> str:
+        """For the run's name."""
+        return "plan" if self.dry_run else "all points"
+
+
+class Schedules(FlowParameters):
+    """Bring the schedules on the server in line with the configuration and what was advised."""
+
+    where: str = Field(default="here", description="the name under which this host's flows are deployed")

@@ -19,7 +19,7 @@ async def verify_repository(request: VerifyRepository) -> ScrubReport:
         if request.point:
             report = await threads.value(tasks.verify_point, request.config, request.point, request.deep)
         else:
-            report = await threads.value(tasks.verify_all, request.config, request.deep)
+            report = await threads.value(tasks.verify_all, request.config, request.deep, request.sample)
     if not report.ok:
         first = report.findings[0]
         raise IntegrityError(

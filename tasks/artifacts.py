@@ -21,6 +21,8 @@ from tasks.control import Activity
 from vmcellar.backup.model import PointSummary
 from vmcellar.backup.report import eta, markdown_report, size_text
 from vmcellar.backup.selection import OffVm
+from vmcellar.upkeep.gc import GcReport
+from vmcellar.upkeep.prune import Decision
 from vmcellar.upkeep.rebalance import RebalanceReport
 from vmcellar.upkeep.tierstat import TierSummary
 
@@ -33,7 +35,7 @@ Result = PointSummary | OffVm | BaseException
 UPDATE_SECONDS = 5.0
 """How often the progress bar moves: each move is a request to the server."""
 ROWS_MOST = 200
-"""Of the table of moves: more is for `vmcellar tiers move --json`."""
+"""Lines of a table that are shown: more is for the command's --json."""
 
 LAST_SECONDS = 5.0
 """How long the end of the reading waits for the bar's last move: a server that was lost must not hold up a commit."""
@@ -98,6 +100,26 @@ async def tiers_artifact(report: RebalanceReport, standing: Sequence[TierSummary
         for tier in standing
     ]
     await _or_warn(acreate_table_artifact(table=lying, key="tiers", description="What lies on which tier"), None)
+
+
+async def upkeep_artifact(plan: Sequence[Decision], report: GcReport) -> None:
+    """Publish what upkeep kept, dropped and freed: a row per point, those that go first."""
+    would = "would be " if report.dry_run else ""
+    going = [decision for decision in plan if not decision.keep]
+    freed = f"{would}deleted: {len(report.deleted)} packs, {size_text(report.deleted_bytes)}"
+    marked = f"{would}marked: {len(report.marked)} packs, {size_text(report.marked_bytes)}"
+    lines = [f"# {len(plan) - len(going)} points stay, {len(going)} go", "", f"{freed}; {marked}", ""]
+    lines += ["| point | VM | | why |", "|---|---|---|---|"]
+    for decision in sorted(plan, key=lambda decision: decision.keep):
+        verdict = "keep" if decision.keep else "**drop**"
+        lines.append(f"| `{decision.point.id}` | {decision.point.vm} | {verdict} | {decision.why} |")
+    await _or_warn(acreate_markdown_artifact(key="upkeep", markdown="\n".join(lines[:ROWS_MOST])), None)
+
+
+async def schedules_artifact(changed: Sequence[str]) -> None:
+    """Publish what was changed of the schedules."""
+    text = "\n".join(["# Schedules", "", *(f"- {line}" for line in changed or ["as they should be"])])
+    await _or_warn(acreate_markdown_artifact(key="schedules", markdown=text), None)
 
 
 def _job_row(vm: str, result: Result) -> str:

@@ -12,6 +12,7 @@ from tasks.control import controls, engine_of
 from tasks.retrying import RETRIED
 from vmcellar.backup import stages
 from vmcellar.repository import scrub
+from vmcellar.repository.scrub_sample import Sample
 from vmcellar.restore.bring_back import Done, Wanted, run_restore
 from vmcellar.restore.targets import ImageFormat
 
@@ -34,10 +35,16 @@ def verify_point(config: str, point: str, deep: bool) -> scrub.ScrubReport:
 
 
 @task(name="verify-all", **RETRIED)
-def verify_all(config: str, deep: bool) -> scrub.ScrubReport:
-    """Check every point."""
+def verify_all(config: str, deep: bool, share: float = 1.0) -> scrub.ScrubReport:
+    """Check every point; with a share below 1, deep, only that share of the packs is read: those least lately."""
     progress, cancel = controls(config, "")
-    return scrub.verify_all(engine_of(config).repository, deep=deep, progress=progress, cancel=cancel)
+    repository = engine_of(config).repository
+    if not deep or share >= 1:
+        return scrub.verify_all(repository, deep=deep, progress=progress, cancel=cancel)
+    sample = Sample.of(repository, share)
+    report = scrub.verify_all(repository, deep=True, choose=sample.packs, progress=progress, cancel=cancel)
+    sample.done()
+    return report
 
 
 @task(name="recover", **RETRIED)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ from vmcellar.config.model import Config
 from vmcellar.crypto.base import EpochLockedError
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.memory import BufferPool, keep_freed_memory
+from vmcellar.policy.bandwidth import Throttle, rate_at
+from vmcellar.policy.localzone import local_zone
 from vmcellar.repository.layout import CHUNK_MAX, HEADER_BYTES
 from vmcellar.repository.pack_format import parse_header
 from vmcellar.repository.packs import PackWriter
@@ -114,6 +117,16 @@ class Engine:
             yield
         finally:
             os.close(lock)
+
+    def throttle(self, job: str) -> Throttle | None:
+        """What slows the reading of a job's VMs down, on all processes of this host together; None: nothing."""
+        limits = [each.bandwidth for each in self.config.backups if each.name == job and each.bandwidth is not None]
+        if not limits:
+            return None
+        bandwidth = limits[0]
+        return Throttle(
+            self.state / "bandwidth" / job, lambda: rate_at(bandwidth, datetime.now(UTC).astimezone(local_zone()))
+        )
 
     def run(self, run_id: str) -> Run:
         """The run, from this process's memory or its directory; PermanentError when there is none."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from vmcellar.config import find_config, load_config, parse_config
+from vmcellar.config.bandwidth import Bandwidth
 from vmcellar.config.jobs import BackupJob
 from vmcellar.config.load import json_schema, shown_config
 from vmcellar.config.units import Window, parse_cron, parse_duration, parse_rate, parse_size, parse_window
@@ -69,7 +70,7 @@ backups:
     )
     job = config.job("big")
     assert job.window == Window(22 * 60, 6 * 60)
-    assert (job.bandwidth, job.rpo, job.rto) == (100 << 20, 86400, 1800)
+    assert (job.bandwidth, job.rpo, job.rto) == (Bandwidth.model_validate("100MiB/s"), 86400, 1800)
     assert [job.selects("db1"), job.selects("web-7"), job.selects("mail")] == [True, True, False]
     assert job.selects("mail", frozenset({"prod"}))
     assert job.excluded_disks("db1") == ("vdz", "vdb")
@@ -201,7 +202,7 @@ def test_a_file_that_is_no_text_or_cannot_be_read_is_a_usage_error(tmp_path: Pat
 def test_the_schema_knows_the_keys_and_the_shown_values_fill_in_defaults() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == {
-        "tiers", "placement", "key", "state", "scratch", "landing", "libvirt", "limits", "backups",
+        "tiers", "placement", "key", "state", "scratch", "landing", "libvirt", "limits", "maintenance", "backups",
     }  # fmt: skip
     assert schema["additionalProperties"] is False
     shown = shown_config(parse_config(EXAMPLE, FILE))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.serve import deployments
+from deployments.wanted import wanted
 from flows.backup import backup_vm
 from flows.parameters import BackupVm
 from lab.guest import LabGuest
@@ -30,8 +30,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def test_the_form_of_a_backup(server: PrefectServer, seen: Seen, browser: Browser) -> None:
-    (made,) = [deployment for deployment in deployments() if deployment.flow_name == "backup-vm"]
-    identity = made.apply()
+    (made,) = [each for each in wanted(None) if each.flow.name == "backup-vm"]
+    identity = asyncio.run(made.deployment().aapply())
     browser.open(f"{address(server)}/deployments/deployment/{identity}/run")
     text = browser.wait_text("Back up one VM.", "Exclude Disks", "Submit")
     for field in BackupVm.model_fields.values():

@@ -113,6 +113,7 @@ class _SegmentExport:
         self._owner = (target, plan.number)
         self._direct = direct
         self.entropy = EntropySampler()
+        self._throttle = engine.throttle(run.record.request.job)
         self.writer = writer
 
     def read(self, progress: ProgressSink, cancel: CancelToken) -> np.ndarray:
@@ -142,17 +143,19 @@ class _SegmentExport:
         try:
             disk = f"{self._run.record.request.vm}: {self._target}"
             with ExportReader(self._run.capture.uri(self._target), disk=disk) as reader:
-                reader.read(self._ranges(), self._engine.read_buffers, sink, cancel)
+                reader.read(self._ranges(cancel), self._engine.read_buffers, sink, cancel)
         except BaseException:
             cancel.cancel()
             raise
 
-    def _ranges(self) -> Iterator[tuple[int, int]]:
+    def _ranges(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
         while True:
             with self._lock:
                 chunk = next(self._chunks, None)
             if chunk is None:
                 return
+            if self._throttle is not None:
+                self._throttle.take(chunk[1], cancel)
             yield chunk
 
     def _take(self, offset: int, data: memoryview) -> bool:

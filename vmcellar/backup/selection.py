@@ -30,6 +30,11 @@ class Selection:
     requests: tuple[BackupRequest, ...]
     off: tuple[str, ...] = ()
 
+    def without(self, vms: Sequence[str]) -> Selection:
+        """The same, but for `vms`."""
+        requests = tuple(request for request in self.requests if request.vm not in vms)
+        return Selection(requests, tuple(vm for vm in self.off if vm not in vms))
+
 
 @dataclass(frozen=True, slots=True)
 class OffVm:

@@ -8,8 +8,6 @@ import logging
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,6 @@ from vmcellar.errors import CancelledError, VmcellarError
 if TYPE_CHECKING:
     from vmcellar.backup.model import PointSummary
 
-HEALTH_SECONDS = 3.0
 LOOK_SECONDS = 1.0
 PATIENCE = 8.0
 """Prefect itself would try for a minute per request, and for ten seconds per event when the process ends."""
@@ -46,23 +43,13 @@ def prefect_answers() -> bool:
     if importlib.util.find_spec("prefect") is None:
         note("note: Prefect is not installed: backing up without a run record or UI (pip install prefect)")
         return False
+    from tasks.server import answers
+
     url = os.environ.get("PREFECT_API_URL", "")
-    if not url or _healthy(url):
+    if not url or answers(url):
         return True
     note(f"note: the Prefect server at {url} does not answer: backing up without a run record")
     return False
-
-
-def _healthy(url: str) -> bool:
-    if not url.startswith(("http://", "https://")):
-        return False
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=HEALTH_SECONDS):  # noqa: S310 (checked above)
-            return True
-    except urllib.error.HTTPError:
-        return True  # something answers, and may want credentials: let Prefect say
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +143,12 @@ class _FlowThread(threading.Thread):
     def wait_with(self, url: str) -> bool:
         """Wait for the end; False when the server at `url` is lost, before or after it."""
         from tasks.control import working
+        from tasks.server import answers
 
         silent: float | None = None
         while True:
             self.join(LOOK_SECONDS)
-            if not url or working() or _healthy(url):
+            if not url or working() or answers(url):
                 silent = None
             elif not self.is_alive():
                 return False

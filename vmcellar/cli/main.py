@@ -18,6 +18,7 @@ from vmcellar.cli.commands import (
     capacity,
     catalog,
     config,
+    deploy,
     doctor,
     drill,
     forecast,
@@ -94,6 +95,7 @@ for module in (
     locks,
     keys,
     upkeep,
+    deploy,
     forecast,
     advise,
 ):

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -19,8 +17,11 @@ from pydantic import (
     field_validator,
 )
 
+from vmcellar.config.bandwidth import Bandwidth
 from vmcellar.config.drill import Drill
-from vmcellar.config.units import Cron, DailyWindow, Duration, Rate
+from vmcellar.config.schedules import Schedule
+from vmcellar.config.section import Section
+from vmcellar.config.units import DailyWindow, Duration
 
 TIERS = ("hot", "warm", "cold")
 ZSTD_LEVELS = range(1, 20)
@@ -28,12 +29,6 @@ ZSTD_LEVELS = range(1, 20)
 _CEPH = re.compile(r"ceph::(?P<place>[^/\s]+(?:/\S+)?)")
 _S3 = re.compile(r"s3://(?P<place>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/\S*)?)")
 _DISK = re.compile(r"disk:(?:(?P<vm>[^/\s]+)/)?(?P<target>[^/\s]+)")
-
-
-class Section(BaseModel):
-    """Base of all parts of the file: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +102,11 @@ class BackupJob(Section):
     """A named job: `vmcellar backup --job NAME` runs it now, its schedule runs it later."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, dot, dash, underscore")
-    schedule: Cron | None = Field(
-        default=None, description='cron line in local time, as in "0 2 * * *"; none: by hand only'
+    schedule: Schedule | None = Field(
+        default=None, description='a cron line in local time, as in "0 2 * * *", or a section; none: by hand only'
+    )
+    spread: Duration | None = Field(
+        default=None, description="scheduled VMs begin at a time of their own within this, not all at once"
     )
     storage: Annotated[Storage, BeforeValidator(parse_storage), WithJsonSchema({**_TEXT, "examples": ["hot"]})] = (
         Storage("tier", "hot")
@@ -127,8 +125,10 @@ class BackupJob(Section):
     exclude: tuple[str, ...] = Field(
         default=(), description="disks left out on purpose (disk:vdb, disk:VM/vdb); /paths are notes"
     )
-    window: DailyWindow | None = Field(default=None, description="runs begin only inside it")
-    bandwidth: Rate | None = Field(default=None, description="the most that is read from the VM per second")
+    window: DailyWindow | None = Field(default=None, description="scheduled backups begin only inside it")
+    bandwidth: Bandwidth | None = Field(
+        default=None, description="the most that the job reads from its VMs per second, all of them together"
+    )
     rpo: Duration | None = Field(default=None, description="alarm when the newest verified point is older")
     rto: Duration | None = Field(default=None, description="alarm when a drill takes longer")
     importance: int = Field(default=1, ge=1, le=10, description="10: its points are proven ten times as often")

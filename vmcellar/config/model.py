@@ -8,10 +8,12 @@ from typing import Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from vmcellar.config.jobs import BackupJob, Section, Storage
+from vmcellar.config.jobs import BackupJob, Storage
 from vmcellar.config.placement import Placement
 from vmcellar.config.prices import Prices
+from vmcellar.config.schedules import OptionalSchedule, Schedule
 from vmcellar.config.secrets import HostPath, SecretReference
+from vmcellar.config.section import Section
 from vmcellar.config.tiers import TierSettings
 from vmcellar.config.units import Duration, Size
 from vmcellar.errors import UsageError
@@ -81,6 +83,21 @@ class Limits(Section):
     )
 
 
+class Maintenance(Section):
+    """What is done besides backups, when `vmcellar up` or `vmcellar deploy` runs it; `off` leaves a part out."""
+
+    recover: OptionalSchedule = Field(
+        default=Schedule(cron="17 * * * *"), description="settle what dead runs left on this host"
+    )
+    upkeep: OptionalSchedule = Field(
+        default=Schedule(cron="30 6 * * *"), description="drop points by the jobs' retention, then collect garbage"
+    )
+    verify: OptionalSchedule = Field(
+        default=Schedule(cron="0 8 * * sun"), description="check all maps and a share of the stored bytes"
+    )
+    verify_sample: float = Field(default=0.05, gt=0, le=1, description="share of the stored bytes that verify reads")
+
+
 class Config(Section):
     """All of `vmcellar.yaml`."""
 
@@ -95,6 +112,7 @@ class Config(Section):
     landing: Landing = Landing()
     libvirt: Libvirt = Libvirt()
     limits: Limits = Limits()
+    maintenance: Maintenance = Maintenance()
     backups: tuple[BackupJob, ...] = ()
 
     _source: Path | None = PrivateAttr(None)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-from vmcellar.config.jobs import Section
+from vmcellar.config.section import Section
 from vmcellar.config.units import Size
 
 AWS_PRICES_AS_OF = "2026-06"

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import CoreSchema
 
-from vmcellar.config.jobs import Section
 from vmcellar.config.prices import AWS_PRICES, Prices
 from vmcellar.config.secrets import HostPath, SecretReference, expand
+from vmcellar.config.section import Section
 from vmcellar.config.units import Duration, Size
 
 _CEPH = re.compile(r"ceph::[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")

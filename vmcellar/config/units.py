@@ -68,6 +68,10 @@ class Window:
     start: int
     end: int
 
+    def __str__(self) -> str:
+        """As the configuration has it."""
+        return "-".join(f"{minutes // 60:02}:{minutes % 60:02}" for minutes in (self.start, self.end))
+
 
 def parse_window(value: object) -> Window:
     """The window of `22:00-06:00`."""

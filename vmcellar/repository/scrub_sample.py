@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import math
 import random
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from vmcellar.errors import PermanentError, UsageError
+
+if TYPE_CHECKING:
+    from vmcellar.repository.packs import PackRef
+    from vmcellar.repository.repository import Repository
 
 T = TypeVar("T")
 
@@ -40,6 +45,16 @@ class Sample:
         self._path, self._fraction, self._seed, self._clock = path, fraction, seed, clock
         self._picked: list[str] = []
         self.taken: Taken | None = None
+
+    @classmethod
+    def of(cls, repository: Repository, fraction: float, seed: int | None = None) -> Self:
+        """A sample that remembers in the state directory; without a seed, one by chance."""
+        path = repository.cache_dir.parent / f"scrubbed-{repository.id.hex()}.sqlite"
+        return cls(path, fraction, secrets.randbelow(1 << 31) if seed is None else seed)
+
+    def packs(self, every: Sequence[PackRef]) -> list[PackRef]:
+        """`pick` for packs: what `verify_all(choose=)` takes."""
+        return self.pick("pack", every, lambda pack: pack.id.hex())
 
     def pick(self, kind: str, every: Sequence[T], name: Callable[[T], str]) -> list[T]:
         """The share of `every` that was read longest ago, those never read first; at least one."""

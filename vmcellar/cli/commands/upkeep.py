@@ -59,7 +59,7 @@ def prune(
     counts = (keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly)
     rules = _rules(counts, keep_within)
     with cancel_on_signals() as cancel, progress_counts() as progress:
-        from vmcellar.cli.localzone import local_zone
+        from vmcellar.policy.localzone import local_zone
         from vmcellar.repository import evidence
         from vmcellar.upkeep import pins
         from vmcellar.upkeep import prune as engine

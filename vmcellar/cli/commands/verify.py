@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,12 +107,11 @@ def _sample(repository: Repository, share: str | None, seed: int | None) -> Samp
         return None
     from vmcellar.repository.scrub_sample import Sample, parse_share
 
-    path = repository.cache_dir.parent / f"scrubbed-{repository.id.hex()}.sqlite"
-    return Sample(path, parse_share(share), secrets.randbelow(1 << 31) if seed is None else seed)
+    return Sample.of(repository, parse_share(share), seed)
 
 
 def _choice(picked: Sample | None) -> Any:
-    return list if picked is None else lambda packs: picked.pick("pack", packs, lambda pack: pack.id.hex())
+    return list if picked is None else picked.packs
 
 
 def _points(picked: Sample | None, deep: bool) -> Any:

@@ -1,0 +1,84 @@
+"""The deployments of one host: a form for every flow, and one deployment for every job of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from prefect import Flow
+from prefect.deployments.runner import RunnerDeployment
+from prefect.types.entrypoint import EntrypointType
+
+from flows.backup import backup_job, backup_vm
+from flows.lifecycle import rebalance_tiers
+from flows.recover import recover_host
+from flows.restore import restore_vm
+from flows.schedules import reconcile_schedules
+from flows.upkeep import upkeep_repository
+from flows.verify import verify_repository
+from tasks.timetable import SERVED, job_deployment
+
+if TYPE_CHECKING:
+    from vmcellar.config.model import Config
+
+TAG = "vmcellar"
+JOB_TAG = "vmcellar-job"
+
+FORMS: tuple[Flow[..., Any], ...] = (
+    backup_vm,
+    backup_job,
+    restore_vm,
+    verify_repository,
+    rebalance_tiers,
+    recover_host,
+    upkeep_repository,
+    reconcile_schedules,
+)
+"""Flows that people start from the UI's form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One deployment as it should be."""
+
+    flow: Flow[..., Any]
+    name: str
+    tags: tuple[str, ...]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    description: str | None = None
+
+    @property
+    def full_name(self) -> str:
+        """As Prefect names it: FLOW/DEPLOYMENT."""
+        return f"{self.flow.name}/{self.name}"
+
+    def deployment(self, **options: Any) -> RunnerDeployment:
+        """Without schedules: `flows.schedules` owns those. Entry points are dotted names: a path would load the module
+        a second time under another name, and mean another file from another working directory.
+        """
+        return RunnerDeployment.from_flow(
+            self.flow,
+            self.name,
+            parameters=self.parameters,
+            description=self.description,
+            tags=list(self.tags),
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            **options,
+        )
+
+
+def wanted(config: Config | None, where: str = SERVED) -> list[Wanted]:
+    """All deployments; without a configuration, the forms alone."""
+    place = f"{TAG}-{where}"
+    forms = [Wanted(flow, where, (TAG, place)) for flow in FORMS]
+    jobs = [
+        Wanted(
+            backup_job,
+            job_deployment(job.name, where),
+            (TAG, JOB_TAG, place),
+            {"request": {"job": job.name}},
+            f"{', '.join(job.domains)}: {job.schedule or 'by hand only'}",
+        )
+        for job in (config.backups if config else ())
+    ]
+    return [*forms, *jobs]

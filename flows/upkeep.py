@@ -1,0 +1,28 @@
+"""Making room: `upkeep_repository` drops points by the jobs' retention and collects garbage."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import Upkeep
+from tasks import upkeep as tasks
+from tasks.artifacts import upkeep_artifact
+from tasks.control import activity
+from tasks.running import TaskThreads
+
+
+@flow(name="upkeep-repository", flow_run_name="upkeep {request.what}")
+async def upkeep_repository(request: Upkeep) -> dict[str, int]:
+    """Prune, then gc; what went, in numbers. Red when anything cannot be read: then nothing is collected."""
+    config = request.config
+    with activity(config, tasks.ACTIVITY) as work, TaskThreads(work.cancel, 1) as threads:
+        plan = await threads.value(tasks.prune, config, request.dry_run)
+        report = await threads.value(tasks.collect_garbage, config, request.grace, request.dry_run)
+    await upkeep_artifact(plan, report)
+    return {
+        "kept": sum(decision.keep for decision in plan),
+        "dropped": sum(not decision.keep for decision in plan),
+        "deleted_packs": len(report.deleted),
+        "deleted_bytes": report.deleted_bytes,
+        "marked_packs": len(report.marked),
+    }

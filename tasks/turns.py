@@ -1,0 +1,142 @@
+"""When a scheduled run of a job, and each of its VMs, may begin: windows, spread starts, catching up, the host's limit.
+
+A run that somebody started by hand waits for nothing but the host's limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.concurrency.asyncio import concurrency
+from prefect.context import FlowRunContext
+
+from vmcellar.errors import PermanentError
+from vmcellar.policy.localzone import local_zone
+from vmcellar.policy.windows import delay, seconds_left
+
+if TYPE_CHECKING:
+    from vmcellar.config.jobs import BackupJob
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], datetime]
+
+
+def host_limit() -> str:
+    """The name of the global concurrency limit that all jobs of this host share."""
+    return f"vmcellar-{socket.gethostname()}"
+
+
+def now() -> datetime:
+    """The time of this host, in its zone."""
+    return datetime.now(UTC).astimezone(local_zone())
+
+
+class Turns:
+    """The VMs of one run of a job, each of which waits for its turn."""
+
+    def __init__(self, job: BackupJob, clock: Clock = now) -> None:
+        self._job = job
+        self._clock = clock
+        self._begun = clock()
+        self._left = seconds_left(job.window, self._begun)
+
+    @property
+    def closed(self) -> str:
+        """Why the run must not begin at all; empty when it may."""
+        if self._left != 0 or self._job.window is None:
+            return ""
+        return f"job {self._job.name}: {self._begun:%H:%M} is outside its window {self._job.window}"
+
+    async def wait(self, vm: str) -> None:
+        """Return when the VM's own time within `spread:` has come."""
+        due = delay(vm, min(self._job.spread or 0, self._left or float("inf")))
+        await asyncio.sleep(max(0.0, due - (self._clock() - self._begun).total_seconds()))
+
+    def check(self, vm: str) -> None:
+        """PermanentError when the window ended before the VM's turn came."""
+        if seconds_left(self._job.window, self._clock()) == 0:
+            raise PermanentError(
+                f"{vm}: not begun: the window {self._job.window} of job {self._job.name} ended before its turn",
+                hint="the next run backs it up; widen `window:`, raise `limits.vms`, or back it up by hand now",
+            )
+
+
+async def superseded() -> str:
+    """Why this scheduled run leaves its turn to another run of the same schedule; empty when it does not.
+
+    After an outage all runs that came due meanwhile begin at once; only the newest of them works.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.deployment_id is None or run.expected_start_time is None:
+        return ""
+    async with get_client() as client:
+        others = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                deployment_id=FlowRunFilterDeploymentId(any_=[run.deployment_id]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)),
+            )
+        )
+    same = [other for other in others if other.id != run.id and other.parameters == run.parameters]
+    return _why(run, same, datetime.now(UTC))
+
+
+_ALIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+
+
+def _why(run: FlowRun, others: list[FlowRun], moment: datetime) -> str:
+    due = run.expected_start_time
+    if due is None:
+        return ""
+    for other in others:
+        if other.expected_start_time is None:
+            continue
+        if due < other.expected_start_time <= moment:
+            return f"run {other.name}, due later, does the work of this one"
+        if other.start_time is not None and other.start_time < due and other.state_type == StateType.RUNNING:
+            return f"run {other.name}, begun before this one was due, still goes on"
+    return ""
+
+
+@asynccontextmanager
+async def host_slot() -> AsyncIterator[None]:
+    """One of the places that `limits.vms` gives the jobs of this host together, for runs that a deployment began.
+
+    `vmcellar up` and `vmcellar deploy` make the limit. A server that does not answer must not keep a backup from
+    running, nor undo it at its end: it then goes without a place.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        yield
+        return
+    place = concurrency(host_limit(), raise_on_lease_renewal_failure=False)
+    taken = await _or_warn(place.__aenter__())
+    try:
+        yield
+    finally:
+        if taken:
+            await _or_warn(place.__aexit__(None, None, None))
+
+
+async def _or_warn(request: Awaitable[object]) -> bool:
+    try:
+        await request
+    except Exception as error:
+        log.warning("the Prefect server did not answer about the limit %s: %s", host_limit(), error)
+        return False
+    return True

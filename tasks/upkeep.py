@@ -1,0 +1,43 @@
+"""Upkeep as tasks: one engine call each."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from tasks.control import controls, engine_of
+from tasks.retrying import RETRIED
+from vmcellar.config.units import parse_duration
+from vmcellar.policy.localzone import local_zone
+from vmcellar.upkeep import gc, pins
+from vmcellar.upkeep import prune as pruning
+from vmcellar.upkeep.gc import GcReport
+from vmcellar.upkeep.prune import Decision
+
+ACTIVITY = "upkeep"
+"""The name under which a run's cancel token and progress are found."""
+
+
+@task(name="prune", **RETRIED)
+def prune(config: str, dry_run: bool) -> list[Decision]:
+    """Drop the points that the jobs' retention lets go; what was decided of every point, and why."""
+    engine = engine_of(config)
+    progress, cancel = controls(config, ACTIVITY)
+    repository = engine.repository
+    plan = pruning.plan(
+        repository.points(),
+        pruning.rules_of_jobs(engine.config.backups),
+        pins=pins.pinned(repository),
+        now=repository.clock(),
+        zone=local_zone(),
+    )
+    if not dry_run:
+        pruning.drop(repository, plan, progress, cancel)
+    return plan
+
+
+@task(name="collect-garbage", **RETRIED)
+def collect_garbage(config: str, grace: str, dry_run: bool) -> GcReport:
+    """Delete what no point needs and was marked a grace time ago; mark the rest."""
+    progress, cancel = controls(config, ACTIVITY)
+    repository = engine_of(config).repository
+    return gc.collect(repository, grace=parse_duration(grace), dry_run=dry_run, progress=progress, cancel=cancel)

@@ -1,0 +1,204 @@
+"""Jobs as scheduled deployments on a real server: `vmcellar deploy`, `vmcellar up`, upkeep by schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule
+from prefect.exceptions import CancelledRun, ObjectNotFound
+
+from deployments import registration
+from flows.backup import backup_job
+from flows.parameters import BackupJob, Schedules, Upkeep
+from flows.schedules import reconcile_schedules
+from flows.upkeep import upkeep_repository
+from lab.guest import LabGuest
+from lab.waiting import wait_for
+from tests.flows.conftest import CellarFactory
+from tests.flows.seen import Seen
+from tests.proof.cellar import Cellar
+from vmcellar.config.schedules import Schedule
+from vmcellar.policy.bandwidth import Throttle
+from vmcellar.policy.timetable import Advised, write_advised
+
+pytestmark = [pytest.mark.libvirt, pytest.mark.prefect]
+
+JOBS: list[dict[str, Any]] = [
+    {"name": "nightly", "schedule": {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}, "retention": {"last": 1}},
+    {"name": "often", "schedule": {"interval": "1h"}},
+    {"name": "by-hand"},
+]
+
+
+def vmcellar(cellar: Cellar, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(cellar.file), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def schedules(seen: Seen, deployment: str) -> dict[str | None, Any]:
+    return {each.slug: each for each in seen.client.read_deployment_by_name(deployment).schedules}
+
+
+def test_deploy_registers_every_job_once_and_takes_away_what_is_gone(
+    seen: Seen, environment: dict[str, str], make_cellar: CellarFactory
+) -> None:
+    cellar = make_cellar(backups=JOBS)
+    planned = vmcellar(cellar, environment, "deploy", "--host", "kvm7", "--dry-run", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert "backup-job/nightly@kvm7" in json.loads(planned.stdout)["new"]
+    with pytest.raises(ObjectNotFound):
+        seen.client.read_deployment_by_name("backup-job/nightly@kvm7")
+
+    done = vmcellar(cellar, environment, "deploy", "--host", "kvm7")
+    assert done.returncode == 0, done.stderr
+    assert "new       backup-job/nightly@kvm7" in done.stdout
+    nightly = seen.client.read_deployment_by_name("backup-job/nightly@kvm7")
+    assert (nightly.work_pool_name, nightly.work_queue_name) == ("vmcellar", "kvm7")
+    assert nightly.job_variables["env"]["VMCELLAR_CONFIG"] == str(cellar.file)
+    (made,) = nightly.schedules
+    assert (made.slug, made.active) == ("vmcellar", True)
+    assert made.schedule == CronSchedule(cron="0 2 * * *", timezone="Europe/Berlin")
+    assert made.parameters == {"request": {"job": "nightly", "scheduled": True}}
+    assert schedules(seen, "backup-job/by-hand@kvm7") == {}
+    assert set(schedules(seen, "upkeep-repository/kvm7")) == {"vmcellar"}
+
+    again = asyncio.run(registration.plan(cellar.config, "kvm7"))
+    assert (again.new, again.gone) == ([], [])
+    assert asyncio.run(registration.schedule_changes(cellar.config, "kvm7")) == []
+
+    fewer = make_cellar(backups=JOBS[1:]).config
+    refused = vmcellar(cellar, environment, "deploy", "--host", "kvm7")
+    assert refused.returncode == 2
+    assert "--yes" in refused.stderr
+    other = asyncio.run(registration.plan(fewer, "kvm8"))
+    assert other.gone == [], "another host's deployments are its own"
+    assert [name for name, _ in asyncio.run(registration.plan(fewer, "kvm7")).gone] == ["backup-job/nightly@kvm7"]
+    asyncio.run(registration.register(fewer, "kvm7"))
+    with pytest.raises(ObjectNotFound):
+        seen.client.read_deployment_by_name("backup-job/nightly@kvm7")
+
+
+def test_what_people_changed_in_the_ui_stays_and_advised_schedules_survive_a_deploy(
+    seen: Seen, make_cellar: CellarFactory
+) -> None:
+    cellar = make_cellar(backups=JOBS)
+    asyncio.run(registration.register(cellar.config, "kvm9"))
+    nightly = seen.client.read_deployment_by_name("backup-job/nightly@kvm9")
+    seen.client.update_deployment_schedule(nightly.id, nightly.schedules[0].id, active=False)
+    theirs: list[tuple[SCHEDULE_TYPES, bool]] = [(CronSchedule(cron="5 5 * * *", timezone="UTC"), True)]
+    seen.client.create_deployment_schedules(nightly.id, theirs, slug="theirs")
+    write_advised(cellar.config.state, [Advised(job="nightly", schedule=Schedule(cron="30 3 * * *"), why="quieter")])
+
+    changed = asyncio.run(reconcile_schedules(Schedules(config=str(cellar.file), where="kvm9")))
+    assert changed == ["change vmcellar of backup-job/nightly@kvm9: 30 3 * * *"]
+    asyncio.run(registration.register(cellar.config, "kvm9"))
+    found = schedules(seen, "backup-job/nightly@kvm9")
+    assert set(found) == {"vmcellar", "theirs"}
+    assert found["vmcellar"].schedule.cron == "30 3 * * *"
+    assert not found["vmcellar"].active, "somebody paused it"
+    assert asyncio.run(reconcile_schedules(Schedules(config=str(cellar.file), where="kvm9"))) == []
+
+
+def test_up_serves_the_jobs_and_stops_cleanly(make_cellar: CellarFactory, tmp_path: Path) -> None:
+    cellar = make_cellar(backups=JOBS)
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(cellar.file), "up", "--port", str(port)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: deployed(port, process), "the scheduled deployments", seconds=120)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            assert b"<html" in answer.read().lower()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert f"the UI is at http://127.0.0.1:{port}" in (tmp_path / "log").read_text()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server is gone"
+
+
+def deployed(port: int, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "it ended by itself"
+    url = f"http://127.0.0.1:{port}/api/deployments/name/backup-job/nightly"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return [each["slug"] for each in json.load(answer)["schedules"]] == ["vmcellar"]
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_server_that_does_not_answer_is_an_error(cellar: Cellar, environment: dict[str, str]) -> None:
+    away = {**environment, "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    for command in ("up", "deploy"):
+        done = vmcellar(cellar, away, command)
+        assert done.returncode == 1, done.stderr
+        assert "error: the Prefect server at" in done.stderr
+        assert "PREFECT_API_URL" in done.stderr
+
+
+def test_a_jobs_bandwidth_holds_for_all_that_is_read(
+    seen: Seen, make_cellar: CellarFactory, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert seen
+    cellar = make_cellar(backups=[{"name": "slow", "bandwidth": "1TiB/s"}])
+    taken: list[int] = []
+    monkeypatch.setattr(Throttle, "take", lambda _self, count, _cancel: taken.append(count))
+    (point,) = asyncio.run(backup_job(BackupJob(config=str(cellar.file), vms=(flow_guest.name,), job="slow")))
+    assert sum(taken) == point.bytes_read
+
+
+def test_upkeep_drops_by_the_jobs_retention(seen: Seen, make_cellar: CellarFactory, flow_guest: LabGuest) -> None:
+    cellar = make_cellar(backups=[{**JOBS[0], "domains": [flow_guest.name]}])
+    request = BackupJob(config=str(cellar.file), job="nightly")
+    points = [asyncio.run(backup_job(request))[0].id for _ in range(2)]
+    planned = asyncio.run(upkeep_repository(Upkeep(config=str(cellar.file), dry_run=True)))
+    assert (planned["kept"], planned["dropped"]) == (1, 1)
+    assert [point.id for point in cellar.points(flow_guest)] == points
+    done = asyncio.run(upkeep_repository(Upkeep(config=str(cellar.file))))
+    assert (done["kept"], done["dropped"]) == (1, 1)
+    assert [point.id for point in cellar.points(flow_guest)] == points[1:]
+    report = seen.artifacts(seen.flow_run("upkeep all points"))["upkeep"].data
+    assert f"| `{points[0]}` | {flow_guest.name} | **drop** |" in str(report)
+    cellar.assert_restores(points[1], cellar.reference(flow_guest))
+
+
+def test_a_scheduled_run_outside_its_window_is_skipped_and_touches_no_vm(
+    seen: Seen, make_cellar: CellarFactory, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = {"name": "windowed", "domains": [flow_guest.name], "window": "02:00-03:00"}
+    cellar = make_cellar(backups=[job])
+    monkeypatch.setattr("flows.backup.Turns", _closed)
+    with pytest.raises(CancelledRun, match=r"outside its window 02:00-03:00"):
+        asyncio.run(backup_job(BackupJob(config=str(cellar.file), job="windowed", scheduled=True)))
+    state = seen.flow_run("backup job windowed").state
+    assert state is not None
+    assert (state.name, state.is_cancelled()) == ("Skipped", True)
+    assert cellar.points(flow_guest) == []
+    assert len(asyncio.run(backup_job(BackupJob(config=str(cellar.file), job="windowed")))) == 1, "by hand: at any time"
+
+
+def _closed(job: Any) -> Any:
+    from datetime import UTC, datetime  # noqa: PLC0415  (of this one fake clock)
+
+    from tasks.turns import Turns  # noqa: PLC0415  (not the patched one)
+
+    return Turns(job, lambda: datetime(2026, 11, 28, 12, 0, tzinfo=UTC))

@@ -1,0 +1,104 @@
+"""When scheduled runs begin: windows, spread starts, catching up after an outage."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Running, Scheduled
+
+from tasks import turns
+from tasks.turns import Turns
+from vmcellar.config.jobs import BackupJob
+from vmcellar.errors import PermanentError
+from vmcellar.policy.windows import delay
+
+pytestmark = pytest.mark.prefect
+
+TWO = datetime(2026, 11, 28, 2, 0, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that sleeping moves."""
+
+    def __init__(self, time: datetime) -> None:
+        self.time = time
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+def job(**settings: Any) -> BackupJob:
+    return BackupJob.model_validate({"name": "nightly", **settings})
+
+
+def test_a_run_outside_of_its_window_does_not_begin() -> None:
+    assert Turns(job(window="03:00-04:00"), Clock(TWO)).closed == "job nightly: 02:00 is outside its window 03:00-04:00"
+    assert Turns(job(window="02:00-04:00"), Clock(TWO)).closed == ""
+    assert Turns(job(), Clock(TWO)).closed == ""
+
+
+def test_each_vm_waits_for_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(TWO)
+    monkeypatch.setattr(asyncio, "sleep", clock.sleep)
+    asyncio.run(Turns(job(spread="1h"), clock).wait("db1"))
+    assert (clock.time - TWO).total_seconds() == pytest.approx(delay("db1", 3600))
+
+
+def test_the_spread_ends_with_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(TWO)
+    monkeypatch.setattr(asyncio, "sleep", clock.sleep)
+    made = Turns(job(spread="10h", window="02:00-03:00"), clock)
+    for vm in (f"vm{number}" for number in range(50)):
+        clock.time = TWO
+        asyncio.run(made.wait(vm))
+        made.check(vm)
+
+
+def test_a_vm_whose_turn_did_not_come_in_time_is_an_error() -> None:
+    clock = Clock(TWO)
+    made = Turns(job(window="02:00-03:00"), clock)
+    made.check("db1")
+    clock.time = TWO + timedelta(hours=1)
+    with pytest.raises(PermanentError, match="db1: not begun: the window 02:00-03:00 of job nightly ended"):
+        made.check("db1")
+
+
+def run(due: datetime, begun: datetime | None = None) -> FlowRun:
+    state: State[Any] = Running() if begun else Scheduled(scheduled_time=due)
+    values = {"id": uuid4(), "flow_id": uuid4(), "name": f"due {due:%H:%M}", "expected_start_time": due}
+    made = FlowRun.model_validate({**values, "start_time": begun})
+    made.state, made.state_type = state, state.type
+    return made
+
+
+def hour(number: int) -> datetime:
+    return TWO.replace(hour=number)
+
+
+def test_after_an_outage_only_the_newest_run_works() -> None:
+    """Three runs came due while nothing ran; all begin at six."""
+    missed = [run(hour(2)), run(hour(3)), run(hour(4))]
+    working = [
+        each.name for each in missed if not turns._why(each, [other for other in missed if other is not each], hour(6))
+    ]
+    assert working == ["due 04:00"]
+
+
+def test_so_it_is_when_the_older_ones_have_begun_a_moment_earlier() -> None:
+    older = run(hour(2), begun=hour(6))
+    newest = run(hour(3))
+    assert turns._why(older, [newest], hour(6)) != ""
+    assert turns._why(newest, [older], hour(6)) == "", "else none would work"
+
+
+def test_a_run_is_left_out_while_the_one_before_it_goes_on() -> None:
+    assert "still goes on" in turns._why(run(hour(3)), [run(hour(2), begun=hour(2))], hour(3))
+    assert turns._why(run(hour(3)), [run(hour(4))], hour(3)) == "", "one that is not yet due is nothing to wait for"

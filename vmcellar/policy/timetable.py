@@ -1,0 +1,110 @@
+"""What runs by itself and when: the jobs' schedules, what was advised in their place, and the maintenance.
+
+One owner writes schedules to the Prefect server (`flows.schedules.reconcile_schedules`), from what is here: so a new
+deployment never undoes an advised schedule. Advised schedules lie in `<state>/advised.json`; without it the
+configuration alone counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from vmcellar.config.model import Config
+from vmcellar.config.schedules import Schedule
+from vmcellar.config.section import Section
+from vmcellar.errors import PermanentError
+
+ADVISED_FILE = "advised.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One schedule of one deployment; `slug` names it there, `request` are the parameters of its runs."""
+
+    slug: str
+    schedule: Schedule
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Advised(Section):
+    """A schedule that takes the place of a job's own, for some of its VMs or (empty) for all."""
+
+    job: str = Field(min_length=1)
+    vms: tuple[str, ...] = ()
+    schedule: Schedule
+    why: str = ""
+    time: str = Field(default="", description="when it was advised, RFC 3339")
+
+
+_ADVISED = TypeAdapter(tuple[Advised, ...])
+
+
+def read_advised(state: Path) -> tuple[Advised, ...]:
+    """What was advised; none without the file. PermanentError when it cannot be understood."""
+    path = state / ADVISED_FILE
+    try:
+        return _ADVISED.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return ()
+    except ValidationError as error:
+        raise PermanentError(
+            f"advised schedules in {path} cannot be understood: {error.errors()[0]['msg']}",
+            hint="remove the file: the schedules of the configuration hold then",
+        ) from error
+
+
+def write_advised(state: Path, advised: Sequence[Advised]) -> None:
+    """Replace what was advised, by rename: a crash leaves the old or the new."""
+    path, new = state / ADVISED_FILE, state / f"{ADVISED_FILE}.new"
+    new.write_text(json.dumps([entry.model_dump(mode="json", exclude_none=True) for entry in advised], indent=1))
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def job_entries(config: Config, advised: Sequence[Advised]) -> dict[str, list[Entry]]:
+    """The schedules of every job, by its name; a job without any has an empty list.
+
+    What was advised for a job that is gone, or that has no schedule of its own, is left out: who takes a job's schedule
+    away wants it to run by hand only.
+    """
+    entries: dict[str, list[Entry]] = {}
+    for job in config.backups:
+        own = [entry for entry in advised if entry.job == job.name] if job.schedule is not None else []
+        entries[job.name] = _entries(job.name, job.schedule, own)
+    return entries
+
+
+def _entries(job: str, schedule: Schedule | None, advised: Sequence[Advised]) -> list[Entry]:
+    if schedule is None:
+        return []
+    request = {"job": job, "scheduled": True}
+    some = [entry for entry in advised if entry.vms]
+    for_all = [entry for entry in advised if not entry.vms]
+    apart = sorted({vm for entry in some for vm in entry.vms})
+    rest = {**request, "except_vms": apart} if apart else request
+    entries = [Entry("vmcellar", for_all[-1].schedule if for_all else schedule, rest)]
+    for number, entry in enumerate(some):
+        entries.append(Entry(f"vmcellar-advised-{number}", entry.schedule, {**request, "vms": sorted(entry.vms)}))
+    return entries
+
+
+def maintenance_entries(config: Config) -> dict[str, list[Entry]]:
+    """The schedules of what is done besides backups, by the flow's name; off: an empty list."""
+    what = config.maintenance
+    flows = {
+        "recover-host": (what.recover, {}),
+        "upkeep-repository": (what.upkeep, {}),
+        "verify-repository": (what.verify, {"deep": True, "sample": what.verify_sample}),
+    }
+    return {
+        flow: [] if schedule is None else [Entry("vmcellar", schedule, request)]
+        for flow, (schedule, request) in flows.items()
+    }
