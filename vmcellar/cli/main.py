@@ -25,6 +25,7 @@ from vmcellar.cli.commands import (
     init,
     keys,
     locks,
+    metrics,
     points,
     prove,
     recover,
@@ -98,6 +99,7 @@ for module in (
     deploy,
     forecast,
     advise,
+    metrics,
 ):
     module.register(app)
 

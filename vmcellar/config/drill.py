@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from vmcellar.config.section import Section
 from vmcellar.config.units import Duration
 
 Sign = Literal["agent", "serial", "screen"]
 
 
-class _Part(BaseModel):
-    """Unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DrillCommand(_Part):
+class DrillCommand(Section):
     """A command that the guest agent runs in the guest."""
 
     run: str = Field(min_length=1, description="a line for the guest's /bin/sh")
@@ -26,14 +21,14 @@ class DrillCommand(_Part):
     limit: Duration = Field(default=60, ge=1, description="how long it may take")
 
 
-class DrillFile(_Part):
+class DrillFile(Section):
     """A file that must be in the guest as it was."""
 
     path: str = Field(min_length=1, description="the file's path in the guest")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="its SHA-256 in hex")
 
 
-class Drill(_Part):
+class Drill(Section):
     """The drill of a job's points. Times are the most that is waited for each sign of life, one after the other."""
 
     agent: Duration = Field(default=300, description="how long the guest agent may take to answer after the start")

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from vmcellar.config.jobs import TIERS, Section
+from vmcellar.config.jobs import TIERS
+from vmcellar.config.section import Section
 from vmcellar.config.units import parse_duration
 
 REST = "rest"

@@ -1,0 +1,229 @@
+"""The exporter over a catalog, a real Prometheus that scrapes it, alert rules and the dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lab.require import requires
+from lab.waiting import wait_for
+from vmcellar.catalog.catalog import FILE, Catalog
+from vmcellar.catalog.metrics import CatalogCollector
+from vmcellar.catalog.models import Base, Evidence, Point, Run, RunDisk, Stage, TierUse
+from vmcellar.config.jobs import BackupJob
+
+MONITORING = Path(__file__).parents[2] / "deployments" / "monitoring"
+RULES = MONITORING / "vmcellar.rules.yml"
+REPOSITORY = "ab" * 16
+START = 1_800_000_000.0
+HOUR = 3600.0
+MIB = 1 << 20
+
+
+def run(name: str, vm: str, hour: int, outcome: str) -> Run:
+    begun = START + hour * HOUR
+    ended: dict[str, Any] = {"finished": begun + 9, "held_seconds": 4.0, "freeze_seconds": 0.5}
+    return Run(id=name, repository=REPOSITORY, vm=vm, job="nightly", started=begun, outcome=outcome, **ended)
+
+
+def disk(target: str) -> RunDisk:
+    sizes: dict[str, Any] = {
+        "bytes_read": 8 * MIB,
+        "bytes_changed": 6 * MIB,
+        "bytes_new": 4 * MIB,
+        "bytes_stored": 2 * MIB,
+    }
+    return RunDisk(**{"run_id": "d1", "target": target, "size": 1 << 30, **sizes})
+
+
+def point(vm: str, hour: int, *, verified: bool) -> Point:
+    facts: dict[str, Any] = {
+        "kind": "full",
+        "consistency": "crash",
+        "disks": 1,
+        "bytes_size": 1,
+        "bytes_stored": 1,
+        "run_id": "r",
+    }
+    identity: dict[str, Any] = {"id": f"{vm}{hour}", "repository": REPOSITORY, "vm": vm, "time": START + hour * HOUR}
+    return Point(**{**identity, **facts, "verified": verified})
+
+
+def proof(hour: int, kind: str, rto: float | None = None, *, ok: bool) -> Evidence:
+    identity: dict[str, Any] = {
+        "id": f"{kind}{hour}",
+        "repository": REPOSITORY,
+        "vm": "db",
+        "point_id": "db1",
+        "kind": kind,
+    }
+    return Evidence(**{**identity, "time": START + hour * HOUR, "ok": ok, "rto_seconds": rto})
+
+
+def rows() -> list[Base]:
+    """web: a good run, then one that failed; db: one good run with two disks, a proof that failed and a drill."""
+    made: list[Base] = [run("w1", "web", 0, "done"), run("w2", "web", 1, "failed"), run("d1", "db", 1, "done")]
+    for target in ("vda", "vdb"):
+        made += [disk(target), Stage(run_id="d1", target=target, stage="export", seconds=1.5)]
+    made += [point("web", 0, verified=True), point("web", 1, verified=False), point("db", 1, verified=True)]
+    made += [proof(1, "verify", ok=True), proof(2, "verify", ok=False), proof(1, "drill", 33.0, ok=True)]
+    made.append(TierUse(repository=REPOSITORY, tier="hot", time=START, used=10, free=90))
+    made.append(TierUse(repository=REPOSITORY, tier="hot", time=START + HOUR, used=20, free=80))
+    made.append(TierUse(repository=REPOSITORY, tier="cold", time=START, used=5, free=None))
+    return made
+
+
+def exposition(folder: Path) -> str:
+    catalog = Catalog(folder / FILE, REPOSITORY)
+    catalog.add(rows())
+    registry = CollectorRegistry()
+    registry.register(CatalogCollector(catalog, [BackupJob.model_validate({"name": "nightly", "rpo": "24h"})]))
+    return generate_latest(registry).decode()
+
+
+def samples(text: str) -> dict[tuple[str, frozenset[str]], float]:
+    """Values by name and label values, without the repository's."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = frozenset(value for name, value in sample.labels.items() if name != "repository")
+            found[sample.name, labels] = sample.value
+    return found
+
+
+def test_every_figure_is_that_of_the_newest_run(tmp_path: Path) -> None:
+    found = samples(exposition(tmp_path))
+    assert found["vmcellar_up", frozenset()] == 1
+    assert found["vmcellar_vm_last_run_success", frozenset(("web",))] == 0
+    assert found["vmcellar_vm_last_run_success", frozenset(("db",))] == 1
+    assert found["vmcellar_vm_last_run_timestamp_seconds", frozenset(("web",))] == START + HOUR
+    assert found["vmcellar_vm_last_run_read_bytes", frozenset(("db",))] == 16 * MIB
+    assert found["vmcellar_vm_last_run_stored_bytes", frozenset(("db",))] == 4 * MIB
+    assert ("vmcellar_vm_last_run_read_bytes", frozenset(("web",))) not in found, (
+        "a run that failed before it read anything"
+    )
+    assert found["vmcellar_vm_last_run_duration_seconds", frozenset(("db",))] == 9
+    assert found["vmcellar_vm_last_run_stage_seconds", frozenset(("db", "export"))] == 3
+    assert found["vmcellar_runs_total", frozenset(("web", "failed"))] == 1
+    assert found["vmcellar_vm_last_verified_point_timestamp_seconds", frozenset(("web",))] == START, (
+        "the newer one is not verified"
+    )
+    assert found["vmcellar_vm_points", frozenset(("web",))] == 2
+    assert found["vmcellar_vm_rpo_target_seconds", frozenset(("db",))] == 86400
+    assert found["vmcellar_vm_proof_failed", frozenset(("db", "verify"))] == 1
+    assert found["vmcellar_vm_proof_failed", frozenset(("db", "drill"))] == 0
+    assert found["vmcellar_vm_last_proof_timestamp_seconds", frozenset(("db", "verify"))] == START + HOUR
+    assert found["vmcellar_vm_last_rto_seconds", frozenset(("db",))] == 33
+    assert found["vmcellar_tier_free_bytes", frozenset(("hot",))] == 80
+    assert ("vmcellar_tier_free_bytes", frozenset(("cold",))) not in found
+
+
+def test_a_catalog_that_cannot_be_read_is_down_and_no_traceback(tmp_path: Path) -> None:
+    exposition(tmp_path)
+    catalog = Catalog(tmp_path / FILE, REPOSITORY)
+    for part in tmp_path.glob(f"{FILE}*"):
+        part.write_bytes(b"no database at all" * 1000)
+    registry = CollectorRegistry()
+    registry.register(CatalogCollector(catalog, []))
+    assert samples(generate_latest(registry).decode())["vmcellar_up", frozenset()] == 0
+
+
+def test_rules_and_dashboard_ask_for_metrics_that_there_are(tmp_path: Path) -> None:
+    exported = {name for name, _ in samples(exposition(tmp_path))}
+    asked = [rule["expr"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    panels = json.loads((MONITORING / "grafana.json").read_text())["panels"]
+    asked += [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(panels) > 10
+    for expression in asked:
+        names = set(re.findall(r"\bvmcellar_[a-z_]+", expression))
+        assert names
+        assert names <= exported, f"{expression} asks for {sorted(names - exported)}"
+
+
+def test_promtool_agrees_with_names_and_rules(tmp_path: Path) -> None:
+    requires("promtool")
+    for arguments, stdin in ((["check", "metrics"], exposition(tmp_path)), (["check", "rules", str(RULES)], "")):
+        done = subprocess.run(["promtool", *arguments], input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_fires_when_it_must_and_only_then(tmp_path: Path) -> None:
+    requires("promtool")
+    cases = (Path(__file__).parent / "alerts.yml").read_text().replace("RULES", str(RULES))
+    document = yaml.safe_load(cases)
+    tested = {case["alertname"] for test in document["tests"] for case in test["alert_rule_test"] if case["exp_alerts"]}
+    alerts = {rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+    assert tested == alerts, "every alert is seen to fire"
+    (tmp_path / "alerts.yml").write_text(cases)
+    done = subprocess.run(
+        ["promtool", "test", "rules", "alerts.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_real_prometheus_scrapes_the_command(tmp_path: Path) -> None:
+    requires("prometheus")
+    (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump({"state": str(tmp_path)}))
+    exposition(tmp_path)
+    ours, theirs = free_port(), free_port()
+    scrape = {"job_name": "vmcellar", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{ours}"]}]}
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scrape], "rule_files": [str(RULES)]}))
+    command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(tmp_path / "vmcellar.yaml"), "metrics"]
+    options = [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{theirs}"]
+    with (tmp_path / "log").open("wb") as log:
+        exporter = subprocess.Popen([*command, "--listen", str(ours)], stdout=log, stderr=log)
+        prometheus = subprocess.Popen(
+            ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", *options], stdout=log, stderr=log
+        )
+    try:
+        found = wait_for(lambda: query(theirs, "vmcellar_vm_last_run_success"), "a scrape", seconds=60)
+        assert {each["metric"]["vm"]: each["value"][1] for each in found or []} == {"web": "0", "db": "1"}
+    finally:
+        for process in (prometheus, exporter):
+            process.terminate()
+            process.wait(30)
+    assert exporter.returncode == 0, "stopped cleanly"
+
+
+def query(port: int, expression: str) -> list[Any]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={expression}", timeout=5) as answer:
+            return list(json.load(answer)["data"]["result"])
+    except OSError:
+        return []
+
+
+@pytest.mark.parametrize("listen", ["", "here", "127.0.0.1:", "0", "70000"])
+def test_no_port_is_bad_use(tmp_path: Path, listen: str) -> None:
+    (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump({"state": str(tmp_path)}))
+    command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(tmp_path / "vmcellar.yaml"), "metrics"]
+    done = subprocess.run([*command, "--listen", listen], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no port" in done.stderr
+
+
+def test_the_textfile_is_written_whole(tmp_path: Path) -> None:
+    (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump({"state": str(tmp_path)}))
+    text = exposition(tmp_path)
+    command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(tmp_path / "vmcellar.yaml"), "metrics"]
+    subprocess.run([*command, "--textfile", str(tmp_path / "v.prom")], check=True)
+    written = samples((tmp_path / "v.prom").read_text())
+    expected = samples(text)
+    assert {name for name, _ in written} == {name for name, _ in expected} - {"vmcellar_vm_rpo_target_seconds"}

@@ -1,0 +1,198 @@
+"""The catalog as Prometheus metrics, in base units (seconds, bytes), under names that begin with `vmcellar_`.
+
+Everything is read from the catalog at each scrape, by one query per table, so the exporter holds no keys and needs
+neither libvirt nor the repository. Values of a run are gauges of the VM's newest one: a backup is no request, and its
+figures are asked for one by one. Source: Prometheus' guides on naming and on exporters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import text
+
+import vmcellar
+from vmcellar.errors import VmcellarError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.config.jobs import BackupJob
+
+VM = ("repository", "vm")
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One metric per VM: its name, help, and the column of `_NEWEST` that it shows."""
+
+    name: str
+    help: str
+    column: str
+
+
+NEWEST = (
+    Gauge("last_run_timestamp_seconds", "When the newest run of the VM began.", "started"),
+    Gauge("last_run_success", "1 when a verified point came of the VM's newest run.", "ok"),
+    Gauge("last_run_duration_seconds", "From the instant to the commit.", "seconds"),
+    Gauge("last_run_held_seconds", "How long the VM's backup job existed.", "held"),
+    Gauge("last_run_freeze_seconds", "How long the guest's file systems were frozen.", "frozen"),
+    Gauge("last_run_read_bytes", "What was read from the VM.", "bytes_read"),
+    Gauge("last_run_changed_bytes", "What had changed since the point before.", "bytes_changed"),
+    Gauge("last_run_new_bytes", "What the repository did not have, before compression.", "bytes_new"),
+    Gauge("last_run_stored_bytes", "What that took on the tier.", "bytes_stored"),
+    Gauge("last_run_size_bytes", "The size of the VM's disks.", "bytes_size"),
+)
+
+_NEWEST = """
+SELECT repository, vm, job, started, outcome = 'done' AS ok, finished - started AS seconds, held_seconds AS held,
+  freeze_seconds AS frozen, sum(bytes_read) AS bytes_read, sum(bytes_changed) AS bytes_changed,
+  sum(bytes_new) AS bytes_new, sum(bytes_stored) AS bytes_stored, sum(size) AS bytes_size, runs.id AS run_id
+FROM runs LEFT JOIN run_disks ON run_id = runs.id
+WHERE NOT EXISTS (SELECT 1 FROM runs AS newer WHERE newer.repository = runs.repository AND newer.vm = runs.vm
+  AND (newer.started > runs.started OR newer.started = runs.started AND newer.id > runs.id))
+GROUP BY runs.id, repository, vm, job, started, outcome, finished, held_seconds, freeze_seconds
+"""
+_OUTCOMES = "SELECT repository, vm, outcome, count(*) AS number FROM runs GROUP BY repository, vm, outcome"
+_STAGES = """
+SELECT runs.id AS run_id, stage, sum(stages.seconds) AS seconds FROM runs JOIN stages ON stages.run_id = runs.id
+GROUP BY runs.id, stage
+"""
+_POINTS = """
+SELECT repository, vm, count(*) AS number, max(CASE WHEN verified THEN time END) AS verified
+FROM points WHERE gone IS NULL GROUP BY repository, vm
+"""
+_EVIDENCE = """
+SELECT repository, vm, kind, max(CASE WHEN ok THEN time END) AS passed, max(time) AS newest
+FROM evidence GROUP BY repository, vm, kind
+"""
+_RTO = """
+SELECT repository, vm, rto_seconds FROM evidence WHERE rto_seconds IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM evidence AS newer WHERE newer.repository = evidence.repository
+    AND newer.vm = evidence.vm AND newer.rto_seconds IS NOT NULL AND newer.time > evidence.time)
+"""
+_TIERS = """
+SELECT repository, tier, used, free FROM tier_use WHERE NOT EXISTS (SELECT 1 FROM tier_use AS newer
+  WHERE newer.repository = tier_use.repository AND newer.tier = tier_use.tier AND newer.time > tier_use.time)
+"""
+
+Row = Mapping[str, Any]
+
+
+class CatalogCollector(Collector):
+    """Reads the catalog when Prometheus asks. Any thread. A catalog that cannot be read is `vmcellar_up 0`."""
+
+    def __init__(self, catalog: Catalog, jobs: Sequence[BackupJob]) -> None:
+        self._catalog = catalog
+        self._rpo = {job.name: job.rpo for job in jobs if job.rpo is not None}
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of one scrape, from one state of the catalog."""
+        build = GaugeMetricFamily("vmcellar_build_info", "The version that exports.", labels=["version"])
+        build.add_metric([vmcellar.__version__], 1)
+        yield build
+        try:
+            found = self._read()
+        except VmcellarError:
+            yield GaugeMetricFamily("vmcellar_up", "1 when the catalog could be read.", 0)
+            return
+        yield GaugeMetricFamily("vmcellar_up", "1 when the catalog could be read.", 1)
+        yield from _runs(found, self._rpo)
+        yield from _points(found)
+        yield from _evidence(found)
+        yield from _tiers(found)
+
+    def _read(self) -> dict[str, list[Row]]:
+        queries = {
+            "newest": _NEWEST,
+            "outcomes": _OUTCOMES,
+            "stages": _STAGES,
+            "points": _POINTS,
+            "evidence": _EVIDENCE,
+            "rto": _RTO,
+            "tiers": _TIERS,
+        }
+        with self._catalog.reading() as connection:
+            return {
+                name: [dict(row) for row in connection.execute(text(query)).mappings()]
+                for name, query in queries.items()
+            }
+
+
+def _gauge(
+    name: str, what: str, labels: Iterable[str], values: Iterable[tuple[Sequence[str], float | None]]
+) -> GaugeMetricFamily:
+    """A gauge with a sample per value that is known."""
+    made = GaugeMetricFamily(f"vmcellar_{name}", what, labels=list(labels))
+    for names, value in values:
+        if value is not None:
+            made.add_metric(list(names), float(value))
+    return made
+
+
+def _vm(row: Row) -> list[str]:
+    return [str(row["repository"])[:8], str(row["vm"])]
+
+
+def _runs(found: Mapping[str, list[Row]], rpo: Mapping[str, int]) -> Iterator[Metric]:
+    newest = found["newest"]
+    for gauge in NEWEST:
+        yield _gauge(f"vm_{gauge.name}", gauge.help, VM, ((_vm(row), row[gauge.column]) for row in newest))
+    targets = ((_vm(row), rpo.get(row["job"])) for row in newest)
+    yield _gauge("vm_rpo_target_seconds", "The policy's `rpo:` for the VM's job.", VM, targets)
+    of_run = {row["run_id"]: _vm(row) for row in newest}
+    stages = [row for row in found["stages"] if row["run_id"] in of_run]
+    yield _gauge(
+        "vm_last_run_stage_seconds",
+        "Seconds of each stage of the newest run, summed over disks; stages overlap.",
+        (*VM, "stage"),
+        (([*of_run[row["run_id"]], row["stage"]], row["seconds"]) for row in stages),
+    )
+    outcomes = CounterMetricFamily("vmcellar_runs", "Runs by how they ended.", labels=[*VM, "outcome"])
+    for row in found["outcomes"]:
+        outcomes.add_metric([*_vm(row), row["outcome"]], row["number"])
+    yield outcomes
+
+
+def _points(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
+    rows = found["points"]
+    yield _gauge("vm_points", "Restore points that are there.", VM, ((_vm(row), row["number"]) for row in rows))
+    yield _gauge(
+        "vm_last_verified_point_timestamp_seconds",
+        "The instant of the newest verified point: now minus this is what would be lost.",
+        VM,
+        ((_vm(row), row["verified"]) for row in rows),
+    )
+
+
+def _evidence(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
+    rows = found["evidence"]
+    yield _gauge(
+        "vm_last_proof_timestamp_seconds",
+        "When a verification or a drill of one of the VM's points last passed.",
+        (*VM, "kind"),
+        (([*_vm(row), row["kind"]], row["passed"]) for row in rows),
+    )
+    yield _gauge(
+        "vm_proof_failed",
+        "1 when the newest verification or drill of the VM failed.",
+        (*VM, "kind"),
+        (([*_vm(row), row["kind"]], row["passed"] != row["newest"]) for row in rows),
+    )
+    rto = ((_vm(row), row["rto_seconds"]) for row in found["rto"])
+    yield _gauge("vm_last_rto_seconds", "From the order to the running VM, in the last drill.", VM, rto)
+
+
+def _tiers(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
+    rows = found["tiers"]
+    labels = ("repository", "tier")
+    for name, what, column in (
+        ("tier_used_bytes", "Bytes of the repository on the tier.", "used"),
+        ("tier_free_bytes", "Bytes that the tier has left; absent where it has no end.", "free"),
+    ):
+        yield _gauge(name, what, labels, (([str(row["repository"])[:8], row["tier"]], row[column]) for row in rows))
