@@ -20,7 +20,7 @@ from xml.etree import ElementTree as ET
 
 import moto.core
 import moto.s3.models
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
 NAME = "vmcellar-lab stand-in for S3 Glacier (moto)"
@@ -68,7 +68,7 @@ class Archive:
         self.clock = Clock(now)
         self.requests: list[Request] = []
         self._lock = threading.Lock()
-        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._moto: Any = create_backend_app("s3")
         self._mend_moto()
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
