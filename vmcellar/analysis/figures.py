@@ -20,9 +20,16 @@ _STEP = 1024.0
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
+class Plot(Figure):
+    """A figure that a notebook shows as a PNG, without pyplot and its global state."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def sheet(title: str, about: str, height: float = 4.2, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with a title, one line about it, and `rows` axes one below the other that share their x axis."""
-    figure = Figure(figsize=(WIDTH, height), dpi=110, layout="constrained")
+    figure = Plot(figsize=(WIDTH, height), dpi=110, layout="constrained")
     axes = figure.subplots(rows, 1, sharex=rows > 1, squeeze=False)[:, 0]
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     axes[0].set_title(about, loc="left", fontsize=9.5, color=SOFT, pad=10)

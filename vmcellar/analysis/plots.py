@@ -18,6 +18,7 @@ from vmcellar.analysis.figures import (
     INK,
     ORANGE,
     RED,
+    SERIES,
     SOFT,
     in_bytes,
     in_time,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from vmcellar.analysis.fill import Fill
     from vmcellar.analysis.forecast import Forecast
     from vmcellar.analysis.heat import HeatMap
+    from vmcellar.analysis.whatif import Outcome
 
 DAY = 86400.0
 HEAT = "YlGnBu"
@@ -170,7 +172,10 @@ def rpo_timeline(frame: pd.DataFrame, targets: Mapping[str, float], now: pd.Time
 
 
 def _saw(axis: Axes, own: pd.DataFrame, target: float | None, scale: float) -> None:
-    times = own[["committed", "until"]].to_numpy().ravel()
+    if own.empty:
+        axis.text(0.01, 0.4, "no point in this time", fontsize=9, color=SOFT, transform=axis.transAxes)
+        return
+    times = _times(np.column_stack([seconds_of(own["committed"]), seconds_of(own["until"])]).ravel())
     fresh = (own["committed"] - own["started"]).dt.total_seconds()
     ages = np.column_stack([fresh, own["worst"]]).ravel() / scale
     axis.fill_between(times, 0, ages, color=BLUE, alpha=0.25, lw=0)
@@ -257,6 +262,45 @@ def incident(frame: pd.DataFrame, vm: str, disk: str, found: Sequence[Anomaly], 
         for one in found:
             axis.axvspan(_at(one.at), _at(max(one.last, one.at + 3600)), color=RED, alpha=0.12, lw=0)  # type: ignore[arg-type]
     _dates(axes[-1])
+    return figure
+
+
+def scenarios(outcomes: Sequence[Outcome], currency: str = "$") -> Figure:
+    """What scenarios would hold on each tier, and what 30 days of each would cost."""
+    tiers = list(dict.fromkeys(tier for one in outcomes for tier in one.held))
+    scale, unit = in_bytes(max(one.total for one in outcomes))
+    about = f"{unit} on each tier at the end; the figure is the bill of the last 30 days"
+    figure, (axis,) = sheet("What it would hold and cost", about, height=1.6 + 0.42 * len(outcomes))
+    rows, left = np.arange(len(outcomes)), np.zeros(len(outcomes))
+    for tier, color in zip(tiers, SERIES, strict=False):
+        width = np.array([one.held.get(tier, 0) / scale for one in outcomes])
+        axis.barh(rows, width, left=left, color=color, height=0.6, label=tier)
+        left += width
+    for row, one in zip(rows, outcomes, strict=True):
+        label_end(axis, left[row], float(row), f"{currency}{one.bill.total:,.0f}", INK)
+    axis.set_yticks(rows, [one.scenario.name for one in outcomes])
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    axis.legend(frameon=False, fontsize=9, ncols=len(tiers), loc="upper right", bbox_to_anchor=(1.0, 1.16))
+    return figure
+
+
+def largest(frame: pd.DataFrame, days: int = 30, most: int = 15) -> Figure:
+    """Which VMs stored most in the last days of the history, and how much of what they read was new."""
+    recent = frame[frame["ok"] & (frame["started"] > frame["started"].max() - pd.Timedelta(days=days))]
+    sums = recent.groupby(recent["vm"].astype("object"))[["bytes_stored", "bytes_changed"]].sum()
+    sums = sums.sort_values("bytes_stored", ascending=False).head(most)
+    if sums.empty:
+        return nothing("What was stored", "No run is known.")
+    scale, unit = in_bytes(float(sums.to_numpy().max()))
+    about = f"{unit} in the last {days} days: dark what it took in packs, light what had changed"
+    figure, (axis,) = sheet("What was stored", about, height=1.6 + 0.26 * len(sums))
+    rows = np.arange(len(sums))
+    axis.barh(rows, sums["bytes_changed"] / scale, color=BLUE, alpha=0.25, height=0.7)
+    axis.barh(rows, sums["bytes_stored"] / scale, color=BLUE, height=0.7)
+    axis.set_yticks(rows, [str(vm) for vm in sums.index])
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
     return figure
 
 

@@ -129,6 +129,15 @@ class Catalog:
             ) from error
 
 
+def repositories(path: Path) -> dict[str, int]:
+    """The repositories that a catalog's file has runs of, with their number; none when there is no such file."""
+    if not path.exists():
+        return {}
+    query = select(models.Run.repository, func.count()).group_by(models.Run.repository)
+    with Catalog(path, "").reading() as connection:
+        return {str(name): int(runs) for name, runs in connection.execute(query)}
+
+
 def _set_gone(connection: Connection, ids: list[str], when: float | None) -> int:
     table, changed = models.Point, 0
     for start in range(0, len(ids), 500):  # SQLite takes some thousand values in one statement

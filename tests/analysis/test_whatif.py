@@ -1,0 +1,58 @@
+"""Scenarios on a history of two runs, checked by hand, and on a made-up one."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from tests.analysis.test_plots import drawn
+from vmcellar.analysis import plots
+from vmcellar.analysis.history import HISTORY, conform
+from vmcellar.analysis.whatif import Scenario, compare, what_if
+from vmcellar.config.prices import Prices
+
+GB = 1 << 30
+NOW = pd.Timestamp("2026-03-31", tz="UTC")
+PRICES = {"hot": Prices(gb_month=0.1), "cold": Prices(gb_month=0.01)}
+
+
+def made(*runs: tuple[str, str, int]) -> pd.DataFrame:
+    """Runs of (day, kind, GB stored)."""
+    rows = [
+        {**dict.fromkeys(HISTORY, 0), "run_id": day, "vm": "web", "disk": "vda", "kind": kind, "ok": True,
+         "started": pd.Timestamp(day, tz="UTC"), "bytes_stored": size * GB, "tier": "hot"}
+        for day, kind, size in runs
+    ]  # fmt: skip
+    return conform(pd.DataFrame(rows))
+
+
+FRAME = made(("2026-01-30", "full", 100), ("2026-03-11", "incremental", 10), ("2026-03-21", "incremental", 20))
+
+
+def test_what_a_dropped_point_brought_goes_and_a_full_stays() -> None:
+    keep = what_if(FRAME, Scenario("keep", 365), PRICES, NOW)
+    assert keep.held == {"hot": 130 * GB}
+    assert keep.bill.storage == pytest.approx(0.1 * (100 + 10 * 20 / 30 + 20 * 10 / 30)), "days of March of each"
+    short = what_if(FRAME, Scenario("15 days", 15), PRICES, NOW)
+    assert short.held == {"hot": 120 * GB}
+    assert (short.stored, short.runs) == (30 * GB, 2)
+
+
+def test_bytes_move_with_their_age_and_cost_what_the_tier_costs() -> None:
+    moved = what_if(FRAME, Scenario("cold", 365, (("hot", 0), ("cold", 15))), PRICES, NOW)
+    assert moved.held == {"hot": 20 * GB, "cold": 110 * GB}
+    in_hot, in_cold = 0.1 * (10 * 15 + 20 * 10) / 30, 0.01 * (100 * 30 + 10 * 5) / 30
+    assert moved.bill.storage == pytest.approx(in_hot + in_cold)
+
+
+def test_half_as_often_is_half_the_runs_and_twice_the_interval() -> None:
+    half = what_if(FRAME, Scenario("half", 365, every=2), PRICES, NOW)
+    assert (half.runs, half.interval) == (1, 2 * 25 * 86400)
+    table = compare([half])
+    assert (table.loc[0, "scenario"], table.loc[0, "on hot"]) == ("half", 130 * GB)
+    assert "bill" in drawn(plots.scenarios([half]))
+
+
+def test_a_tier_without_prices_is_an_error() -> None:
+    with pytest.raises(KeyError, match="warm"):
+        what_if(FRAME, Scenario("warm", 9, (("warm", 0),)), PRICES, NOW)

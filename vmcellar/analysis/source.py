@@ -1,0 +1,177 @@
+"""Where a notebook gets its data: the catalog of this host, or, while that has no history, a made-up one that says so.
+
+No key is needed but for a heat map, which opens the repository: the catalog lies in the state directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from vmcellar.analysis import history as tables
+from vmcellar.analysis.capacity import TierUse
+from vmcellar.analysis.heat import COLUMNS, HeatMap, heat_map
+from vmcellar.analysis.quality import quarantine
+from vmcellar.analysis.sample import TUNING, generate
+from vmcellar.catalog.catalog import FILE, Catalog, repositories
+from vmcellar.config.load import find_config, load_config
+from vmcellar.errors import UsageError
+from vmcellar.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vmcellar.config.model import Config
+
+LEAST_RUNS = 50
+"""With fewer runs than this a catalog has nothing to plot yet."""
+SAMPLE = replace(TUNING, seed=1, vms=18, days=120, trouble_share=0.25)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Good rows of a history, the bad ones with their reasons, points, evidence, use of tiers (see `history.py`); `rpo`
+    and `rto` targets in seconds by VM. `now` is the moment that all is looked at from, `origin` says where it is from.
+    """
+
+    origin: str
+    now: pd.Timestamp
+    frame: pd.DataFrame
+    bad: pd.DataFrame
+    points: pd.DataFrame
+    evidence: pd.DataFrame
+    tiers: pd.DataFrame
+    rpo: dict[str, float]
+    rto: dict[str, float]
+    settings: Config | None = None
+
+    @property
+    def standing(self) -> list[TierUse]:
+        """The tiers as they were last looked at."""
+        newest = self.tiers.sort_values("time").groupby("tier").tail(1)
+        columns = zip(newest["tier"], newest["bytes_used"], newest["bytes_free"], strict=True)
+        return [TierUse(str(tier), int(used), None if pd.isna(free) else int(free)) for tier, used, free in columns]
+
+    def last(self, days: float) -> pd.DataFrame:
+        """The good rows of the last days."""
+        return self.frame[self.frame["started"] > self.now - pd.Timedelta(days=days)]
+
+    def points_before(self, vm: str, at: float, most: int = 5) -> pd.DataFrame:
+        """The newest points of a VM that were taken before a moment (seconds since the epoch), newest first."""
+        own = self.points[(self.points["vm"] == vm) & self.points["gone"].isna()]
+        before = own[own["time"] < pd.Timestamp(at, unit="s", tz="UTC")].sort_values("time", ascending=False)
+        return before[["point", "time", "kind", "verified"]].head(most).reset_index(drop=True)
+
+    def heat_map(self, vm: str, disk: str) -> HeatMap:
+        """Where a disk changed: from the repository, which is opened for it, or made up as the history is."""
+        if self.settings is None:
+            return _heat_of(self.frame, vm, disk)
+        repository = Repository.open(self.settings)
+        try:
+            return heat_map(repository, vm, disk)
+        finally:
+            repository.close()
+
+
+def load(config: Path | None = None) -> Source:
+    """The catalog of the configuration (as commands find it), or a made-up history when there is none to speak of."""
+    try:
+        settings = load_config(find_config(config))
+    except UsageError:
+        if config is not None:
+            raise
+        return sample()
+    found = _from_catalog(settings)
+    return found or sample()
+
+
+def _from_catalog(settings: Config) -> Source | None:
+    file = settings.state / FILE
+    known = repositories(file)
+    if not known:
+        return None
+    catalog = Catalog(file, max(known, key=lambda name: known[name]))
+    good, bad = quarantine(tables.history(catalog))
+    if good["run_id"].nunique() < LEAST_RUNS:
+        return None
+    vms = [str(vm) for vm in good["vm"].unique()]
+    return Source(
+        f"{file}: {good['run_id'].nunique()} runs of {len(vms)} VMs",
+        pd.Timestamp.now("UTC"),
+        good,
+        bad,
+        tables.points(catalog),
+        tables.evidence(catalog),
+        tables.tier_use(catalog),
+        targets(settings, vms, "rpo"),
+        targets(settings, vms, "rto"),
+        settings,
+    )
+
+
+def targets(settings: Config, vms: list[str], which: str) -> dict[str, float]:
+    """The strictest `rpo` or `rto` in seconds that any job demands of each VM."""
+    found: dict[str, float] = {}
+    for job in settings.backups:
+        wanted = getattr(job, which)
+        for vm in vms:
+            if wanted is not None and job.selects(vm):
+                found[vm] = min(wanted, found.get(vm, wanted))
+    return found
+
+
+def sample(seed: int = 1) -> Source:
+    """A made-up history of 18 VMs over 120 days, among them some trouble; points, drills and targets follow from it."""
+    frame, bad = quarantine(generate(replace(SAMPLE, seed=seed)).frame)
+    now = frame["started"].max() + pd.Timedelta(hours=1)
+    points = _points_of(frame)
+    gaps = points.groupby("vm")["time"].diff().dt.total_seconds()
+    usual = gaps.groupby(points["vm"]).median()
+    rpo = {str(vm): 1.5 * float(seconds) for vm, seconds in usual.items()}
+    used = int(frame[frame["ok"]]["bytes_stored"].sum())
+    tiers = pd.DataFrame({"tier": ["hot"], "time": [now], "bytes_used": [used], "bytes_free": [used * 0.35]})
+    drills = _drills_of(points, seed)
+    origin = f"a made-up history (seed {seed}): {frame['run_id'].nunique()} runs of {frame['vm'].nunique()} VMs"
+    return Source(origin, now, frame, bad, points, drills, tiers, rpo, dict.fromkeys(rpo, 1800.0))
+
+
+def _points_of(frame: pd.DataFrame) -> pd.DataFrame:
+    by_run = frame[frame["ok"]].astype({"vm": "object", "kind": "object"}).groupby("run_id", sort=False)
+    points = by_run.agg(
+        vm=("vm", "first"), time=("started", "first"), kind=("kind", "first"), disks=("disk", "size"),
+        bytes_size=("bytes_size", "sum"), bytes_stored=("bytes_stored", "sum"),
+    ).reset_index()  # fmt: skip
+    points["point"] = points["run_id"]
+    points["verified"] = True
+    points["gone"] = pd.NaT
+    return points.sort_values(["vm", "time"], ignore_index=True)
+
+
+def _heat_of(frame: pd.DataFrame, vm: str, disk: str) -> HeatMap:
+    """Its usual change lies in a tenth of the disk; what is far beyond it lies everywhere."""
+    own = frame[(frame["vm"] == vm) & (frame["disk"] == disk) & frame["ok"] & (frame["kind"] == "incremental")]
+    size, changed = int(own["bytes_size"].max()), own["bytes_changed"].to_numpy(dtype=float)
+    cell = -(-size // COLUMNS)
+    place = np.random.default_rng(size % 97).random(COLUMNS)
+    busy = np.where(place > 0.9, place, 0.0)
+    usual = float(np.median(changed))
+    rows = np.array([np.where(one > 8 * usual, 0.3 + 0.7 * place, busy * one / (4 * usual)) for one in changed])
+    times = tuple(moment.to_pydatetime() for moment in own["started"])
+    return HeatMap(vm, disk, size, cell, tuple(own["run_id"]), times, np.clip(rows, 0.0, 1.0))
+
+
+def _drills_of(points: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Two VMs in three were drilled, at 250 MiB/s with some spread."""
+    random = np.random.default_rng(seed)
+    newest = points.groupby("vm").tail(1)
+    drilled = newest[np.arange(len(newest)) % 3 != 0]
+    seconds = 40 + drilled["bytes_size"].to_numpy() / (250 << 20) * random.lognormal(0, 0.25, len(drilled))
+    return pd.DataFrame(
+        {
+            "point": drilled["point"].to_numpy(), "vm": drilled["vm"].to_numpy(), "time": drilled["time"].to_numpy(),
+            "kind": "drill", "ok": True, "seconds": seconds, "rto_seconds": seconds, "detail": "",
+        }
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""What if: the same history under another retention, interval or rule of placement, and what it would hold and cost.
+
+A model on what was really stored, not a promise:
+
+- A run's bytes lie from its start until its point is dropped, `keep_days` later; those of a full stay. Bytes that a
+  dropped point shares with a kept one stay too, in truth, so what is held is a lower bound.
+- At a longer interval a run stores what the runs that it stands for stored: an upper bound, as what was overwritten in
+  between is stored once. At a shorter one it is a lower bound.
+- Bytes move to the next tier when they have lain for its days, and are paid for by its price table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from vmcellar.analysis.grid import seconds_of
+from vmcellar.policy.costs import Bill, Stay, bill
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vmcellar.config.prices import Prices
+
+DAY = 86400.0
+MONTH_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A way to keep and to take backups. `tiers` are names with the age in days from which on bytes lie there; the
+    first is 0. `every` takes one backup where `every` are taken now.
+    """
+
+    name: str
+    keep_days: float
+    tiers: tuple[tuple[str, float], ...] = (("hot", 0.0),)
+    every: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a scenario comes to in the last 30 days of the history: bytes by tier at its end, the bill of these days,
+    bytes stored in them, runs in them, and the usual time between two points of a VM in seconds (the median).
+    """
+
+    scenario: Scenario
+    held: Mapping[str, int]
+    bill: Bill
+    stored: int
+    runs: int
+    interval: float
+
+    @property
+    def total(self) -> int:
+        """Bytes on all tiers."""
+        return sum(self.held.values())
+
+
+def what_if(frame: pd.DataFrame, scenario: Scenario, prices: Mapping[str, Prices], now: pd.Timestamp) -> Outcome:
+    """One scenario on a good history. KeyError for a tier without prices."""
+    good = frame[frame["ok"]]
+    incremental = (good["kind"] == "incremental").to_numpy()
+    size = good["bytes_stored"].to_numpy(dtype=float)
+    end = now.timestamp()
+    stays = _stays(good, size, incremental, scenario)
+    held = {name: 0 for name, _ in scenario.tiers}
+    for stay in stays:
+        if stay.since <= end and (stay.until is None or stay.until > end):
+            held[stay.tier] += stay.size
+    start = end - MONTH_DAYS * DAY
+    recent = seconds_of(good["started"]) >= start
+    return Outcome(
+        scenario,
+        held,
+        bill(prices, [stay for stay in stays if stay.since <= end], start, end),
+        int(size[recent].sum()),
+        round(good["run_id"][recent].nunique() / scenario.every),
+        _interval(good) * scenario.every,
+    )
+
+
+def compare(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """A row per outcome: `scenario, held, cost, stored, runs, interval_hours`, and the bytes held on each tier."""
+    return pd.DataFrame(
+        [
+            {
+                "scenario": one.scenario.name,
+                "held": one.total,
+                "cost": round(one.bill.total, 2),
+                "stored": one.stored,
+                "runs": one.runs,
+                "interval_hours": round(one.interval / 3600, 2),
+                **{f"on {tier}": size for tier, size in one.held.items()},
+            }
+            for one in outcomes
+        ]
+    )
+
+
+def _stays(good: pd.DataFrame, size: np.ndarray, incremental: np.ndarray, scenario: Scenario) -> list[Stay]:
+    """What lies where from when to when, a VM's bytes of one day as one object."""
+    table = pd.DataFrame(
+        {"vm": good["vm"].astype("object"), "day": good["started"].dt.floor("D"), "goes": incremental, "size": size}
+    )
+    sums = table.groupby(["vm", "day", "goes"], sort=False)["size"].sum().reset_index()
+    since = seconds_of(sums["day"])
+    ends = np.where(sums["goes"], since + scenario.keep_days * DAY, np.inf)
+    sizes = sums["size"].to_numpy()
+    return [
+        stay
+        for total, begin, until in zip(sizes, since, ends, strict=True)
+        for stay in _one(int(total), float(begin), float(until), scenario)
+    ]
+
+
+def _one(size: int, since: float, ends: float, scenario: Scenario) -> list[Stay]:
+    edges = [since + days * DAY for _, days in scenario.tiers] + [np.inf]
+    parts = zip(scenario.tiers, edges[:-1], edges[1:], strict=True)
+    return [
+        Stay(tier, size, begin, None if np.isinf(min(until, ends)) else min(until, ends))
+        for (tier, _), begin, until in parts
+        if begin < ends and size > 0
+    ]
+
+
+def _interval(good: pd.DataFrame) -> float:
+    runs = good.drop_duplicates("run_id").sort_values(["vm", "started"])
+    gaps = runs.groupby("vm", observed=True)["started"].diff().dt.total_seconds()
+    return float(gaps.median())
