@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from vmcellar.config.model import Tiers
 from vmcellar.config.prices import AWS_PRICES, Prices, Retrieval
 from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.costs import DAY, GB, MONTH, Stay, bill, early_cost, month_cost, offers, read_cost
@@ -101,6 +102,15 @@ def test_a_tier_s_prices_are_those_of_its_class_on_aws_and_none_elsewhere() -> N
     disk = TierSettings.model_validate({"storage": "/srv/vms", "prices": {"gb_month": 0.01}})
     assert month_cost(disk.price_table, [GB]) == pytest.approx(0.01)
     assert TierSettings.model_validate(disk.model_dump(mode="json")) == disk
+
+
+@pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
+def test_what_cannot_be_read_back_is_no_hot_tier(storage_class: str) -> None:
+    frozen = {"storage": "s3://bucket/vms", "storage_class": storage_class}
+    with pytest.raises(ValidationError, match=f"read back after they are written, which {storage_class}"):
+        Tiers.model_validate({"hot": frozen})
+    found = Tiers.model_validate({"hot": {**frozen, "storage_class": "GLACIER_IR"}, "cold": frozen})
+    assert found.cold is not None
 
 
 def test_prices_may_name_a_list_and_refuse_what_they_do_not_know() -> None:

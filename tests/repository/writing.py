@@ -65,13 +65,14 @@ def back_up(
     size: int,
     parent: RestorePoint | None = None,
     vm: str = "web",
+    time: float = 1_800_000_000.5,
 ) -> RestorePoint:
-    """Commit a point of one disk: the parent's with `changes`."""
+    """Commit a point of one disk: the parent's with `changes`, a minute later; the first one at `time`."""
     packs = store(repository, changes)
     before = repository.map(parent.disks[0]) if parent else repository.empty_map(size)
     root, nodes = before.replace(rows_of(repository, changes), size)
     record = DiskRecord("vda", size, root.hex(), DiskMap(repository, size).level, "qcow2", "image-1")
-    time = parent.time + 60 if parent else 1_800_000_000.5
+    time = parent.time + 60 if parent else time
     point = point_of(vm, record, time, parent.id if parent else None)
     artifacts = {"domain.xml": b"<domain/>", "kernel": bytes(range(256)) * 6000}
     return repository.commit({pack.id: pack.rows for pack in packs}, nodes, artifacts, point, pool)

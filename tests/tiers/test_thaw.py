@@ -6,18 +6,26 @@ The packs are moved into their class on the server, as a lifecycle rule of the b
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lab.glacier import Glacier
 from tests.cli.conftest import Cli, cli, quick_cost
-from tests.tiers.frozen import SIZE, Frozen, make_frozen
+from tests.repository.writing import back_up
+from tests.tiers.conftest import as_written
+from tests.tiers.frozen import MIB, SIZE, Frozen, make_frozen
+from vmcellar.config import load_config
 from vmcellar.config.prices import AWS_PRICES
 from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.costs import offers
+from vmcellar.repository.repository import Repository
 from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import restore_point
 from vmcellar.restore.thaw import refuse_archived
@@ -174,6 +182,36 @@ def after_the_check(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]
 @pytest.mark.parametrize("arguments", [("thaw",), ("thaw", "x", "--status"), ("thaw", "x", "--days", "0")])
 def test_bad_use(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert cli(*arguments).code == 2
+
+
+def test_what_the_rules_moved_to_glacier_comes_back(
+    cli: Cli, glacier_server: Glacier, glacier_settings: TierSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a local hot tier and the archive behind it, and all by the commands."""
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    (tmp_path / "pass").write_text("correct horse\n")
+    (tmp_path / "pass").chmod(0o600)
+    tiers = {"hot": "repo", "cold": as_written(glacier_settings)}
+    document = {"tiers": tiers, "placement": {"hot": "7d", "cold": "rest"}, "key": {"file": "pass"}, "state": "state"}
+    (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump(document))
+    repository = Repository.init(load_config(tmp_path / "vmcellar.yaml"))
+    data = random.Random(1).randbytes(MIB)
+    with ThreadPoolExecutor(2) as pool:
+        point = back_up(repository, pool, [(0, data)], SIZE, time=time.time() - 10 * 86400)
+    repository.close()
+    moved = cli("tiers", "move")
+    assert moved.code == 0, moved.err
+    cold = {tier["name"]: tier for tier in json.loads(cli("tiers", "--json").out)["tiers"]}["cold"]
+    assert cold["packs"] == 2
+    plan = json.loads(cli("restore", point.id, "--plan", "--json").out)["thaw"]
+    assert (plan["archived"]["packs"], {pack["tier"] for pack in plan["packs"]}) == (2, {"hot", "cold"})
+    assert [offer["speed"] for offer in plan["offers"]] == ["bulk", "standard", "expedited"]
+    assert "must be thawed first" in cli("restore", point.id, "--to", "out").err
+    assert cli("thaw", point.id, "--yes", "--speed", "expedited").code == 0
+    glacier_server.advance(hours=0.1)
+    result = cli("restore", point.id, "--to", "out", "--format", "raw")
+    assert result.code == 0, result.err
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == data + bytes(SIZE - MIB)
 
 
 def test_a_deep_check_does_not_take_sleep_for_damage(cli: Cli, frozen: Frozen) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from vmcellar.config.jobs import BackupJob, Storage
 from vmcellar.config.placement import Placement
-from vmcellar.config.prices import Prices
+from vmcellar.config.prices import ARCHIVE_CLASSES, Prices
 from vmcellar.config.schedules import OptionalSchedule, Schedule
 from vmcellar.config.secrets import HostPath, SecretReference
 from vmcellar.config.section import Section
@@ -29,6 +29,15 @@ class Tiers(Section):
     hot: TierSettings | None = Field(default=None, description="the repository: packs, index, points and keys")
     warm: TierSettings | None = Field(default=None, description="packs that no young point needs; a mirror of the rest")
     cold: TierSettings | None = Field(default=None, description="packs that only old points need; a mirror of the rest")
+
+    @model_validator(mode="after")
+    def _hot_reads_at_once(self) -> Self:
+        if self.hot is not None and self.hot.storage_class in ARCHIVE_CLASSES:
+            raise ValueError(
+                f"hot: packs are read back after they are written, which {self.hot.storage_class} does not allow; "
+                "make it the storage_class of cold, or take GLACIER_IR"
+            )
+        return self
 
     def within(self, folder: Path) -> Tiers:
         """The same with every relative path taken from `folder`."""

@@ -22,6 +22,9 @@ Speed = Literal["bulk", "standard", "expedited"]
 SPEEDS: tuple[Speed, ...] = ("bulk", "standard", "expedited")
 """Retrieval classes of archives, slowest and cheapest first."""
 
+ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes of S3 whose objects must be thawed before they are read; GLACIER_IR reads at once."""
+
 _TRANSFER = 0.09
 _KIB = 1 << 10
 

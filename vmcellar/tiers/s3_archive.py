@@ -11,15 +11,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vmcellar.config.prices import Speed
+from vmcellar.config.prices import ARCHIVE_CLASSES, Speed
 from vmcellar.tiers.base import ArchivedError, ArchiveState
 from vmcellar.tiers.s3_errors import ThawingError
 
 if TYPE_CHECKING:
     from vmcellar.tiers.s3 import S3Tier
-
-ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Classes whose objects must be thawed; GLACIER_IR reads at once."""
 
 REQUESTS_AT_ONCE = 16
 """Of one batch; Amazon takes up to 1,000 requests to thaw per second."""
