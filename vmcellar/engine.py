@@ -61,8 +61,7 @@ class Engine:
         self.repository = repository
         self.source = source
         self.state = config.state
-        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.instance = f"{_instance(self.state)}-{repository.id.hex()[:REPOSITORY_DIGITS]}"
+        self.instance = f"{instance_of(self.state)}-{repository.id.hex()[:REPOSITORY_DIGITS]}"
         self.runs = self.state / "runs" / self.instance
         self.landing = LandingZone(config.landing.dir / self.instance, config.landing.budget_bytes())
         self.read_buffers = BufferPool(CHUNK_MAX)
@@ -220,8 +219,9 @@ def _yield_to_others() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CPU_NICENESS)
 
 
-def _instance(state: Path) -> str:
-    """The name of this state directory, so that two of them never clear each other's landings."""
+def instance_of(state: Path) -> str:
+    """The name of this state directory, so that two of them never clear each other's landings. Makes it."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     path, new = state / "instance", state / f".instance-{secrets.token_hex(8)}"
     if not path.exists():
         new.write_text(secrets.token_hex(4))
@@ -237,7 +237,8 @@ def _open(path: Path) -> Engine:
 
     config = load_config(path)
     repository = Repository.open(config)
-    return Engine(config, repository, LibvirtSource(config.libvirt.uri, config.scratch))
+    source = LibvirtSource(config.libvirt.uri, config.scratch, instance=instance_of(config.state))
+    return Engine(config, repository, source)
 
 
 def open_engine(config_path: Path | None = None) -> Engine:

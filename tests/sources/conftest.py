@@ -20,10 +20,10 @@ REPOSITORY = "0123456789abcdef"
 class History:
     """What an engine would remember of one VM in one repository: committed checkpoints and disks."""
 
-    def __init__(self, vm: PausedVm, repository: str = REPOSITORY) -> None:
+    def __init__(self, vm: PausedVm, repository: str = REPOSITORY, instance: str = "") -> None:
         self.vm = vm
         self.repository = repository
-        self.source = LibvirtSource(daemons.URI, vm.scratch, reserve=1 << 20)
+        self.source = LibvirtSource(daemons.URI, vm.scratch, 1 << 20, instance)
         self.chain: list[CheckpointRecord] = []
         self.previous: tuple[PreviousDisk, ...] = ()
 

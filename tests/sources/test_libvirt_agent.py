@@ -41,7 +41,7 @@ class Lab:
         """A scratch folder as a run of that name makes it."""
         domain = self.guest.domain
         owner = libvirt_scratch.Owner(self.guest.name, domain.UUIDString(), run, REPOSITORY, "none")
-        return libvirt_scratch.create(self.scratch, owner, qemu_user(domain.XMLDesc(0)))
+        return libvirt_scratch.create(self.scratch, owner, qemu_user(domain.XMLDesc(0)))[0]
 
 
 @pytest.fixture(scope="module")

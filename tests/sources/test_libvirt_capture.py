@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 import libvirt
@@ -271,6 +272,28 @@ def test_reconcile_aborts_dead_runs_and_spares_live_ones(vm: PausedVm, history: 
     assert not capture.alive()
     assert list(vm.scratch.iterdir()) == []
     assert history.reconcile() == []
+
+
+def test_another_state_directorys_job_is_a_leftover_only_once_its_process_is_dead(vm: PausedVm) -> None:
+    """Two state directories on one host, with one scratch folder and one repository."""
+    vm.add_qcow2()
+    vm.start()
+    here, there = History(vm, instance="aaaaaaaa"), History(vm, instance="bbbbbbbb")
+    capture = there.source.begin(there.request())
+    assert here.reconcile() == []
+    with pytest.raises(TransientError, match="another backup job runs"):
+        here.source.begin(here.request())
+    assert capture.alive()
+    record = capture.result
+    del capture
+    gc.collect()  # as the end of its process, this drops its hold
+    found = there.source.reattach(record)
+    assert found is not None, "its own state directory goes on with it"
+    assert here.reconcile() == []
+    del found
+    gc.collect()
+    assert here.reconcile() == ["job-aborted", "scratch-removed", "checkpoint-removed"]
+    here.backup()
 
 
 def test_a_released_run_keeps_its_checkpoint_until_it_is_committed(vm: PausedVm, history: History) -> None:

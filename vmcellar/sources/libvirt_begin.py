@@ -19,6 +19,7 @@ from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
 from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
 from vmcellar.sources.libvirt_disks import Layout, decide, read_layout
 from vmcellar.sources.libvirt_job import JobFiles
+from vmcellar.sources.libvirt_scratch import Hold
 from vmcellar.sources.nbd import export_size
 
 BUSY_ATTEMPTS = 4
@@ -49,8 +50,11 @@ class _Plan:
 class Beginning:
     """Begins one capture of a running domain for `request`."""
 
-    def __init__(self, connection: Connection, request: CaptureRequest, scratch: Path, reserve: int) -> None:
+    def __init__(
+        self, connection: Connection, request: CaptureRequest, scratch: Path, reserve: int, instance: str
+    ) -> None:
         """`scratch` is the folder for socket and scratch files, in which `reserve` bytes must be free."""
+        self._instance = instance
         self._connection = connection
         self._request = request
         self._base = scratch
@@ -68,16 +72,18 @@ class Beginning:
             self._request.run_id,
             self._request.repository_id,
             self._name,
+            self._instance,
         )
-        files = JobFiles(libvirt_scratch.create(self._base, owner, qemu_user(self._domain.XMLDesc(0))))
+        folder, hold = libvirt_scratch.create(self._base, owner, qemu_user(self._domain.XMLDesc(0)))
+        files = JobFiles(folder)
         try:
             libvirt_scratch.check_space(files.folder, self._request.vm, [d.size for d in plan.disks], self._reserve)
-            return self._begin(plan, files)
+            return self._begin(plan, files, hold)
         except BaseException:
             clear_job(self._connection.find(self._request.vm), files)  # over a new connection, if the old one broke
             raise
 
-    def _begin(self, plan: _Plan, files: JobFiles) -> LibvirtCapture:
+    def _begin(self, plan: _Plan, files: JobFiles, hold: Hold) -> LibvirtCapture:
         began = time.time()
         try:
             quiesce = self._begin_patiently(plan, files)
@@ -90,7 +96,7 @@ class Beginning:
         artifacts, warnings = libvirt_artifacts.collect(self._domain)
         warnings = (*resized, *warnings)
         result = self._result(plan, files, quiesce, began, warnings)
-        return LibvirtCapture(self._connection, result, artifacts)
+        return LibvirtCapture(self._connection, result, artifacts, hold)
 
     def _plan(self, everything: str) -> _Plan:
         xml = self._domain.XMLDesc(0)

@@ -13,6 +13,7 @@ from vmcellar.sources.base import CaptureResult, ClearAction, Extent, PreviousDi
 from vmcellar.sources.libvirt_agent import is_thawing, thaw
 from vmcellar.sources.libvirt_connection import Connection, explain
 from vmcellar.sources.libvirt_job import JobFiles
+from vmcellar.sources.libvirt_scratch import Hold
 from vmcellar.sources.nbd import DIRTY_BITMAP, ExportReader
 
 GRANULARITY = 64 << 10
@@ -22,8 +23,11 @@ GRANULARITY = 64 << 10
 class LibvirtCapture:
     """One held instant. Any thread may call it; NBD needs no libvirt, so a restart of its daemon does no harm."""
 
-    def __init__(self, connection: Connection, result: CaptureResult, artifacts: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, connection: Connection, result: CaptureResult, artifacts: Mapping[str, bytes], hold: Hold | None = None
+    ) -> None:
         """For a job that runs: see `LibvirtSource.begin` and `reattach`."""
+        self._hold = hold
         self._connection = connection
         self._files = JobFiles(Path(result.scratch))
         self._disks = {disk.target: disk for disk in result.disks}
@@ -77,6 +81,12 @@ class LibvirtCapture:
                 clear_job(domain, self._files)
             except libvirt.libvirtError as error:
                 raise explain(error, self.result.vm, "ending the backup job") from error
+            if self._hold is not None:
+                self._hold.release()
+
+    def hold(self) -> None:
+        """Hold the job's folder, so that other state directories of this host leave it alone."""
+        self._hold = Hold(self._files.folder)
 
     def _name(self, target: str) -> str:
         return f"{self.result.vm}: {target}"

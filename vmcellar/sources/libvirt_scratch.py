@@ -1,11 +1,17 @@
-"""The folder of one run's socket and scratch files, which says whose it is also after its process died."""
+"""The folder of one run's socket and scratch files, which says whose it is also after its process died.
+
+While a process works with one it holds a shared lock (flock) on the owner file inside, which the kernel drops when the
+process ends. So another state directory of this host, which knows nothing of that process's locks, can tell.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
 import stat
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +31,47 @@ _PREFIX = "vmc-"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Which run, of which VM and repository, a folder belongs to."""
+    """Which run, of which VM, repository and state directory (`instance`), a folder belongs to."""
 
     vm: str
     vm_uuid: str
     run_id: str
     repository_id: str
     checkpoint: str
+    instance: str = ""
+
+
+class Hold:
+    """This process's hold of a folder, until `release` or the process's end."""
+
+    def __init__(self, folder: Path) -> None:
+        """OSError when the folder is gone."""
+        file = os.open(folder / OWNER_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        self.release = weakref.finalize(self, os.close, file)
+        """Let go; may be called again."""
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process that lives holds the folder."""
+    try:
+        file = os.open(folder / OWNER_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 _OWNER = TypeAdapter(Owner)
 
 
-def create(base: Path, owner: Owner, user: tuple[int, int]) -> Path:
-    """A new folder below `base` that QEMU, running as `user` (uid, gid), may write to.
+def create(base: Path, owner: Owner, user: tuple[int, int]) -> tuple[Path, Hold]:
+    """A new folder below `base`, held, that QEMU, running as `user` (uid, gid), may write to.
 
     It appears by rename with its owner file inside, so a crash leaves no folder without an owner but hidden ones.
     PermanentError with the fix where QEMU cannot get there.
@@ -51,6 +84,7 @@ def create(base: Path, owner: Owner, user: tuple[int, int]) -> Path:
         building.mkdir(mode=0o770)
         (building / OWNER_FILE).write_bytes(_OWNER.dump_json(owner))
         _give(building, user)
+        hold = Hold(building)  # before it appears: nobody may take it for a leftover
         building.rename(base / name)
     except OSError as error:
         raise PermanentError(
@@ -58,7 +92,7 @@ def create(base: Path, owner: Owner, user: tuple[int, int]) -> Path:
             hint="run as root, or set `scratch` in vmcellar.yaml to a folder that you and QEMU may write to",
         ) from error
     _check_reachable(base / name, user)
-    return base / name
+    return base / name, hold
 
 
 def owned(base: Path, vm: str, repository_id: str) -> Iterator[tuple[Path, Owner]]:

@@ -29,8 +29,12 @@ class LibvirtSource:
     Any thread may use it; one process at a time works on one VM (`engine.vm_lock`).
     """
 
-    def __init__(self, uri: str, scratch: Path, reserve: int = DEFAULT_RESERVE) -> None:
-        """`scratch` is a folder that QEMU's user can reach; `reserve` bytes must be free in it to begin a backup."""
+    def __init__(self, uri: str, scratch: Path, reserve: int = DEFAULT_RESERVE, instance: str = "") -> None:
+        """`scratch` is a folder that QEMU's user can reach; `reserve` bytes must be free in it to begin a backup.
+
+        `instance` is the state directory's own id, whose `vm_lock` the callers hold.
+        """
+        self._instance = instance
         self._connection = Connection(uri)
         self._scratch = scratch
         self._reserve = reserve
@@ -51,7 +55,7 @@ class LibvirtSource:
             for folder, owner in libvirt_scratch.owned(self._scratch, request.vm, request.repository_id):
                 if owner.run_id == request.run_id:
                     clear_job(domain, JobFiles(folder))
-            return Beginning(self._connection, request, self._scratch, self._reserve).run()
+            return Beginning(self._connection, request, self._scratch, self._reserve, self._instance).run()
         except libvirt.libvirtError as error:
             raise explain(error, request.vm, "beginning a backup") from error
 
@@ -61,6 +65,10 @@ class LibvirtSource:
         domain = self._connection.find(result.vm)
         if domain is None or domain.UUIDString() != result.vm_uuid or not capture.alive():
             return None
+        try:
+            capture.hold()
+        except OSError:
+            return None  # its folder is gone, and so is the scratch space that the instant needs
         return capture
 
     def reconcile(
@@ -68,8 +76,8 @@ class LibvirtSource:
     ) -> list[Reconciled]:
         """Clear what dead runs of this repository left on `vm`: jobs, frozen guests, scratch files, checkpoints.
 
-        Jobs and checkpoints of others are never touched; while any job runs, checkpoints wait for the next time. See
-        `Source.reconcile`.
+        Jobs and checkpoints of others are never touched, nor is what a live process of another state directory holds;
+        while any job runs, checkpoints wait for the next time. See `Source.reconcile`.
         """
         domain = self._connection.find(vm)
         try:
@@ -90,6 +98,9 @@ class LibvirtSource:
         cleared: list[Reconciled] = []
         for folder, owner in libvirt_scratch.owned(self._scratch, vm, repository_id):
             if owner.run_id in live_runs:
+                continue
+            if owner.instance != self._instance and libvirt_scratch.is_held(folder):
+                log.warning("%s: run %s of another state directory is at work: left alone", vm, owner.run_id)
                 continue
             actions = clear_job(domain, JobFiles(folder))
             detail = f"{folder}, checkpoint {owner.checkpoint}"
