@@ -21,6 +21,7 @@ from tasks.control import Activity, activity, engine_of
 from tasks.running import TaskThreads
 from tasks.turns import Turns, host_slot, superseded
 from vmcellar.backup import stages
+from vmcellar.backup.at_work import at_work
 from vmcellar.backup.cataloguing import noting_failure
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, from_json
 from vmcellar.backup.selection import select, standing_of
@@ -40,8 +41,7 @@ async def backup_vm(request: BackupVm) -> PointSummary:
     with (
         noting_failure(engine, _request(request)),
         activity(config, vm) as work,
-        engine.vm_lock(vm),
-        engine.repository.working_on(vm),
+        at_work(engine, _request(request)),
         TaskThreads(work.cancel, READING + PACKING + 1) as threads,
     ):
         try:

@@ -12,10 +12,10 @@ import pytest
 import flows.backup as flow
 from flows.parameters import BackupVm
 from tests.backup.world import SIZE, EmptySource, again, make_engine
-from vmcellar.backup import pipeline, stages
+from vmcellar.backup import pipeline, recover, stages
 from vmcellar.backup.model import BackupRequest, ExportResult
 from vmcellar.engine import Engine
-from vmcellar.errors import IntegrityError, TransientError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError
 from vmcellar.progress import CancelToken
 from vmcellar.repository.layout import POINTS
 from vmcellar.tiers.local import LocalTier
@@ -201,6 +201,32 @@ def test_recover_undoes_nothing_and_fails_while_libvirt_is_away(engine: Engine, 
     source.away = False
     stages.recover(again(engine))
     assert not source.held
+
+
+def test_a_full_tier_is_cleared_of_what_dead_runs_staged_before_a_backup_gives_up(
+    engine: Engine, source: EmptySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dead run is another VM's; without any, the tier is just full."""
+    source.full = True
+    dead = stages.snapshot(engine, BackupRequest("other"), CancelToken())
+    engine.pack_writer(dead.run_id, "none").abort()
+    (engine.staging(dead.run_id) / "pack").write_bytes(bytes(SIZE))
+    source.full = False
+    source.held.clear()
+    put = LocalTier.put
+
+    def puts_when_there_is_room(tier: LocalTier, key: str, data: bytes) -> None:
+        if engine.staged_runs():
+            raise PermanentError(f"{key}: no space left", hint="free some")
+        put(tier, key, data)
+
+    monkeypatch.setattr(LocalTier, "put", puts_when_there_is_room)
+    assert pipeline.run(again(engine), REQUEST).verified
+    assert engine.staged_runs() == []
+    (engine.staging("held").parent / "held").mkdir()
+    monkeypatch.setattr(recover, "_drop_orphans", lambda _engine: [])
+    with pytest.raises(PermanentError, match="no space left"):
+        pipeline.run(again(engine), REQUEST)
 
 
 def test_a_run_is_not_settled_while_nobody_knows_whether_its_instant_is_held(

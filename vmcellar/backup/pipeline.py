@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from vmcellar.backup import stages
+from vmcellar.backup.at_work import at_work
 from vmcellar.backup.cataloguing import noting_failure
 from vmcellar.backup.export import raise_first
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, SegmentHandle
@@ -33,11 +34,7 @@ def run(
     raise.
     """
     cancel = cancel or CancelToken()
-    with (
-        noting_failure(engine, request),
-        engine.vm_lock(request.vm),
-        engine.repository.working_on(request.vm),
-    ):
+    with noting_failure(engine, request), at_work(engine, request):
         handle = stages.snapshot(engine, request, cancel)
         try:
             _work(engine, handle, progress, cancel)
