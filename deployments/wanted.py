@@ -14,6 +14,7 @@ from flows.lifecycle import rebalance_tiers
 from flows.recover import recover_host
 from flows.restore import restore_vm
 from flows.schedules import reconcile_schedules
+from flows.thaw import thaw_point
 from flows.upkeep import upkeep_repository
 from flows.verify import verify_repository
 from tasks.timetable import SERVED, job_deployment
@@ -28,6 +29,7 @@ FORMS: tuple[Flow[..., Any], ...] = (
     backup_vm,
     backup_job,
     restore_vm,
+    thaw_point,
     verify_repository,
     rebalance_tiers,
     recover_host,

@@ -57,6 +57,33 @@ class RestoreVm(FlowParameters):
     define: str = Field(default="", description="define the restored VM in libvirt under this new name")
 
 
+class ThawPoint(FlowParameters):
+    """Thaw a point that lies in an archive class, and restore it when it can be read. Costs money."""
+
+    point: str = Field(min_length=1, description="a point's id, a unique beginning of one, or VM@latest")
+    speed: Literal["bulk", "standard", "expedited"] = Field(default="standard", description="the slower, the cheaper")
+    days: int = Field(default=3, ge=1, le=365, description="days that the packs stay readable")
+    directory: str = Field(default="", description="an empty folder for the disk images; empty: thaw, restore nothing")
+    format: Literal["qcow2", "raw"] = Field(default="qcow2", description="the images' format")
+    disks: tuple[str, ...] = Field(default=(), description="targets to thaw and restore; empty: all")
+    define: str = Field(default="", description="define the restored VM in libvirt under this new name")
+    looks: int = Field(default=0, ge=0, description="how often it was looked before; leave it at 0")
+
+    @property
+    def restore(self) -> RestoreVm | None:
+        """The restore that follows; None where only a thaw was asked for."""
+        if not self.directory:
+            return None
+        return RestoreVm(
+            config=self.config,
+            point=self.point,
+            directory=self.directory,
+            format=self.format,
+            disks=self.disks,
+            define=self.define,
+        )
+
+
 class VerifyRepository(FlowParameters):
     """Check what is stored."""
 

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.libvirt, pytest.mark.prefect]
 
 HOLD = Path(__file__).with_name("hold")
 SECONDS = 60
-FLOWS = ("backup-vm", "backup-job", "restore-vm", "verify-repository", "rebalance-tiers", "recover-host")
+FLOWS = ("backup-vm", "backup-job", "restore-vm", "thaw-point", "verify-repository", "rebalance-tiers", "recover-host")
 
 
 @dataclass

@@ -1,0 +1,70 @@
+"""Bringing a point back from an archive: `thaw_point`.
+
+A run never waits: it asks for the thaw, or looks how far it is, and schedules the next run of its own deployment. So no
+process and no slot of a worker is held for hours, and a restart of host, worker or server loses nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.runtime import deployment
+from prefect.states import Scheduled
+
+from flows.parameters import ThawPoint
+from flows.restore import restore_vm
+from tasks import thaw as tasks
+from tasks.control import activity
+from tasks.running import TaskThreads
+from vmcellar.restore.bring_back import Done
+from vmcellar.restore.thaw_wait import Look
+
+
+@dataclass(frozen=True, slots=True)
+class Thawed:
+    """What a run came to: what it saw, when the next run is to look (RFC 3339), and the restore once there was one."""
+
+    look: Look
+    next_look: str | None
+    restored: Done | None
+
+
+@flow(name="thaw-point", flow_run_name="thaw {request.point}, look {request.looks}")
+async def thaw_point(request: ThawPoint) -> Thawed:
+    """Thaw a point's packs, come back when they should be readable, then restore it where asked for. Green while it
+    waits: the next look is another run. Costs money.
+    """
+    with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
+        seen = await threads.value(
+            tasks.look, request.config, request.point, request.disks, request.speed, request.days
+        )
+    if seen.again is not None:
+        return Thawed(seen, await _look_again(request, seen, seen.again), None)
+    if request.restore is None:
+        return Thawed(seen, None, None)
+    return Thawed(seen, None, await restore_vm(request.restore))
+
+
+async def _look_again(request: ThawPoint, seen: Look, seconds: float) -> str:
+    """Schedule the next look, once however often this is called; when it will be."""
+    when = datetime.now(UTC) + timedelta(seconds=seconds)
+    logger = get_run_logger()
+    if deployment.id is None:
+        logger.warning(
+            "%d packs are not thawed; this run has no deployment, so run it again after %s", seen.waiting, when
+        )
+        return when.isoformat()
+    again = request.model_copy(update={"point": seen.point, "looks": request.looks + 1})
+    async with get_client() as client:
+        await client.create_flow_run_from_deployment(
+            UUID(deployment.id),
+            parameters={"request": again.model_dump(mode="json")},
+            state=Scheduled(scheduled_time=when),
+            idempotency_key=f"thaw-{seen.point}-{seen.requested}-{again.looks}",
+        )
+    logger.info("%d of %d packs are not thawed; the next look is at %s", seen.waiting, seen.packs, when)
+    return when.isoformat()

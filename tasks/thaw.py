@@ -1,0 +1,23 @@
+"""Thawing as a task: one look at it."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from tasks.control import controls, engine_of
+from tasks.retrying import RETRIED
+from vmcellar.config.prices import Speed
+from vmcellar.restore import thaw_wait
+from vmcellar.restore.thaw import ThawRecords
+
+
+@task(name="thaw", task_run_name="thaw {point}", **RETRIED)
+def look(config: str, point: str, disks: tuple[str, ...], speed: Speed, days: int) -> thaw_wait.Look:
+    """Ask for what is archived, and say when to look again. Costs money the first time."""
+    engine = engine_of(config)
+    repository = engine.repository
+    records = ThawRecords(engine.state, repository)
+    _, cancel = controls(config, point)
+    return thaw_wait.look(
+        repository, repository.point(point), disks, (speed, days), engine.config.price_tables(), records, cancel
+    )

@@ -1,0 +1,124 @@
+"""`thaw_point` against a real server and the stand-in for Glacier: each run looks once and schedules the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.flow_engine import run_flow
+from prefect.states import Pending
+
+from flows.parameters import ThawPoint
+from flows.thaw import Thawed, thaw_point
+from lab.glacier import Glacier
+from tests.cli.conftest import quick_cost
+from tests.flows.seen import Seen
+from tests.tiers.conftest import glacier_server, glacier_settings
+from tests.tiers.frozen import Frozen, make_frozen
+from vmcellar.config.tiers import TierSettings
+from vmcellar.engine import open_engine
+
+__all__ = ["glacier_server", "glacier_settings"]
+
+pytestmark = [pytest.mark.prefect]
+
+
+@pytest.fixture
+def frozen(
+    glacier_server: Glacier, glacier_settings: TierSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Frozen:
+    """Two points in GLACIER; the engine that the flow opens goes by the archive's clock."""
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    made = make_frozen(glacier_server, glacier_settings, tmp_path)
+    made.archive("GLACIER")
+    open_engine(made.config).repository.clock = lambda: glacier_server.now
+    return made
+
+
+class Deployed:
+    """A deployment of the flow that no worker serves: the test runs what is scheduled itself, at its own time."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.client = seen.client
+        flow_id = self.client.create_flow(thaw_point)
+        self.id: UUID = self.client.create_deployment(flow_id, "lab", enforce_parameter_schema=False)
+
+    def start(self, request: ThawPoint) -> FlowRun:
+        parameters = {"request": request.model_dump(mode="json")}
+        return self.client.create_flow_run_from_deployment(self.id, parameters=parameters)
+
+    def scheduled(self) -> list[FlowRun]:
+        return self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                deployment_id=FlowRunFilterDeploymentId(any_=[self.id]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            )
+        )
+
+    def run(self, flow_run: FlowRun) -> Thawed:
+        """As a worker does once it is time: a new process would see the same."""
+        self.client.set_flow_run_state(flow_run.id, Pending(), force=True)
+        pending = self.client.read_flow_run(flow_run.id)
+        work: Any = run_flow(thaw_point, flow_run=pending, parameters=pending.parameters)
+        result: Thawed = asyncio.run(work)
+        return result
+
+
+def test_a_thaw_is_waited_for_by_nobody_and_then_restored(seen: Seen, frozen: Frozen, tmp_path: Path) -> None:
+    deployed = Deployed(seen)
+    request = ThawPoint(
+        config=str(frozen.config), point=frozen.points[1][:20], days=2, directory=str(tmp_path / "out"), format="raw"
+    )
+    began = datetime.now(UTC)
+    first = deployed.run(deployed.start(request))
+    assert (first.restored, first.look.waiting) == (None, len(frozen.requests()))
+    assert first.look.waiting > 0
+    (later,) = deployed.scheduled()
+    assert later.expected_start_time is not None
+    assert timedelta(hours=5) <= later.expected_start_time - began < timedelta(hours=5.1)
+    frozen.server.advance(hours=4)
+    early = deployed.run(later)
+    assert (early.restored, early.look.waiting) == (None, first.look.waiting)
+    (last,) = deployed.scheduled()
+    frozen.server.advance(hours=1)
+    done = deployed.run(last)
+    assert done.restored is not None
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == frozen.disks[1]
+    assert deployed.scheduled() == []
+    assert {request["days"] for request in frozen.requests()} == {2}
+    assert len(frozen.requests()) == first.look.waiting
+
+
+def test_a_run_that_is_started_again_asks_for_nothing_twice(seen: Seen, frozen: Frozen) -> None:
+    deployed = Deployed(seen)
+    request = ThawPoint(config=str(frozen.config), point=frozen.points[0])
+    deployed.run(deployed.start(request))
+    asked = frozen.requests()
+    deployed.run(deployed.start(request))
+    assert frozen.requests() == asked
+    assert len(deployed.scheduled()) == 1
+    frozen.server.advance(days=9)
+    again = deployed.run(deployed.scheduled()[0])
+    assert again.look.waiting == len(asked)
+    assert len(frozen.requests()) == 2 * len(asked)
+
+
+def test_without_a_deployment_it_says_when_to_come_back(seen: Seen, frozen: Frozen) -> None:
+    assert seen
+    request = ThawPoint(config=str(frozen.config), point=frozen.points[0], speed="expedited")
+    first = asyncio.run(thaw_point(request))
+    assert first.next_look is not None
+    frozen.server.advance(hours=0.2)
+    second = asyncio.run(thaw_point(request))
+    assert (second.next_look, second.look.waiting, second.restored) == (None, 0, None)
