@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tests.repository.writing import back_up
 from tests.tiers.conftest import as_written
 from tests.tiers.frozen import MIB, SIZE, Frozen, make_frozen
 from vmcellar.config import load_config
-from vmcellar.config.prices import AWS_PRICES
+from vmcellar.config.prices import AWS_PRICES, Speed
 from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.costs import offers
 from vmcellar.repository.repository import Repository
@@ -30,6 +30,7 @@ from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import restore_point
 from vmcellar.restore.thaw import refuse_archived
 from vmcellar.tiers.base import ArchivedError
+from vmcellar.tiers.s3 import S3Tier
 
 __all__ = ["cli"]
 
@@ -235,3 +236,31 @@ def test_a_lost_pack_is_still_lost_to_a_best_effort(cli: Cli, frozen: Frozen, tm
     result = cli("restore", frozen.points[0], "--to", tmp_path / "out", "--best-effort", "--format", "raw", "--json")
     assert result.code == 1, result.err
     assert json.loads(result.out)["lost"]
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_request_that_died_in_the_middle_is_seen_and_gone_on_with(
+    cli: Cli, frozen: Frozen, monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    frozen.archive("GLACIER")
+    whole = S3Tier.thaw
+
+    def dies(tier: S3Tier, keys: Iterable[str], days: int, speed: Speed) -> None:
+        whole(tier, sorted(keys)[:asked], days, speed)
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Tier, "thaw", dies)
+        with pytest.raises(PowerCutError):
+            cli("thaw", frozen.points[0], "--yes")
+    assert len(frozen.requests()) == asked
+    (status,) = json.loads(cli("thaw", "--status", "--json").out)
+    assert (status["state"], status["thawing"]) == ("incomplete", asked)
+    assert cli("thaw", frozen.points[0], "--yes").code == 0
+    (status,) = json.loads(cli("thaw", "--status", "--json").out)
+    assert (status["state"], status["thawing"]) == ("thawing", status["packs"])
+    assert len(frozen.requests()) == status["packs"]
+
+
+class PowerCutError(BaseException):
+    """Nothing catches it."""
