@@ -25,6 +25,7 @@ from lab.paths import vm_folder
 from lab.prefect_server import PrefectServer
 from tasks import backup, restore
 from tests.flows.seen import Seen
+from tests.flows.served import Served, serving
 from tests.proof.cellar import MIB, Cellar, job_runs
 from tests.proof.conftest import SMALL_DISKS
 
@@ -65,6 +66,13 @@ def seen(server: PrefectServer) -> Iterator[Seen]:
 def environment(server: PrefectServer) -> dict[str, str]:
     """The environment of a process that uses the server, and can import the project from anywhere."""
     return {**os.environ, **server.environment}
+
+
+@pytest.fixture
+def served(seen: Seen, environment: dict[str, str], tmp_path: Path) -> Iterator[Served]:
+    """`deployments.serve`, started anew for each test."""
+    with serving(seen, environment, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

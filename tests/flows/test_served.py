@@ -4,90 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 import pytest
-from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from lab.guest import LabGuest
-from lab.waiting import wait_for
-from tests.flows.seen import Seen
+from tests.flows.served import SECONDS, Served
 from tests.proof.cellar import MIB, Cellar, job_runs
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.prefect]
-
-HOLD = Path(__file__).with_name("hold")
-SECONDS = 60
-FLOWS = ("backup-vm", "backup-job", "restore-vm", "thaw-point", "verify-repository", "rebalance-tiers", "recover-host")
-
-
-@dataclass
-class Served:
-    """A running `deployments.serve`; the exports of its flow runs stand still until `go` is there."""
-
-    process: subprocess.Popen[bytes]
-    folder: Path
-    seen: Seen
-
-    def trigger(self, flow: str, **request: Any) -> UUID:
-        """Start a run as the UI does."""
-        deployment = self.seen.client.read_deployment_by_name(f"{flow}/here")
-        made = self.seen.client.create_flow_run_from_deployment(deployment.id, parameters={"request": request})
-        return made.id
-
-    def wait_held(self) -> int:
-        """Wait until an export stands still; the id of the flow run's process."""
-        held = self.folder / "held"
-        text = wait_for(lambda: held.exists() and held.read_text(), "an export", seconds=SECONDS)
-        held.unlink()
-        return int(text)
-
-    def let_go(self) -> None:
-        """No export of a later run stands still."""
-        (self.folder / "go").touch()
-
-    def deployments(self) -> dict[str, Any]:
-        """Those that are registered, by flow."""
-        found = {}
-        for flow in FLOWS:
-            try:
-                found[flow] = self.seen.client.read_deployment_by_name(f"{flow}/here")
-            except ObjectNotFound:
-                return {}
-        return found
-
-
-@pytest.fixture
-def served(seen: Seen, environment: dict[str, str], tmp_path: Path) -> Iterator[Served]:
-    """Started anew for each test, from a folder that is not the checkout."""
-    more = {
-        "PYTHONPATH": str(HOLD),
-        "FLOW_TEST_HOLD": str(tmp_path),
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-    }
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.serve"],
-            cwd=tmp_path,
-            env={**environment, **more},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-        made = Served(process, tmp_path, seen)
-        try:
-            wait_for(made.deployments, "the deployments", seconds=SECONDS)
-            yield made
-        finally:
-            process.terminate()
-            process.wait(SECONDS)
 
 
 def request_for(cellar: Cellar, guest: LabGuest) -> dict[str, str]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from deployments.wanted import wanted
 from flows.backup import backup_vm
 from flows.parameters import BackupVm
+from lab.browser import Browser
 from lab.guest import LabGuest
 from lab.prefect_server import PrefectServer
 from lab.require import requires
 from lab.waiting import wait_for
-from tests.flows.browser import Browser
 from tests.flows.seen import Seen
+from tests.flows.served import Served
 from tests.proof.cellar import Cellar
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.prefect, pytest.mark.browser]
@@ -56,6 +58,48 @@ def test_the_graph_and_the_report_of_a_run(
     browser.wait_text(*names)
     browser.click("Artifacts")
     browser.wait_text(f"backup-{flow_guest.name}")
+
+
+def test_an_operator_starts_a_backup_from_the_form_sees_it_succeed_and_cancels_another(
+    server: PrefectServer, served: Served, browser: Browser, cellar: Cellar, flow_guest: LabGuest
+) -> None:
+    form = f"{address(server)}/deployments/deployment/{served.deployments()['backup-vm'].id}/run"
+
+    def start() -> UUID:
+        before = {run.id for run in served.runs("backup-vm")}
+        browser.open(form)
+        browser.wait_text("the VM's name in libvirt", "Submit")
+        browser.fill("Config (Optional)", str(cellar.file))
+        browser.fill("Vm", flow_guest.name)
+        wait_for(lambda: submitted(browser), "the form to be taken", pause=1)
+        (made,) = wait_for(lambda: [r for r in served.runs("backup-vm") if r.id not in before], "the run") or []
+        return UUID(str(made.id))
+
+    cancelled = start()
+    served.wait_held()
+    browser.open(f"{address(server)}/runs/flow-run/{cancelled}")
+    browser.wait_text("Running", "Suspend")
+    browser.click("Cancel")
+    browser.click("Confirm")
+    assert served.seen.ended(cancelled).name == "Cancelled"
+    cellar.assert_let_go(flow_guest)
+    assert cellar.points(flow_guest) == []
+
+    served.let_go()
+    done = start()
+    assert served.seen.ended(done).name == "Completed"
+    browser.open(f"{address(server)}/runs/flow-run/{done}")
+    browser.wait_text(f"backup {flow_guest.name} auto", "Completed")
+    (point,) = cellar.points(flow_guest)
+    cellar.assert_restores(point.id, cellar.reference(flow_guest))
+
+
+def submitted(browser: Browser) -> bool:
+    """Whether the form has been left; presses its button, which does nothing while what was typed is not taken in."""
+    if str(browser.value("location.pathname")).endswith("/run"):
+        browser.click("Submit")
+        return False
+    return True
 
 
 def address(server: PrefectServer) -> str:

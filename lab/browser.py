@@ -88,6 +88,16 @@ class Browser:
         wait_for(lambda: self.value(f"!!{found}"), f"{words!r} to press", seconds=SECONDS)
         self.value(f"{found}.click()")
 
+    def fill(self, label: str, text: str) -> None:
+        """Type `text` into the field below exactly this label, as Vue's listeners expect it."""
+        same = f"item => item.innerText.split('\\n')[0].trim() === {json.dumps(label)}"
+        found = f"[...document.querySelectorAll('.p-label')].filter({same}).at(-1)?.querySelector('textarea, input')"
+        wait_for(lambda: self.value(f"!!({found})"), f"a field {label!r}", seconds=SECONDS)
+        self.value(
+            f"(field => {{ Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), 'value').set.call(field, "
+            f"{json.dumps(text)}); field.dispatchEvent(new Event('input', {{bubbles: true}})); }})({found})"
+        )
+
     def picture(self, path: Path) -> None:
         """Save what is seen as PNG."""
         path.write_bytes(base64.b64decode(self._ask(self._page, "Page.captureScreenshot")["data"]))
