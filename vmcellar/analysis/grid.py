@@ -111,7 +111,7 @@ def step_for(cadence: float) -> int | None:
     return None
 
 
-def grids(series: list[Series], now: float, weeks: int = 26) -> list[Grid]:
+def grids(series: list[Series], now: float, weeks: int = 24) -> list[Grid]:
     """The series by their step, each with the last `weeks` weeks before `now` (seconds since the epoch)."""
     found = []
     for step in STEPS:

@@ -56,6 +56,8 @@ def quarantine(frame: pd.DataFrame, now: float | None = None) -> tuple[pd.DataFr
             why = expected["meta"]["reason"]
             reasons[missed] = reasons[missed].where(reasons[missed] == "", reasons[missed] + "; ") + why
     bad = reasons != ""
+    if not bad.any():
+        return history, history.iloc[:0].assign(reasons=pd.Series(dtype="object"))
     return history[~bad].reset_index(drop=True), history[bad].assign(reasons=reasons[bad]).reset_index(drop=True)
 
 
@@ -84,13 +86,13 @@ def derived(history: pd.DataFrame, now: float | None = None) -> pd.DataFrame:
     usual = step.groupby([history["vm"], history["disk"], history["ok"]], observed=True, sort=False).transform("median")
     right = (history["bytes_new"] / history["bytes_stored"]).where(history["bytes_stored"] != 0)
     error = (history["ratio"] / right - 1).abs().replace(np.inf, np.nan)
-    return history.assign(
-        complete=named | ~history["ok"],
-        age_seconds=(moment - history["started"]).dt.total_seconds(),
-        step_seconds=step,
-        gap_factor=(step / usual).replace(np.inf, np.nan),
-        ratio_error=error,
-    )
+    wider = history.copy(deep=False)
+    wider["complete"] = named | ~history["ok"]
+    wider["age_seconds"] = (moment - history["started"]).dt.total_seconds()
+    wider["step_seconds"] = step
+    wider["gap_factor"] = (step / usual).replace(np.inf, np.nan)
+    wider["ratio_error"] = error
+    return wider
 
 
 def _missed(frame: pd.DataFrame, expected: Mapping[str, Any]) -> pd.Series:

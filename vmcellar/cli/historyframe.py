@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ HistoryOption = Annotated[
 SampleOption = Annotated[
     int | None, typer.Option("--sample", metavar="SEED", help="A made-up history, to see what the command shows.")
 ]
+WEEKS = 25
+"""What forecasts look back on, and a week more: older history is not loaded."""
 SAMPLE_VMS = 18
 SAMPLE_DAYS = 120
 
@@ -67,11 +70,12 @@ def _read(ctx: typer.Context, source: Source) -> tuple[pd.DataFrame, float | Non
     if source.sample is not None:
         return _sample(source.sample), None
     if source.history is not None:
-        return read_history(source.history), None
+        return read_history(source.history, WEEKS), None
     from vmcellar.cli.commands.catalog import open_catalog
 
     _, catalog = open_catalog(ctx, source.config)
-    return history(catalog), time.time()
+    now = time.time()
+    return history(catalog, since=datetime.fromtimestamp(now - WEEKS * 7 * 86400, UTC)), now
 
 
 def _some(frame: pd.DataFrame, most: int = 5) -> str:
