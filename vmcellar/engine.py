@@ -28,7 +28,7 @@ from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.memory import BufferPool, keep_freed_memory
 from vmcellar.policy.bandwidth import Throttle, rate_at
 from vmcellar.policy.localzone import local_zone
-from vmcellar.repository.layout import CHUNK_MAX, HEADER_BYTES
+from vmcellar.repository.layout import CHUNK_MAX, HEADER_BYTES, REPOSITORY_DIGITS
 from vmcellar.repository.pack_format import parse_header
 from vmcellar.repository.packs import PackWriter
 from vmcellar.repository.repository import Repository
@@ -36,9 +36,6 @@ from vmcellar.sources.base import Source
 
 if TYPE_CHECKING:
     from vmcellar.catalog.catalog import Catalog
-
-REPOSITORY_DIGITS = 8
-"""Of a repository's id, in names of folders and checkpoints: many configurations may share a state directory."""
 
 WAITING_WORKERS = 2
 """Workers beyond one per core, as some always wait for the device: with them the cores stay busy."""

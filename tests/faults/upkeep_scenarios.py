@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from tests.faults.cellar import Cellar
 from tests.faults.scenario import nothing, scenario
 from vmcellar.config.jobs import KeepByAge
@@ -84,6 +87,15 @@ def _marked_garbage(cellar: Cellar) -> None:
     gone = cellar.back_up_and_note("gone", 7)
     cellar.forget(gone)
     (cellar.hot / "points" / gone).unlink()
+    _staged(cellar).mkdir()
+    for name in ("a.pack", "b.pack", ""):
+        (_staged(cellar) / name).touch()
+        os.utime(_staged(cellar) / name, (0, 0))
+
+
+def _staged(cellar: Cellar) -> Path:
+    """What a host that died long ago has left."""
+    return cellar.hot / "staging" / f"commit-{'0' * 32}"
 
 
 def _gc(cellar: Cellar) -> None:
@@ -96,6 +108,7 @@ def _collected(cellar: Cellar) -> None:
     """Nothing that no point needs is left after as many runs as it takes, and what died left no lease."""
     for _ in range(3):
         _gc(cellar)
+    assert not _staged(cellar).exists()
     repository = cellar.open()
     report = gc.collect(repository, grace=0.0, dry_run=True)
     assert (report.packs, report.marked, report.deleted) == (report.needed, (), ())

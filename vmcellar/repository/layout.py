@@ -22,6 +22,7 @@ MARKS: Final = "gc/"
 PINS: Final = "pins/"
 EVIDENCE: Final = "evidence/"
 QUARANTINE: Final = "quarantine/"
+REPOSITORY_DIGITS: Final = 8  # of a repository's id, in names of folders on a host and below staging/
 
 ID_BYTES: Final = 32  # section 3: keyed BLAKE3 of a chunk or node
 NAME_BYTES: Final = 16  # section 3: random name of a pack, an index part, a repository, an epoch

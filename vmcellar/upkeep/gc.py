@@ -25,10 +25,11 @@ from vmcellar.repository.leases import FoundLease
 from vmcellar.repository.marks import Mark
 from vmcellar.repository.repository import Repository
 from vmcellar.tiers.base import NotFoundError
-from vmcellar.upkeep import index_parts, rewrite
+from vmcellar.upkeep import index_parts, rewrite, staging
 from vmcellar.upkeep.fresh import with_fresh_index
 from vmcellar.upkeep.reach import Live, Reach
 from vmcellar.upkeep.rewrite import Rewritten
+from vmcellar.upkeep.staging import Left
 
 GRACE = 24 * 3600.0
 """Seconds between marking and deleting, unless the caller says otherwise."""
@@ -45,7 +46,8 @@ class GcReport:
     """What a run found and did, or would do if `dry_run`; sizes in bytes.
 
     `marked` are keys of packs that were newly marked, `deleted` of packs that are gone. `waiting` tells for each mark
-    that was left alone how many packs it names and why.
+    that was left alone how many packs it names and why. `staging` are folders below the staging folder that writers
+    left which died.
     """
 
     dry_run: bool
@@ -61,6 +63,8 @@ class GcReport:
     repacked_bytes: int
     repacked_live: int
     index_parts: int
+    staging: tuple[str, ...]
+    staging_bytes: int
     waiting: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -77,6 +81,7 @@ class _Found:
     indexed: set[bytes]
     lost: set[bytes]
     evidence: list[str]
+    left: list[Left]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -166,6 +171,7 @@ class _Run:
             with suppress(NotFoundError):
                 self._tier.delete(key)
         unfinished = self._tier.clear_unfinished(max(self._grace, UNFINISHED_LEAST))
+        found.notes.extend(staging.remove(self._tier.staging_dir(), found.left))
         found.notes.extend(f"half-written {name} of a writer that died is removed" for name in unfinished)
         return self._report(found, new, dead, waiting, self._repack(found), parts)
 
@@ -238,7 +244,9 @@ class _Run:
         orphans = [each.key for each in proofs if each.point not in there]
         if orphans:
             notes.append(f"evidence about points that are gone: {len(orphans)} records")
-        return _Found(found_marks, others, packs, len(points), reach, indexed, lost, orphans, notes)
+        return _Found(
+            found_marks, others, packs, len(points), reach, indexed, lost, orphans, self._left(others, notes), notes
+        )
 
     def _others(self) -> list[FoundLease]:
         now = self._repository.clock()
@@ -271,6 +279,13 @@ class _Run:
                 self._cancel.check()
                 found[_pack_id(kind, key)] = (kind, size)
         return found
+
+    def _left(self, others: list[FoundLease], notes: list[str]) -> list[Left]:
+        try:
+            return staging.left_by_the_dead(self._repository, others, self._grace)
+        except (OSError, PermanentError) as error:  # a read-only tier
+            notes.append(f"what writers that died left in staging was not looked for: {error}")
+            return []
 
     def _lost(self, packs: dict[bytes, tuple[int, int]], needed: set[bytes]) -> set[bytes]:
         """Packs that the index names and that are not there, also not since the listing. IntegrityError for one that
@@ -345,6 +360,8 @@ class _Run:
             repacked_bytes=sum(pack.size for pack in repacked.old),
             repacked_live=repacked.live,
             index_parts=parts,
+            staging=tuple(left.name for left in found.left),
+            staging_bytes=sum(left.bytes for left in found.left),
             waiting=tuple(waiting),
             notes=(*found.notes, *repacked.notes),
         )

@@ -96,6 +96,12 @@ def gc_text(report: GcReport) -> Group:
             f"{would}repacked: {len(report.repacked)} mostly dead packs, {size_text(report.repacked_bytes)}, of which "
             f"{size_text(report.repacked_live)} are needed and lie in new packs" + ("" if would else " now")
         )
+    if report.staging:
+        removed = "would be removed" if report.dry_run else "removed"
+        lines.append(
+            f"{removed} from staging, left by writers that died: {', '.join(report.staging)} "
+            f"({size_text(report.staging_bytes)})"
+        )
     lines += [f"waiting: {reason}" for reason in report.waiting]
     lines += [f"note: {text}" for text in report.notes]
     return Group(*(Text(line) for line in lines))
