@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from tests.cli.conftest import Cellar, Cli
+from vmcellar.cli.render.points import points_lines, points_table
 from vmcellar.config import load_config
 from vmcellar.repository import evidence
 from vmcellar.repository.repository import Repository
@@ -35,6 +40,25 @@ def test_list_for_people_names_every_point_on_its_own_line(cli: Cli, cellar: Cel
     lines = cli("list").out.splitlines()
     assert len(lines) == 4
     assert any(cellar.second.id in line and "web1" in line and "incremental" in line for line in lines)
+
+
+def test_many_points_are_listed_as_few_are(cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = cli("list").out
+    monkeypatch.setattr("vmcellar.cli.render.points.MANY", 2)
+    many = cli("list").out
+    assert [line.rstrip() for line in few.splitlines()] == many.splitlines()
+    assert cellar.second.id in many
+
+
+def test_many_points_of_any_name_stay_in_columns(cellar: Cellar) -> None:
+    """Names of any length and script, and what the table's library would take for its markup."""
+    points = [replace(cellar.first, vm=name) for name in ("a", "[red]b", "仮想マシン", "a-rather-long-name")]
+    console = Console(width=200, file=io.StringIO())
+    console.print(points_table(points))
+    assert isinstance(console.file, io.StringIO)
+    lines = list(points_lines(points))
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == lines
+    assert len({cell_len(line) for line in lines}) == 1
 
 
 def test_list_of_an_unknown_vm_is_empty_and_says_so(cli: Cli, cellar: Cellar) -> None:

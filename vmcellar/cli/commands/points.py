@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -28,7 +29,7 @@ def list_points(
 ) -> None:
     """List restore points, oldest first."""
     from vmcellar.cli.render.evidence import standing_json
-    from vmcellar.cli.render.points import point_json, points_table
+    from vmcellar.cli.render.points import MANY, point_json, points_lines, points_table
     from vmcellar.repository import evidence
 
     repository = open_repository(ctx, config)
@@ -37,6 +38,8 @@ def list_points(
     points = evidence.judged(sorted(points, key=lambda point: (point.time, point.id)), standings)
     if as_json:
         print_json([{**point_json(point), "evidence": standing_json(standings.get(point.id))} for point in points])
+    elif len(points) > MANY:
+        sys.stdout.writelines(f"{line}\n" for line in points_lines(points))
     elif points:
         console().print(points_table(points))
     else:
