@@ -16,7 +16,7 @@ from flows.restore import restore_vm
 from flows.schedules import reconcile_schedules
 from flows.thaw import thaw_point
 from flows.upkeep import upkeep_repository
-from flows.verify import verify_repository
+from flows.verify import drill_point, verify_repository, verify_restores
 from tasks.timetable import SERVED, job_deployment
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ FORMS: tuple[Flow[..., Any], ...] = (
     restore_vm,
     thaw_point,
     verify_repository,
+    verify_restores,
+    drill_point,
     rebalance_tiers,
     recover_host,
     upkeep_repository,

@@ -107,6 +107,32 @@ class RebalanceTiers(FlowParameters):
     dry_run: bool = Field(default=False, description="only say what would be moved")
 
 
+class DrillPoint(FlowParameters):
+    """Restore and boot one point, check it, throw it away."""
+
+    point: str = Field(min_length=1, description="a point's id, a unique beginning of one, or VM@latest")
+    keep: bool = Field(default=False, description="leave the VM running, to look at it")
+
+
+class VerifyRestores(FlowParameters):
+    """Prove the points with the highest risk."""
+
+    vms: tuple[str, ...] = Field(default=(), description="names of VMs; empty: all that have points")
+    minutes: float = Field(default=60, gt=0, description="no proof begins after this many minutes")
+    most: int = Field(default=1000, ge=1, description="points at most")
+    drills: bool = Field(default=True, description="boot the newest point of a VM when its last drill is old")
+    drill_days: float = Field(default=7, ge=0, description="how old the last drill may be, in days")
+    against_source: bool = Field(
+        default=False,
+        description="compare each newest point with its running VM as well; holds an instant of it, as a backup does",
+    )
+
+    @property
+    def what(self) -> str:
+        """For the run's name."""
+        return ", ".join(self.vms) or "all VMs"
+
+
 class Recover(FlowParameters):
     """Settle what dead runs left."""
 

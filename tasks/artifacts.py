@@ -65,7 +65,7 @@ async def report_artifact(point: PointSummary) -> None:
     made = acreate_markdown_artifact(
         key=artifact_key("backup", point.vm), markdown=text, description=f"{point.vm}: {point.id}"
     )
-    await _or_warn(made, None)
+    await or_warn(made, None)
 
 
 async def job_artifact(job: str, results: Mapping[str, Result]) -> None:
@@ -75,7 +75,7 @@ async def job_artifact(job: str, results: Mapping[str, Result]) -> None:
     new = sum(isinstance(result, PointSummary) for result in results.values())
     title = f"# {job or 'backup'}: {new} of {len(results)} VMs have a new verified point"
     text = "\n".join([title, "", *lines])
-    await _or_warn(acreate_markdown_artifact(key=artifact_key("job", job or "backup"), markdown=text), None)
+    await or_warn(acreate_markdown_artifact(key=artifact_key("job", job or "backup"), markdown=text), None)
 
 
 async def tiers_artifact(report: RebalanceReport, standing: Sequence[TierSummary]) -> None:
@@ -86,7 +86,7 @@ async def tiers_artifact(report: RebalanceReport, standing: Sequence[TierSummary
     failed = [{"pack": each.key, "from": "", "to": "", "why": each.why} for each in report.failed]
     title = "Packs that would be moved" if report.dry_run else "Packs that were moved, and those that were not"
     rows = [*failed, *stuck, *moved][:ROWS_MOST]
-    await _or_warn(acreate_table_artifact(table=rows, key="moves-between-tiers", description=title), None)
+    await or_warn(acreate_table_artifact(table=rows, key="moves-between-tiers", description=title), None)
     lying = [
         {
             "tier": tier.name,
@@ -99,7 +99,7 @@ async def tiers_artifact(report: RebalanceReport, standing: Sequence[TierSummary
         }
         for tier in standing
     ]
-    await _or_warn(acreate_table_artifact(table=lying, key="tiers", description="What lies on which tier"), None)
+    await or_warn(acreate_table_artifact(table=lying, key="tiers", description="What lies on which tier"), None)
 
 
 async def upkeep_artifact(plan: Sequence[Decision], report: GcReport) -> None:
@@ -113,13 +113,13 @@ async def upkeep_artifact(plan: Sequence[Decision], report: GcReport) -> None:
     for decision in sorted(plan, key=lambda decision: decision.keep):
         verdict = "keep" if decision.keep else "**drop**"
         lines.append(f"| `{decision.point.id}` | {decision.point.vm} | {verdict} | {decision.why} |")
-    await _or_warn(acreate_markdown_artifact(key="upkeep", markdown="\n".join(lines[:ROWS_MOST])), None)
+    await or_warn(acreate_markdown_artifact(key="upkeep", markdown="\n".join(lines[:ROWS_MOST])), None)
 
 
 async def schedules_artifact(changed: Sequence[str]) -> None:
     """Publish what was changed of the schedules."""
     text = "\n".join(["# Schedules", "", *(f"- {line}" for line in changed or ["as they should be"])])
-    await _or_warn(acreate_markdown_artifact(key="schedules", markdown=text), None)
+    await or_warn(acreate_markdown_artifact(key="schedules", markdown=text), None)
 
 
 def _job_row(vm: str, result: Result) -> str:
@@ -134,9 +134,9 @@ def _job_row(vm: str, result: Result) -> str:
 async def _watch(vm: str, activity: Activity, ended: asyncio.Event) -> None:
     shown: UUID | None = None
     while not await _within(UPDATE_SECONDS, ended):
-        shown = await _or_warn(_show(vm, activity, shown), shown)
+        shown = await or_warn(_show(vm, activity, shown), shown)
     if shown is not None:
-        await _or_warn(_show(vm, activity, shown), shown)
+        await or_warn(_show(vm, activity, shown), shown)
 
 
 async def _show(vm: str, activity: Activity, shown: UUID | None) -> UUID:
@@ -156,7 +156,7 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
     return True
 
 
-async def _or_warn(request: Awaitable[T], otherwise: T) -> T:
+async def or_warn(request: Awaitable[T], otherwise: T) -> T:
     """What people are shown must never turn a backup red, or stop one."""
     try:
         return await request

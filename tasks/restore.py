@@ -11,6 +11,7 @@ from prefect import task
 from tasks.control import controls, engine_of
 from tasks.retrying import RETRIED
 from vmcellar.backup import stages
+from vmcellar.backup.model import RecoverAction
 from vmcellar.repository import scrub
 from vmcellar.repository.scrub_sample import Sample
 from vmcellar.restore.bring_back import Done, Wanted, run_restore
@@ -49,8 +50,14 @@ def verify_all(config: str, deep: bool, share: float = 1.0) -> scrub.ScrubReport
 
 @task(name="recover", **RETRIED)
 def recover(config: str, vm: str, resume: bool) -> list[dict[str, Any]]:
-    """Settle what dead runs of this host left."""
-    return [asdict(action) for action in stages.recover(engine_of(config), vm or None, resume=resume)]
+    """Settle what dead runs and drills of this host left."""
+    from vmcellar.restore import drill_journal  # noqa: PLC0415  (needs libvirt)
+
+    engine = engine_of(config)
+    actions = stages.recover(engine, vm or None, resume=resume)
+    left = [] if vm else drill_journal.clear(engine.state)
+    actions += [RecoverAction("", name, "abandoned", drill_journal.CLEARED) for name in left]
+    return [asdict(action) for action in actions]
 
 
 def restore_wanted(

@@ -77,6 +77,7 @@ def test_prove_writes_evidence_and_says_what_failed(cli: Cli, cellar: Cellar, mo
     (record,) = json.loads(result.out)
     assert (result.code, record["verdict"], record["point"]) == (0, "passed", cellar.second.id)
     assert "last verification: passed" in cli("show", "web1@latest").out
+    assert "1 evidence" in cli("catalog", "show").err
     assert cellar.second.id not in cli("prove", "--due", "2").out, "the others were never proven"
     for pack in (cellar.folder / "repo" / "data").rglob("*"):
         if pack.is_file():

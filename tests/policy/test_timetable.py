@@ -69,7 +69,12 @@ def test_a_damaged_file_is_an_error_that_says_what_holds_without_it(tmp_path: Pa
 
 def test_maintenance_can_be_switched_off() -> None:
     every = maintenance_entries(Config())
-    assert all(len(entries) == 1 for entries in every.values())
+    assert {flow for flow, entries in every.items() if not entries} == {"verify-restores"}, (
+        "drills boot VMs: not unasked"
+    )
+    proving = Config.model_validate({"maintenance": {"prove": "0 1 * * *", "prove_minutes": 90}})
+    (entry,) = maintenance_entries(proving)["verify-restores"]
+    assert entry.request == {"minutes": 90}
     off = Config.model_validate({"maintenance": {"recover": False, "upkeep": "off", "verify": {"interval": "7d"}}})
     some = maintenance_entries(off)
     assert [len(some[flow]) for flow in ("recover-host", "upkeep-repository", "verify-repository")] == [0, 0, 1]

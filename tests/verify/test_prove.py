@@ -185,3 +185,13 @@ def test_changing_disks_never_alarm(world: World, tmp_path: Path, seed: int) -> 
         record = proven(world, point, tmp_path)
         assert record.verdict == "passed", record.failed
         data = changed_disk(dice, data, dice.randrange(1 << 20, 5 << 20, 512))
+
+
+def test_damage_that_a_point_has_no_need_of_is_no_alarm(world: World, disk: bytes, tmp_path: Path) -> None:
+    """A full after the damage stores anew what is damaged, and shares the rest of the damaged pack."""
+    first = world.add({"vda": disk}, {"domain.xml": XML})
+    damage(packs(world)[-1], flip_one)
+    assert proven(world, first, tmp_path).verdict == "failed"
+    world.last = None
+    second = world.add({"vda": disk}, {"domain.xml": XML})
+    assert proven(world, second, tmp_path).verdict == "passed"

@@ -104,6 +104,10 @@ class Maintenance(Section):
     verify: OptionalSchedule = Field(
         default=Schedule(cron="0 8 * * sun"), description="check all maps and a share of the stored bytes"
     )
+    prove: OptionalSchedule = Field(
+        default=None, description="restore and compare the points with the highest risk, and drill the newest"
+    )
+    prove_minutes: float = Field(default=60, gt=0, description="no proof begins after this many minutes")
     verify_sample: float = Field(default=0.05, gt=0, le=1, description="share of the stored bytes that verify reads")
 
 

@@ -102,6 +102,7 @@ def maintenance_entries(config: Config) -> dict[str, list[Entry]]:
     flows = {
         "recover-host": (what.recover, {}),
         "upkeep-repository": (what.upkeep, {}),
+        "verify-restores": (what.prove, {"minutes": what.prove_minutes}),
         "verify-repository": (what.verify, {"deep": True, "sample": what.verify_sample}),
     }
     return {

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vmcellar.catalog.catalog import Catalog
+from vmcellar.catalog.proofs import row_of
+from vmcellar.errors import VmcellarError
 from vmcellar.policy.governing import governing_job
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.quality import selection
@@ -16,6 +22,8 @@ if TYPE_CHECKING:
     from vmcellar.config.model import Config
     from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
+
+log = logging.getLogger(__name__)
 
 Recorded = tuple[Evidence, EvidenceName]
 
@@ -33,7 +41,7 @@ def prove(
     age = selection.age_of_newest(repository.points_of(point.vm), point, repository.clock())
     limit = float(job.rpo) if job and job.rpo and age is not None else None
     order = ProofOrder(config.scratch, age, limit, stale)
-    return record(repository, prove_point(repository, point, order, progress, cancel))
+    return record(repository, config, prove_point(repository, point, order, progress, cancel))
 
 
 def drill(
@@ -43,16 +51,22 @@ def drill(
     progress: ProgressSink,
     cancel: CancelToken,
     *,
+    commands: Sequence[str] = (),
     keep: bool = False,
 ) -> Recorded:
-    """Drill a point and write the evidence. See `drill_point`."""
+    """Drill a point, with further commands as checks, and write the evidence. See `drill_point`."""
     from vmcellar.restore.drill import drill_point, order_of  # noqa: PLC0415  (needs libvirt)
 
-    order = order_of(config, point, keep=keep)
-    return record(repository, drill_point(repository, point, order, progress, cancel))
+    order = order_of(config, point, commands, keep=keep)
+    return record(repository, config, drill_point(repository, point, order, progress, cancel))
 
 
-def record(repository: Repository, found: Evidence) -> Recorded:
-    """Judge evidence and write it."""
-    judged = judge(found)
-    return judged, evidence.write(repository, judged)
+def record(repository: Repository, config: Config, found: Evidence) -> Recorded:
+    """Judge evidence and write it; a catalog that cannot be written is warned about, and fails nothing."""
+    judged = replace(judge(found), repository=repository.id.hex())
+    name = evidence.write(repository, judged)
+    try:
+        Catalog.of(config.state, repository.id).add([row_of(judged, name)])
+    except VmcellarError as error:
+        log.warning("%s: evidence about %s is not in the catalog: %s", judged.vm, judged.point, error.message)
+    return judged, name

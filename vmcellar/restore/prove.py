@@ -106,7 +106,7 @@ class _Proof:
             report = scrub.verify_point(
                 self._repository, self._point, deep=True, progress=self._progress, cancel=self._cancel
             )
-        found = [each for each in report.findings if each.ranges or each.kind != "index"]
+        found = [each for each in report.findings if each.ranges]  # others are damage that this point has no need of
         words = "; ".join(f"{each.kind} {each.name}: {each.problem}" for each in found[:_FINDINGS_SHOWN])
         self._add("chunks", "all decode to their ids", words or f"{report.objects} objects do", ok=not found)
         return len(found)

@@ -57,15 +57,14 @@ def drill(
         _clear(settings, as_json)
         return
     from vmcellar.cli.render.evidence import evidence_json, proof_text
-    from vmcellar.repository import evidence
-    from vmcellar.restore import drill as engine
+    from vmcellar.quality import proving
 
     repository = open_repository(ctx, config, identity)
     found = repository.point(point)
     with cancel_on_signals() as cancel, progress_bars() as progress:
-        order = engine.order_of(settings, found, tuple(check or ()), keep=keep)
-        record = engine.drill_point(repository, found, order, progress, cancel)
-    name = evidence.write(repository, record)
+        record, name = proving.drill(
+            repository, settings, found, progress, cancel, commands=tuple(check or ()), keep=keep
+        )
     if as_json:
         print_json({**evidence_json(record), "key": name.key})
     else:
