@@ -8,6 +8,7 @@ from tasks.control import controls, engine_of
 from tasks.retrying import RETRIED
 from vmcellar.config.units import parse_duration
 from vmcellar.policy.localzone import local_zone
+from vmcellar.repository import evidence
 from vmcellar.upkeep import gc, pins
 from vmcellar.upkeep import prune as pruning
 from vmcellar.upkeep.gc import GcReport
@@ -24,7 +25,7 @@ def prune(config: str, dry_run: bool) -> list[Decision]:
     progress, cancel = controls(config, ACTIVITY)
     repository = engine.repository
     plan = pruning.plan(
-        repository.points(),
+        evidence.judged(repository.points(), evidence.standings(repository.tier)),
         pruning.rules_of_jobs(engine.config.backups),
         pins=pins.pinned(repository),
         now=repository.clock(),

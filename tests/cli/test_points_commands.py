@@ -213,3 +213,15 @@ def test_list_and_show_tell_what_evidence_says(cli: Cli, cellar: Cellar) -> None
     assert listed[cellar.first.id]["evidence"][0]["verdict"] == "failed"
     assert listed[cellar.second.id]["verified"] is True
     assert listed[cellar.second.id]["evidence"] == []
+
+
+def test_prune_keeps_the_newest_point_that_no_evidence_speaks_against(cli: Cli, cellar: Cellar) -> None:
+    arguments = ("prune", "web1", "--keep-last", "1", "--dry-run", "--json")
+    before = cli(*arguments).out
+    repository = Repository.open(load_config(Path("vmcellar.yaml")))
+    check = evidence.Check("alive", "a sign of life", "nothing", ok=False)
+    evidence.write(repository, evidence.Evidence(cellar.second.id, "web1", "drill", "failed", 1.8e9, "h", (check,)))
+    repository.close()
+    kept = {row["id"]: row["keep"] for row in json.loads(cli(*arguments).out)}
+    assert kept == {cellar.first.id: True, cellar.second.id: True}
+    assert {row["id"]: row["keep"] for row in json.loads(before)}[cellar.first.id] is False
