@@ -67,11 +67,13 @@ class TieredWorld(World):
                 found[key] = (*found.get(key, ()), name)
         return found
 
-    def daily(self, host: Repository, days: int, parent: RestorePoint | None = None) -> list[RestorePoint]:
-        """A point a day, each of which replaces one piece; the seventh piece of the disk is of the first for ever."""
+    def daily(
+        self, host: Repository, days: int, parent: RestorePoint | None = None, *, places: int = 6
+    ) -> list[RestorePoint]:
+        """A point a day, each of which replaces one piece of the first five; a sixth is of the first point for ever."""
         points = []
         for day in range(days):
-            content = {place: 100 + place for place in range(6)} if parent is None else {day % 5: 1000 + day}
+            content = {place: 100 + place for place in range(places)} if parent is None else {day % 5: 1000 + day}
             parent = self.back_up(host, content, parent)
             points.append(parent)
             self.now += DAY

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from vmcellar.crypto.names import EPOCHS, KEYS
 from vmcellar.errors import PermanentError
-from vmcellar.repository.layout import CONFIG_KEY, EVIDENCE, INDEX, META, PINS, POINTS
+from vmcellar.repository.layout import CONFIG_KEY, EVIDENCE, INDEX, MARKS, META, PINS, POINTS
 from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.tiers.base import Tier
     from vmcellar.upkeep.carry import Carrier
 
-IN_ORDER = (KEYS, EPOCHS, META, INDEX, PINS, EVIDENCE, POINTS)
-"""What is mirrored besides the config object, in the order in which it is copied. Leases and marks are of hot alone."""
+IN_ORDER = (KEYS, EPOCHS, META, MARKS, INDEX, PINS, EVIDENCE, POINTS)
+"""What is mirrored besides the config object, in the order in which it is copied: a mark before the index
+parts that name what takes the place of its packs. Leases are of hot alone."""
 
 
 @dataclass(frozen=True, slots=True)

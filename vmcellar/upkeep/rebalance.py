@@ -3,7 +3,8 @@
 A pack is moved by copying it, reading the copy back, and only then deleting it where it was. Where packs lie is what
 the tiers list, so a run that died is gone on with by the next one, and a copy that is whole already is not made again.
 Before a copy goes, every copy that stays was read in this run and has the same bytes. Runs alone among works that
-delete (a lease of its own kind); backups, prunes and restores may run beside it.
+delete (a lease of its own kind); backups, prunes and restores may run beside it. Before anything is moved, packs of
+which most has cooled are taken apart (vmcellar/upkeep/separate.py).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from vmcellar.policy.placement import Held, Move, Site, decide
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import leases
 from vmcellar.tiers.base import ArchivedError, NotFoundError
+from vmcellar.upkeep import separate
 from vmcellar.upkeep.carry import Carrier, Pace
+from vmcellar.upkeep.fresh import with_fresh_index
 from vmcellar.upkeep.mirror import Mirror, Mirrored
-from vmcellar.upkeep.survey import Needed, Survey, cellar_of, for_ever, survey
+from vmcellar.upkeep.survey import Mixed, Needed, Survey, cellar_of, for_ever, survey
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
@@ -53,7 +56,9 @@ class RebalanceReport:
     """What was done, or would be if `dry_run`; sizes in bytes.
 
     `moves` were done; `held` packs cannot be moved as they are; `failed` ones were not, with the reason. `lost` are
-    keys of packs that points need and no tier has. `bytes` is the size of all copies that were made.
+    keys of packs that points need and no tier has. `bytes` is the size of all copies that were made. `separated` are
+    keys of packs of which what cooled lies in packs of its own now (see separate.py); what a dry run says of moves is
+    without these.
     """
 
     dry_run: bool
@@ -65,6 +70,9 @@ class RebalanceReport:
     failed: tuple[Failed, ...]
     lost: tuple[str, ...]
     mirrors: tuple[Mirrored, ...]
+    separated: tuple[str, ...] = ()
+    separated_bytes: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -97,13 +105,21 @@ def rebalance(
             lease = stack.enter_context(work)
             others = leases.remove_stale(repository.tier, repository.keyring, repository.clock())
             leases.refuse_second(other for other in others if other.id != lease.id)
-        found = survey(repository, needed=rules.needed, strict=True, progress=progress, cancel=cancel)
+        own = stack.enter_context(with_fresh_index(repository))
+        now = repository.clock()
+        since = now - rules.sites[0].until
+        found = survey(own, needed=rules.needed, young_since=since, strict=True, progress=progress, cancel=cancel)
         stop = CancelToken(cancel)
         carrier = Carrier(f"moves-{repository.id.hex()[:ID_DIGITS]}", Pace(rate), progress, stop)
-        run = _Run(cellar, carrier, lease, stop)
+        run = _Run(own, cellar, carrier, lease, stop)
+        separated, notes = run.separate(found.mixed, progress)
+        if separated and not dry_run:
+            found = survey(own, needed=rules.needed, strict=True, progress=progress, cancel=cancel)
         mirrors = run.mirrors()
-        moves, held = _decided(found, rules, repository.clock())
+        moves, held = _decided(found, rules, now)
         done, failed = (moves, []) if dry_run else run.moves(moves, at_once)
+    if separated and not dry_run:
+        repository.index.refresh()
     return RebalanceReport(
         dry_run=dry_run,
         points=found.points,
@@ -114,6 +130,9 @@ def rebalance(
         failed=tuple(failed),
         lost=found.lost,
         mirrors=mirrors,
+        separated=tuple(each.live.pack.key for each in separated),
+        separated_bytes=sum(each.live.bytes for each in separated),
+        notes=notes,
     )
 
 
@@ -129,8 +148,14 @@ class _Run:
     """The changes of one run. Without a lease it only looks."""
 
     def __init__(
-        self, cellar: CellarTier, carrier: Carrier, lease: leases.HeldLease | None, cancel: CancelToken
+        self,
+        repository: Repository,
+        cellar: CellarTier,
+        carrier: Carrier,
+        lease: leases.HeldLease | None,
+        cancel: CancelToken,
     ) -> None:
+        self._repository = repository
         self._cellar = cellar
         self._carrier = carrier
         self._lease = lease
@@ -147,6 +172,15 @@ class _Run:
         mirror = Mirror(self._cellar.hot, self._carrier, self._check)
         others = [self._cellar.tier_named(name) for name in self._cellar.names[1:]]
         return tuple(mirror.update(tier, dry_run=self._lease is None) for tier in others)
+
+    def separate(self, mixed: Sequence[Mixed], progress: ProgressSink) -> tuple[list[Mixed], tuple[str, ...]]:
+        """Rewrite packs that mostly cooled; which, and what there is to say."""
+        wanted, notes = separate.worth(self._repository, mixed)
+        if self._lease is None or not wanted:
+            return wanted, notes
+        done = separate.separate(self._repository, wanted, self._check, progress)
+        old = {pack.id for pack in done.old}
+        return [each for each in wanted if each.live.pack.id in old], (*notes, *done.notes)
 
     def moves(self, moves: Iterable[Move], at_once: int) -> tuple[list[Move], list[Failed]]:
         """Do them, several at a time; an error that is not about one pack alone ends it when all have stopped."""

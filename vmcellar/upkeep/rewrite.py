@@ -26,6 +26,7 @@ from vmcellar.repository.layout import KIND_DATA, KIND_META, PACK_BYTES
 from vmcellar.repository.packs import Group, Location, PackReader, PackRef, PackWriter, groups, verify_pack
 from vmcellar.repository.repository import by_pack
 from vmcellar.tiers.base import ArchivedError
+from vmcellar.tiers.cellar import CellarTier
 from vmcellar.upkeep.reach import Live
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class Rewritten:
 Order = Callable[[Mapping[bytes, Location]], Sequence[bytes]]
 """Puts the ids of a round's objects into the order in which they shall lie."""
 
+Parts = Callable[[Mapping[bytes, Location]], Sequence[Sequence[bytes]]]
+"""The same, in parts."""
+
 
 def as_they_lie(found: Mapping[bytes, Location]) -> Sequence[bytes]:
     """Pack by pack, in the order in which the objects lie there."""
@@ -66,19 +70,27 @@ def as_they_lie(found: Mapping[bytes, Location]) -> Sequence[bytes]:
 
 
 def openable(repository: Repository, packs: Iterable[Live]) -> tuple[list[Live], tuple[str, ...]]:
-    """Those packs whose objects can be opened with the keys at hand, and a note about the others, if any."""
-    usable, locked = [], 0
+    """Those packs whose objects can be opened with the keys at hand, and that lie on hot: to read others costs money or
+    a thaw. Notes tell of the others, if any.
+    """
+    usable, locked, elsewhere = [], 0, 0
+    tier = repository.tier
     known: dict[bytes, bool] = {}
     for live in packs:
         pack = live.pack
         if pack.kind == KIND_DATA and pack.epoch not in known:
             known[pack.epoch] = _opens(repository, pack)
-        if pack.kind == KIND_META or known[pack.epoch]:
+        if isinstance(tier, CellarTier) and not tier.hot.exists(pack.key):
+            elsewhere += 1
+        elif pack.kind == KIND_META or known[pack.epoch]:
             usable.append(live)
         else:
             locked += 1
-    note = f"{locked} packs stay as they are: they are sealed to recipients, and this host cannot open them"
-    return usable, (note,) if locked else ()
+    notes = {
+        f"{locked} packs stay as they are: they are sealed to recipients, and this host cannot open them": locked,
+        f"{elsewhere} packs stay as they are until no point needs them: they are not on the hot tier": elsewhere,
+    }
+    return usable, tuple(note for note, count in notes.items() if count)
 
 
 def _opens(repository: Repository, pack: PackRef) -> bool:
@@ -133,11 +145,15 @@ class Rewriter:
         Raises what else the tier raises and what `check` raises; nothing is marked then. Reports packs as stage
         "rewrite".
         """
+        return self.split(packs, lambda objects: [order(objects)])
+
+    def split(self, packs: Sequence[Live], parts: Parts) -> Rewritten:
+        """As `round`, with no two of `parts` in one new pack."""
         notes: list[str] = []
         left = list(packs)
         while left:
             try:
-                done = self._round(left, order)
+                done = self._round(left, parts)
             except _UnreadableError as error:
                 notes.append(f"pack {error.pack.key} stays as it is: {error.problem}")
                 left = [live for live in left if live.pack.id != error.pack.id]
@@ -145,12 +161,13 @@ class Rewriter:
             return done + Rewritten(notes=tuple(notes))
         return Rewritten(notes=tuple(notes))
 
-    def _round(self, packs: Sequence[Live], order: Order) -> Rewritten:
+    def _round(self, packs: Sequence[Live], parts: Parts) -> Rewritten:
         objects: dict[bytes, Location] = {}
         for live in packs:
             with _blaming(live.pack):
                 objects = live_objects(self._repository, [live]) | objects
-        entries = self._write(packs[0].pack.kind, objects, order(objects))
+        kind = packs[0].pack.kind
+        entries = [entry for order in parts(objects) if order for entry in self._write(kind, objects, order)]
         self._repository.index.add(entries)
         self._check()
         old = tuple(live.pack for live in packs)
@@ -265,8 +282,12 @@ def _problems(
         for location in found:
             try:
                 reader.read(location)
-            except (IntegrityError, EpochLockedError, ArchivedError) as error:
+            except (IntegrityError, EpochLockedError) as error:
                 yield location, error
+            except ArchivedError as error:
+                moved = isinstance(repository.tier, CellarTier)  # by a rebalance, which compared every byte
+                if not moved or repository.tier.size(pack.key) != pack.size:
+                    yield location, error
 
 
 def small(live: Live) -> bool:

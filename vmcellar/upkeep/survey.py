@@ -18,7 +18,7 @@ from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository.layout import DATA, KIND_DATA
 from vmcellar.tiers.cellar import CellarTier
 from vmcellar.upkeep.pins import pinned
-from vmcellar.upkeep.reach import Reach
+from vmcellar.upkeep.reach import Live, Reach
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
@@ -30,8 +30,22 @@ Needed = Callable[["RestorePoint"], float]
 
 
 @dataclass(frozen=True, slots=True)
+class Mixed:
+    """A pack that young points need: `live` is what any point needs of it; `young`, by ordinal, what young ones do."""
+
+    live: Live
+    young: bytes
+    young_bytes: int
+
+    def is_young(self, ordinal: int) -> bool:
+        """Whether a young point needs this object."""
+        return ordinal < len(self.young) and bool(self.young[ordinal])
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found. `packs` by key; `lost` are keys that points need and no tier has.
+    """What was found. `packs` by key; `lost` are keys that points need and no tier has; `mixed` are those packs that
+    points younger than was asked for need.
 
     `away` names each tier that could not be listed, with the reason: what lies there alone is neither in `packs` nor in
     `lost` then.
@@ -41,6 +55,7 @@ class Survey:
     lost: tuple[str, ...]
     points: int
     away: Mapping[str, str]
+    mixed: tuple[Mixed, ...] = ()
 
 
 def for_ever(_: RestorePoint) -> float:
@@ -71,11 +86,13 @@ def survey(
     repository: Repository,
     *,
     needed: Needed = for_ever,
+    young_since: float = inf,
     strict: bool = False,
     progress: ProgressSink = no_progress,
     cancel: CancelToken | None = None,
 ) -> Survey:
-    """Look at everything. With `strict`, a tier that cannot be listed is an error.
+    """Look at everything. With `strict`, a tier that cannot be listed is an error. Points are young if made since
+    `young_since`.
 
     IntegrityError when a map that points need is missing or damaged. Points that cannot be read are left out with a
     warning: what only they need is not moved.
@@ -84,10 +101,11 @@ def survey(
     lying, away = _listed(repository, strict=strict, cancel=cancel)
     repository.index.refresh()
     points = repository.readable_points()
-    seen = _walked(repository, points, needed, progress, cancel)
+    walk = _Walk(repository, needed, young_since, progress, cancel)
+    seen = walk.run(points)
     packs = (Pack(key, size, tuple(tiers), *seen.get(key, (None, inf))) for key, (size, tiers) in sorted(lying.items()))
     lost = () if away else tuple(sorted(seen.keys() - lying.keys()))
-    return Survey(tuple(packs), lost, len(points), away)
+    return Survey(tuple(packs), lost, len(points), away, walk.mixed())
 
 
 def _listed(
@@ -110,24 +128,41 @@ def _listed(
     return found, away
 
 
-def _walked(
-    repository: Repository,
-    points: list[RestorePoint],
-    needed: Needed,
-    progress: ProgressSink,
-    cancel: CancelToken,
-) -> dict[str, tuple[float | None, float]]:
-    """For each data pack that points need: the time of the youngest that is not pinned, and until when it is kept."""
-    marked = frozenset[bytes]().union(*repository.index.marks().values())
-    reach = Reach(repository, marked, progress, cancel)
-    pins = pinned(repository)
-    seen: dict[str, tuple[float | None, float]] = {}
-    for point in sorted(points, key=lambda point: (point.id not in pins, point.time), reverse=True):
-        facts = (None, inf) if point.id in pins else (point.time, needed(point))
-        for pack in reach.add(point):
-            if pack.kind == KIND_DATA:
-                seen[pack.key] = facts
-    return seen
+class _Walk:
+    """One walk over all points, from the newest to the oldest, pinned ones last."""
+
+    def __init__(
+        self, repository: Repository, needed: Needed, young_since: float, progress: ProgressSink, cancel: CancelToken
+    ) -> None:
+        self._marked = frozenset[bytes]().union(*repository.index.marks().values())
+        self._reach = Reach(repository, self._marked, progress, cancel)
+        self._pins = pinned(repository)
+        self._needed = needed
+        self._young_since = young_since
+        self._young: dict[bytes, tuple[bytes, int]] | None = None
+
+    def run(self, points: list[RestorePoint]) -> dict[str, tuple[float | None, float]]:
+        """For each data pack that points need: when the youngest not pinned was made, and until when it is kept."""
+        seen: dict[str, tuple[float | None, float]] = {}
+        pinned_last = sorted(points, key=lambda point: (point.id not in self._pins, point.time), reverse=True)
+        for point in pinned_last:
+            is_pinned = point.id in self._pins
+            if self._young is None and (is_pinned or point.time < self._young_since):
+                self._young = {pack: (bytes(live.ordinals), live.bytes) for pack, live in self._reach.live.items()}
+            facts = (None, inf) if is_pinned else (point.time, self._needed(point))
+            for pack in self._reach.add(point):
+                if pack.kind == KIND_DATA:
+                    seen[pack.key] = facts
+        return seen
+
+    def mixed(self) -> tuple[Mixed, ...]:
+        """The data packs that young points need and no mark names."""
+        live = self._reach.live
+        return tuple(
+            Mixed(live[pack], ordinals, size)
+            for pack, (ordinals, size) in sorted((self._young or {}).items())
+            if live[pack].pack.kind == KIND_DATA and pack not in self._marked
+        )
 
 
 def by_tier(packs: tuple[Pack, ...]) -> Iterator[tuple[str, list[Pack]]]:

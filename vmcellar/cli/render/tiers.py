@@ -85,6 +85,12 @@ def moves_text(report: RebalanceReport) -> Group:
         lines.append(f"all {report.packs} packs lie where they should" if report.ok and not report.held else "no moves")
     for reason, count in Counter(held.why for held in report.held).items():
         lines.append(f"held: {count} packs: {reason}")
+    if report.separated:
+        lines.append(
+            f"{would}separated: {len(report.separated)} packs that mostly cooled, {size_text(report.separated_bytes)}; "
+            "`vmcellar gc` deletes the old packs after its grace time"
+        )
+    lines += [f"note: {text}" for text in report.notes]
     texts = [Text(line) for line in lines]
     texts += [Text(f"NOT MOVED: {failed.key}: {failed.why}", style="bold red") for failed in report.failed]
     return Group(*texts, *_lost(report.lost))
