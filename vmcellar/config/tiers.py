@@ -108,6 +108,12 @@ class TierSettings(Section):
             return table
         return table.model_copy(update={name: getattr(self.prices, name) for name in self.prices.model_fields_set})
 
+    @property
+    def thaws(self) -> bool:
+        """Whether packs that lie there must be thawed before they can be read."""
+        of_class = AWS_PRICES.get(self.storage_class, Prices())
+        return bool(self.price_table.retrieval or of_class.retrieval)
+
     def within(self, folder: Path) -> TierSettings:
         """The same with every relative path taken from `folder`."""
         changed: dict[str, object] = {}

@@ -13,6 +13,7 @@ from math import inf
 
 from vmcellar.config.placement import REST, Placement
 from vmcellar.config.prices import Prices
+from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.costs import DAY, MONTH, early_cost, month_cost
 
 HORIZON = 365 * DAY
@@ -21,16 +22,14 @@ HORIZON = 365 * DAY
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A tier as the rules see it: packs lie there until the age `until` (seconds); what it costs."""
+    """A tier as the rules see it: packs lie there until the age `until` (seconds); what it costs; whether what lies
+    there must be thawed before it can be read.
+    """
 
     name: str
     until: float
     prices: Prices
-
-    @property
-    def thaws(self) -> bool:
-        """Whether what lies there must be thawed before it can be read."""
-        return bool(self.prices.retrieval)
+    thaws: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,10 @@ class Held:
     why: str
 
 
-def sites_of(placement: Placement, prices: Mapping[str, Prices]) -> tuple[Site, ...]:
-    """The tiers of a configuration in order, hot first; `prices` of each. No age belongs to one that no rule names."""
+def sites_of(placement: Placement, tiers: Mapping[str, TierSettings]) -> tuple[Site, ...]:
+    """The tiers of a configuration in order, hot first. No age belongs to one that no rule names."""
     limits = {name: inf if until == REST else float(until) for name, until in placement.limits()}
-    return tuple(Site(name, limits.get(name, 0.0), prices[name]) for name in prices)
+    return tuple(Site(name, limits.get(name, 0.0), tier.price_table, tier.thaws) for name, tier in tiers.items())
 
 
 def decide(pack: Pack, sites: Sequence[Site], copies: int, now: float) -> Move | Held | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import CancelledError, IntegrityError
@@ -116,7 +116,7 @@ def rebalance(
         if separated and not dry_run:
             found = survey(own, needed=rules.needed, strict=True, progress=progress, cancel=cancel)
         mirrors = run.mirrors()
-        moves, held = _decided(found, rules, now)
+        moves, held = _decided(found, rules, now, cellar)
         done, failed = (moves, []) if dry_run else run.moves(moves, at_once)
     if separated and not dry_run:
         repository.index.refresh()
@@ -136,12 +136,18 @@ def rebalance(
     )
 
 
-def _decided(found: Survey, rules: Rules, now: float) -> tuple[list[Move], list[Held]]:
-    """Missing copies first, then what frees the nearest tiers."""
-    verdicts = [decide(pack, rules.sites, rules.copies, now) for pack in found.packs]
-    moves = [verdict for verdict in verdicts if isinstance(verdict, Move)]
+def _decided(found: Survey, rules: Rules, now: float, cellar: CellarTier) -> tuple[list[Move], list[Held]]:
+    """Missing copies first, then what frees the nearest tiers. What is thawed just now is moved like all else."""
+    verdicts = {pack: decide(pack, rules.sites, rules.copies, now) for pack in found.packs}
+    frozen = {pack for pack, verdict in verdicts.items() if isinstance(verdict, Held)}
+    if frozen:
+        readable = tuple(replace(site, thaws=False) for site in rules.sites)
+        states = cellar.thaw_state(pack.key for pack in frozen)
+        thawed = [pack for pack in frozen if states[pack.key].reads]
+        verdicts.update({pack: decide(pack, readable, rules.copies, now) for pack in thawed})
+    moves = [verdict for verdict in verdicts.values() if isinstance(verdict, Move)]
     moves.sort(key=lambda move: (bool(move.drop), not move.copy, move.key))
-    return moves, [verdict for verdict in verdicts if isinstance(verdict, Held)]
+    return moves, [verdict for verdict in verdicts.values() if isinstance(verdict, Held)]
 
 
 class _Run:

@@ -31,4 +31,5 @@ def rules_of(config: Config) -> Rules:
         retention = choose(point).rules
         return point.time + retention if isinstance(retention, int) else inf
 
-    return Rules(sites_of(config.placement, config.price_tables()), config.placement.copies, needed)
+    tiers = {"hot": config.hot_tier(), **config.other_tiers()}
+    return Rules(sites_of(config.placement, tiers), config.placement.copies, needed)
