@@ -157,6 +157,9 @@ def test_cold_is_an_archive(
     assert refused.code == 1
     assert "vmcellar thaw" in refused.err
     assert not (tmp_path / "no").exists()
+    verified = tiered.cli("verify", "--all", "--deep")
+    assert verified.code == 0
+    assert f"{every} packs lie in an archive class and were not read" in verified.out
     tiered.after(1)  # as if young points needed them
     held = json.loads(tiered.cli("tiers", "move", "--json").out)
     assert (len(held["held"]), held["moves"]) == (every, [])

@@ -183,6 +183,10 @@ def test_a_damaged_copy_gives_way_to_the_whole_one_and_is_not_what_stays(world: 
         path.write_bytes(data if key < "data/8" else data[: len(data) // 2])
     assert len(world.check()) == 12
     assert verify_all(world.host("verifier")).ok
+    found = verify_all(world.host("deep verifier"), deep=True).findings
+    assert {finding.kind for finding in found} == {"copy"}
+    several = {key: tiers for key, tiers in world.lying().items() if len(tiers) > 1}
+    assert {finding.name for finding in found} == {f"{key} on {tiers[0]}" for key, tiers in several.items()}
     world.now += 60 * DAY
     before = world.lying()
     report = world.rebalance()

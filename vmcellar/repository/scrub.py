@@ -19,10 +19,11 @@ from vmcellar.errors import CancelledError, IntegrityError, VmcellarError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import envelope, evidence, index_parts, layout
-from vmcellar.repository.packs import Location, PackReader, PackRef, groups
+from vmcellar.repository.packs import Location, PackRef, groups
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.points import decode as decode_point
 from vmcellar.repository.salvage import read_each
+from vmcellar.repository.scrub_copies import contents, damaged_copies, places
 from vmcellar.repository.scrub_walk import Cause, DamagedRange, Walk, kind_of
 from vmcellar.tiers.base import ArchivedError, NotFoundError
 
@@ -37,7 +38,8 @@ Choice = Callable[[list[PackRef]], list[PackRef]]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One damaged or missing object: `kind` is point, index, pin, evidence, pack, node or chunk, `name` its key or id.
+    """One damaged or missing object: `kind` is point, index, pin, evidence, pack, copy, node, chunk; `name` its key or
+    id, for one copy of a pack with the tier it lies on.
 
     `ranges` are all bytes of all points that cannot be restored because of it: none for an index part, which
     `vmcellar rebuild-index` makes anew, and none for a pack whose objects are whole but its table of contents is not.
@@ -70,13 +72,14 @@ class ScrubReport:
 
 @dataclass(slots=True)
 class _PackResult:
-    """What a deep check of one pack came to. `problem` is about the pack itself, `damaged` about objects of it; one
-    that is `asleep` in an archive class was not read.
+    """What a deep check of one pack came to. `problem` is about the pack itself, `damaged` about objects of it,
+    `copies` about single copies where there are several; one that is `asleep` in an archive class was not read.
     """
 
     pack: PackRef
     problem: str = ""
     damaged: list[tuple[Location, str]] = field(default_factory=list)
+    copies: list[tuple[str, str]] = field(default_factory=list)
     objects: int = 0
     bytes: int = 0
     asleep: bool = False
@@ -144,6 +147,8 @@ def _verify(
             _salvage(repository, points, results, cancel)
             walk = _walk_again(repository, points, results, cancel)
     findings = [Finding(c.kind, c.name, c.problem, tuple(c.ranges)) for c in [*causes, *walk.causes.values()]]
+    for result in results:
+        findings += [Finding("copy", f"{result.pack.key} on {name}", problem, ()) for name, problem in result.copies]
     size = sum(result.bytes for result in results)
     if choose is not None:
         objects = sum(result.objects for result in results)
@@ -281,9 +286,8 @@ def _read_packs(
 def _read_pack(repository: Repository, pack: PackRef, progress: ProgressSink, cancel: CancelToken) -> _PackResult:
     result = _PackResult(pack)
     try:
-        with PackReader(repository.tier, pack.key, repository.keyring) as reader:
-            locations = reader.locations()
-            reader.check_padding()
+        where = places(repository.tier, pack)
+        locations = contents(where, repository.keyring, pack)
     except CancelledError:
         raise
     except ArchivedError:
@@ -293,6 +297,7 @@ def _read_pack(repository: Repository, pack: PackRef, progress: ProgressSink, ca
         result.problem = error.message
         return result
     result.damaged += _misplaced(repository, locations)
+    result.copies = damaged_copies(where, repository.keyring, pack, cancel)
     _read_objects(repository, result, locations, cancel, progress)
     return result
 

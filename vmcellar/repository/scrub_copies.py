@@ -1,0 +1,66 @@
+"""A deep check where a pack may lie on several tiers: each copy is read, as a damaged one is no second copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vmcellar.errors import CancelledError, VmcellarError
+from vmcellar.progress import CancelToken
+from vmcellar.repository.packs import Location, PackReader, PackRef, groups
+from vmcellar.tiers.base import ArchivedError, Copies, Tier
+
+if TYPE_CHECKING:
+    from vmcellar.crypto.base import Keyring
+
+
+def places(tier: Tier, pack: PackRef) -> Sequence[Tier]:
+    """Where to read the pack: each place that has it, if there are several, else the tier itself."""
+    copies = tier.copies(pack.key) if isinstance(tier, Copies) else ()
+    return copies if len(copies) > 1 else [tier]
+
+
+def contents(where: Sequence[Tier], keyring: Keyring, pack: PackRef) -> list[Location]:
+    """What the pack itself says that it holds, of the first place where it can be read; else the error of the first."""
+    first: VmcellarError | None = None
+    for place in where:
+        try:
+            with PackReader(place, pack.key, keyring) as reader:
+                found = reader.locations()
+                reader.check_padding()
+                return found
+        except CancelledError:
+            raise
+        except VmcellarError as error:
+            first = first or error
+    raise first or AssertionError(pack.key)
+
+
+def damaged_copies(
+    where: Sequence[Tier], keyring: Keyring, pack: PackRef, cancel: CancelToken
+) -> list[tuple[str, str]]:
+    """The places whose copy cannot be read in full, each with the reason. Of one place alone nothing is said, and what
+    must be thawed first is not read.
+    """
+    if len(where) < 2:
+        return []
+    reasons = ((place.name, _problem(place, keyring, pack, cancel)) for place in where)
+    return [(name, reason) for name, reason in reasons if reason]
+
+
+def _problem(place: Tier, keyring: Keyring, pack: PackRef, cancel: CancelToken) -> str:
+    try:
+        with PackReader(place, pack.key, keyring) as reader:
+            found = reader.locations()
+            reader.check_padding()
+            for group in groups(found):
+                cancel.check()
+                for _ in reader.read_group(group):
+                    pass
+    except CancelledError:
+        raise
+    except ArchivedError:
+        return ""
+    except VmcellarError as error:
+        return error.message
+    return ""
