@@ -5,7 +5,19 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("analysis", "backup", "crypto", "dedup", "export", "fuzz", "proofs", "repository", "restore", "scale")
+NAMES = (
+    "analysis",
+    "backup",
+    "cooling",
+    "crypto",
+    "dedup",
+    "export",
+    "fuzz",
+    "proofs",
+    "repository",
+    "restore",
+    "scale",
+)
 
 
 def main() -> int:

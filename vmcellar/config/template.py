@@ -15,6 +15,9 @@ _TEMPLATE = """\
 
 tiers:
   hot: {hot}   # the repository: packs, index, points and keys
+#  warm: /srv/disks            # packs that only older points need, and a mirror of the rest: docs/tiers.md
+#  cold: s3://bucket/prefix
+# placement: {{hot: 7d, warm: 30d, cold: rest}}   # then `vmcellar tiers move`, once a day
 
 {key}
 # libvirt:

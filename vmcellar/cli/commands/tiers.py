@@ -8,7 +8,7 @@ import typer
 
 from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.output import console, note, print_json
-from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, open_repository, read_config
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import UsageError
 
@@ -56,13 +56,15 @@ def move(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved, and why.")] = False,
     limit: Annotated[str | None, typer.Option(metavar="RATE", help="At most so much per second: 100MiB/s.")] = None,
     at_once: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Packs at the same time.")] = 2,
+    identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Move packs to the tiers that `placement:` names, make missing copies, and bring the mirrors up to date.
 
-    Each pack is copied, read back, and only then deleted where it was. Stopped or killed, the next call goes on. Exit 1
-    when a pack could not be moved, or one that points need is on no tier.
+    Each pack is copied, read back, and only then deleted where it was. Packs of which most has cooled are taken apart
+    first. Stopped or killed, the next call goes on. Exit 1 when a pack could not be moved, or one that points need is
+    on no tier.
     """
     rate = _rate(limit)
     with cancel_on_signals() as cancel, progress_bars() as progress:
@@ -70,7 +72,7 @@ def move(
         from vmcellar.upkeep.rules import rules_of
 
         rules = rules_of(read_config(ctx, config))
-        repository = open_repository(ctx, config)
+        repository = open_repository(ctx, config, identity)
         report = rebalance(
             repository, rules, at_once=at_once, rate=rate, dry_run=dry_run, progress=progress, cancel=cancel
         )
