@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
+from vmcellar.cli.checks.storage import check_storage
+from vmcellar.config import load_config
 from vmcellar.repository.repository import Repository
 
 POINTS_TIME = 1_800_000_000
@@ -48,6 +50,9 @@ def packs(folder: Path) -> int:
 
 def test_a_place_is_added_once(cli: Cli, cellar: Cellar) -> None:
     cellar.config.write_text(TIERS)
+    assert [each.check for each in check_storage(load_config(cellar.config)) if each.status == "failed"] == [
+        "tier warm", "tier cold",
+    ]  # fmt: skip
     shown = cli("tiers")
     assert shown.code == 1
     assert "warm is away" in shown.out
@@ -58,6 +63,8 @@ def test_a_place_is_added_once(cli: Cli, cellar: Cellar) -> None:
     assert "is a tier of this repository;" in cli("tiers", "add", "warm").err
     assert "already" in cli("tiers", "add", "warm").err
     assert cli("tiers", "add", "lukewarm").code == 2
+    assert cli("tiers", "add", "cold").code == 0
+    assert "failed" not in {each.status for each in check_storage(load_config(cellar.config))}
 
 
 def test_what_cools_moves_and_every_point_restores(cli: Cli, tiered: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +138,28 @@ def test_a_lost_tier_is_told_point_by_point(cli: Cli, tiered: Cellar, monkeypatc
     moved = cli("tiers", "move")
     assert moved.code == 1
     assert "LOST" in moved.out
+
+
+def test_a_damaged_hot_tier_is_mended_from_another(cli: Cli, tiered: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiered.config.write_text(TIERS.replace("cold: rest", "cold: rest, copies: 2"))
+    later(monkeypatch, 0.5)
+    assert cli("tiers", "move").code == 0
+    hot = tiered.folder / "repo"
+    for number, (folder, what) in enumerate((("data", "cut"), ("data", "gone"), ("meta", "gone"), ("points", "flip"))):
+        path = sorted(path for path in (hot / folder).rglob("*") if path.is_file())[number % 2]
+        path.chmod(0o600)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        if what == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(data if what == "flip" else data[: len(data) // 2])
+    assert cli("verify", "--all", "--deep").code == 1
+    mended = cli("verify", "--all", "--deep", "--repair", "--from", "warm")
+    assert mended.code == 0, mended.out + mended.err
+    assert cli("tiers", "move").code == 0
+    assert packs(hot) == packs(tiered.folder / "warm")
+    assert cli("verify", "--all", "--deep").code == 0
+    for point, image in tiered.disks.items():
+        assert cli("restore", point, "--to", tiered.folder / point, "--format", "raw").code == 0
+        assert (tiered.folder / point / "vda.raw").read_bytes() == image

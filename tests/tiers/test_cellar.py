@@ -12,7 +12,7 @@ from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.tiers import registry
 from vmcellar.tiers.base import NotFoundError, Tier
-from vmcellar.tiers.cellar import CellarTier, make_cellar
+from vmcellar.tiers.cellar import CellarTier
 from vmcellar.tiers.local import LocalTier
 from vmcellar.tiers.mark import promote
 
@@ -22,7 +22,7 @@ KEY = "data/ab/abcd"
 @pytest.fixture
 def cellar(tmp_path: Path) -> CellarTier:
     """Three directories as one."""
-    return make_cellar(local(tmp_path, "hot"), {name: lazily(tmp_path, name) for name in ("warm", "cold")})
+    return CellarTier(local(tmp_path, "hot"), {name: lazily(tmp_path, name) for name in ("warm", "cold")})
 
 
 def local(folder: Path, name: str) -> LocalTier:
@@ -97,7 +97,7 @@ def test_an_open_pack_is_read_on_after_it_was_moved_or_cut_short(cellar: CellarT
 
 
 def test_a_tier_that_is_away_is_no_missing_pack(tmp_path: Path) -> None:
-    cellar = make_cellar(local(tmp_path, "hot"), {"warm": lazily(tmp_path, "warm"), "cold": away})
+    cellar = CellarTier(local(tmp_path, "hot"), {"warm": lazily(tmp_path, "warm"), "cold": away})
     for name in ("hot", "warm"):
         cellar.tier_named(name).put(f"data/ab/{name}", b"there")
         assert cellar.exists(f"data/ab/{name}")

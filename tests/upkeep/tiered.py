@@ -14,7 +14,7 @@ from vmcellar.policy.placement import sites_of
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
 from vmcellar.tiers.base import Tier
-from vmcellar.tiers.cellar import CellarTier, make_cellar
+from vmcellar.tiers.cellar import CellarTier
 from vmcellar.tiers.local import LocalTier
 from vmcellar.upkeep.rebalance import RebalanceReport, Rules, rebalance
 
@@ -44,7 +44,7 @@ class TieredWorld(World):
 
     def cellar(self, hot: Tier | None = None) -> CellarTier:
         openers: Mapping[str, Callable[[], Tier]] = {name: self._opener(name) for name in self.others}
-        return make_cellar(hot or self.tier, openers)
+        return CellarTier(hot or self.tier, openers)
 
     def _opener(self, name: str) -> Callable[[], Tier]:
         return lambda: self.others[name]

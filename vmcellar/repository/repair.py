@@ -27,7 +27,9 @@ from vmcellar.repository import config_object, envelope, evidence, index_parts, 
 from vmcellar.repository.index import Index
 from vmcellar.repository.index_parts import PackEntry
 from vmcellar.repository.pack_reader import READ_MAX, PackReader, verify_pack
+from vmcellar.repository.scrub_copies import drop_damaged
 from vmcellar.tiers.base import NotFoundError, Replaces, Tier
+from vmcellar.tiers.cellar import CellarTier
 from vmcellar.tiers.local import LocalTier
 
 if TYPE_CHECKING:
@@ -276,7 +278,7 @@ class _Repair:
 
     def _packs(self, report: ScrubReport) -> bool:
         """Mend what is new in the report; whether anything was mended."""
-        mended = []
+        mended = self._copies(report)
         for key, pack in self._wanted(report).items():
             self.cancel.check()
             if key not in self._tried:
@@ -285,6 +287,16 @@ class _Repair:
         if mended and not self.request.dry_run:
             self.repository.index.forget_damage(mended)
         return bool(mended)
+
+    def _copies(self, report: ScrubReport) -> list[bytes]:
+        """Delete damaged copies of packs that another tier has whole; the ids of these packs."""
+        mended = []
+        for key in sorted({f.name.partition(" on ")[0] for f in report.findings if f.kind == "copy"}):
+            self.cancel.check()
+            names = drop_damaged(self.repository.tier, key, self._is_whole, dry_run=self.request.dry_run)
+            self.repaired += [Repaired("copy", f"{key} on {name}", "damaged") for name in names]
+            mended += [bytes.fromhex(key.rpartition("/")[2])] if names else []
+        return mended
 
     def _pack(self, key: str, unknown: PackRef | None) -> list[bytes]:
         """The pack's id when it is whole now and was not."""
@@ -353,7 +365,8 @@ class _Repair:
 
     def _place(self, path: Path, key: str) -> None:
         """Put a proven file where it belongs; a tier that cannot replace at once first sets the damaged bytes aside."""
-        tier = self.repository.tier
+        whole = self.repository.tier
+        tier = whole.hot if isinstance(whole, CellarTier) else whole
         if not tier.exists(key):
             tier.adopt(path, key)
         elif isinstance(tier, Replaces):
@@ -363,6 +376,10 @@ class _Repair:
             tier.put(aside, tier.get(key))
             tier.delete(key)
             tier.adopt(path, key)
+        if isinstance(whole, CellarTier):
+            for copy in whole.copies(key):
+                if copy is not tier:  # as good or bad as what was replaced; `tiers move` makes it anew
+                    copy.delete(key)
 
 
 def _text(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import CancelledError, VmcellarError
@@ -64,3 +64,15 @@ def _problem(place: Tier, keyring: Keyring, pack: PackRef, cancel: CancelToken) 
     except VmcellarError as error:
         return error.message
     return ""
+
+
+def drop_damaged(tier: Tier, key: str, is_whole: Callable[[Tier, str], bool], *, dry_run: bool = False) -> list[str]:
+    """Delete the copies that are damaged, if another was read and found whole just now; the names of their places."""
+    found = tier.copies(key) if isinstance(tier, Copies) else ()
+    damaged = [place for place in found if not is_whole(place, key)]
+    if len(damaged) == len(found):
+        return []
+    for place in damaged:
+        if not dry_run:
+            place.delete(key)
+    return [place.name for place in damaged]

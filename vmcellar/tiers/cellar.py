@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 
 from vmcellar.config.prices import Speed
 from vmcellar.errors import CancelledError, VmcellarError
-from vmcellar.tiers.base import Archive, ArchiveState, NotFoundError, Replaces, Tier, TierReader, check_key
+from vmcellar.tiers.base import Archive, ArchiveState, NotFoundError, Tier, TierReader, check_key
 
 PACKS = "data/"
 """What may lie on any tier; everything else is small, and needed to plan a restore (pitfall 24)."""
@@ -261,34 +261,6 @@ def _states(tier: Tier, keys: Iterable[str]) -> Mapping[str, ArchiveState]:
 
 def _rank(state: ArchiveState) -> int:
     return ("readable", "thawed", "thawing", "archived").index(state.state)
-
-
-class ReplacingCellar(CellarTier):
-    """The same, on a hot tier that can replace an object at once."""
-
-    def __init__(
-        self, hot: Tier, others: Mapping[str, Callable[[], Tier]], replace: Callable[[Path, str], None]
-    ) -> None:
-        """`replace` is that of hot."""
-        super().__init__(hot, others)
-        self._replace = replace
-
-    def replace(self, path: Path, key: str) -> None:
-        """See Replaces. The whole object is on hot before what other tiers have of it goes."""
-        elsewhere = [tier for tier in self.copies(key) if tier is not self.hot]
-        if self.hot.exists(key):
-            self._replace(path, key)
-        else:
-            self.hot.adopt(path, key)
-        for tier in elsewhere:
-            tier.delete(key)
-
-
-def make_cellar(hot: Tier, others: Mapping[str, Callable[[], Tier]]) -> CellarTier:
-    """The tiers as one; see CellarTier."""
-    if isinstance(hot, Replaces):
-        return ReplacingCellar(hot, others, hot.replace)
-    return CellarTier(hot, others)
 
 
 class _CellarReader:

@@ -10,7 +10,7 @@ from typing import Protocol
 from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import PermanentError
 from vmcellar.tiers.base import Tier
-from vmcellar.tiers.cellar import make_cellar
+from vmcellar.tiers.cellar import CellarTier
 from vmcellar.tiers.local import LocalTier, make_directory
 from vmcellar.tiers.mark import ReadOnlyTier, check_mark, is_mirror, write_mark
 
@@ -40,7 +40,7 @@ def open_tiers(places: Places) -> Tier:
     hot = open_tier("hot", places.hot_tier(), places.state)
     others = places.other_tiers()
     front = ReadOnlyTier(hot) if is_mirror(hot) else hot
-    return make_cellar(front, {name: partial(_open_other, hot, places, name) for name in others}) if others else front
+    return CellarTier(front, {name: partial(_open_other, hot, places, name) for name in others}) if others else front
 
 
 def _open_other(hot: Tier, places: Places, name: str) -> Tier:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,7 +13,9 @@ from vmcellar.cli.checks.host import free_bytes
 from vmcellar.cli.render.text import size_text
 from vmcellar.config.model import Config
 from vmcellar.errors import VmcellarError
+from vmcellar.tiers.base import Tier
 from vmcellar.tiers.device import device_of
+from vmcellar.tiers.mark import CONFIG_KEY, check_mark
 from vmcellar.tiers.registry import open_tier
 
 TIER_LOW = 5 << 30
@@ -31,6 +33,7 @@ def check_storage(config: Config) -> Iterator[Finding]:
     tier = _tier(settings.directory) if settings.kind == "local" else _remote(config)
     yield tier
     if tier.status != "failed":
+        yield from (_other(config, name) for name in config.other_tiers())
         yield _repository(config)
 
 
@@ -64,21 +67,39 @@ def _tier(folder: Path) -> Finding:
 
 
 def _remote(config: Config) -> Finding:
+    return _probed("hot", lambda: open_tier("hot", config.hot_tier(), config.state))
+
+
+def _other(config: Config, name: str) -> Finding:
+    """A tier behind hot: also whether it is this repository's, and mounted."""
+
+    def opened() -> Tier:
+        tier = open_tier(name, config.other_tiers()[name], config.state)
+        hot = open_tier("hot", config.hot_tier(), config.state)
+        if hot.exists(CONFIG_KEY):
+            check_mark(hot, tier)
+        return tier
+
+    return _probed(name, opened)
+
+
+def _probed(name: str, opened: Callable[[], Tier]) -> Finding:
     """A probe is written, read back and deleted: that needs the place, the keys and the rights that backups need."""
+    what = f"tier {name}"
     try:
-        tier = open_tier("hot", config.hot_tier(), config.state)
+        tier = opened()
         probe = f"probe/{uuid4().hex}"
         tier.put(probe, probe.encode())
         if tier.get(probe) != probe.encode():
-            return Finding("tier hot", "failed", f"{tier!r}: gave other bytes than were put", "look at the server")
+            return Finding(what, "failed", f"{tier!r}: gave other bytes than were put", "look at the server")
         tier.delete(probe)
         free = tier.free_bytes()
         detail = tier.describe() if free is None else f"{tier.describe()}, {size_text(free)} free"
     except (VmcellarError, OSError) as error:
-        return failed("tier hot", error)
+        return failed(what, error)
     if free is not None and free < TIER_LOW:
-        return Finding("tier hot", "warning", detail, "make room: prune old points, or grow the pool or its quota")
-    return Finding("tier hot", "ok", detail)
+        return Finding(what, "warning", detail, "make room: prune old points, or grow the place or its quota")
+    return Finding(what, "ok", detail)
 
 
 def _write_probe(path: Path) -> None:

@@ -44,7 +44,10 @@ def verify(
         bool, typer.Option("--repair", help="Replace what is damaged or missing by whole copies.")
     ] = False,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="STORAGE", help="With --repair: a copy of the repository.")
+        str | None,
+        typer.Option(
+            "--from", metavar="STORAGE", help="With --repair: a copy of the repository, or the name of another tier."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --repair: check the copies, change nothing.")
@@ -123,8 +126,11 @@ def _points(picked: Sample | None, deep: bool) -> Any:
 
 def _copy(repository: Repository, source: str) -> Tier:
     from vmcellar.config.tiers import TierSettings
+    from vmcellar.tiers.cellar import CellarTier
     from vmcellar.tiers.registry import open_tier
 
+    if isinstance(repository.tier, CellarTier) and source in repository.tier.names[1:]:
+        return repository.tier.tier_named(source)
     try:
         settings = TierSettings(storage=source)
     except ValueError as error:

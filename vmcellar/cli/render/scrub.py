@@ -15,7 +15,7 @@ NEXT = {
     "point": "lost unless a copy has it (verify --repair --from STORAGE); other points do not need it",
     "index": "nothing is lost: `vmcellar rebuild-index` makes it anew",
     "pin": "its point stays pinned; what its note said is lost unless a copy has it (verify --repair --from STORAGE)",
-    "copy": "nothing is lost unless chunks are named, too: delete this copy, and `vmcellar tiers move` makes it anew",
+    "copy": "another may be whole: `verify --all --deep --repair --from TIER` removes this, `tiers move` makes it anew",
     "evidence": "no point depends on it: `vmcellar drill POINT` makes new evidence, or a copy has it (verify --repair)",
 }
 """What to do about a damaged object that no disk range hangs on."""
