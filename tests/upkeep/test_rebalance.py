@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
+from tests.repository.writing import read_disk
 from tests.tiers.faulty import DiedError, FaultyTier
 from tests.upkeep.tiered import NAMES, TieredWorld, make_local
 from tests.upkeep.world import DAY, piece
@@ -16,7 +18,8 @@ from vmcellar.errors import PermanentError, TransientError, UsageError
 from vmcellar.progress import CancelToken
 from vmcellar.repository import leases
 from vmcellar.repository.scrub import verify_all
-from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.base import ArchivedError, TierReader
+from vmcellar.tiers.local import LocalReader, LocalTier
 from vmcellar.tiers.mark import ReadOnlyTier
 from vmcellar.upkeep import gc, pins
 from vmcellar.upkeep.carry import Pace
@@ -325,3 +328,54 @@ def test_what_cooled_leaves_a_pack_that_new_points_still_need(world: TieredWorld
     assert where == {number: ("warm",) if number < 104 else ("hot",) for number in where}
     assert world.rebalance().separated == ()
     assert len(world.check()) == 3
+
+
+class FrozenReader(LocalReader):
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        raise ArchivedError(f"{len(buffer)} bytes at {offset} must be thawed")
+
+
+class FrozenTier(LocalTier):
+    """Packs cannot be read here, as in an archive class."""
+
+    def open(self, key: str) -> TierReader:
+        return FrozenReader(self, key, self.path / key) if key.startswith("data/") else super().open(key)
+
+    def stored_digest(self, key: str) -> str:
+        return blake3(self.get(key)).hexdigest()
+
+
+def test_gc_deletes_what_was_taken_apart_though_its_copy_is_archived_now(world: TieredWorld) -> None:
+    """The copy was checked when it was written, and compared when it was moved; now it can only be measured."""
+    world.others["cold"] = FrozenTier(world.folder / "cold", name="cold")
+    host = world.host()
+    first = world.back_up(host, {place: 100 + place for place in range(6)})
+    world.now += DAY
+    second = world.back_up(host, {place: 200 + place for place in range(4)}, first)
+    world.now += 40 * DAY
+    third = world.back_up(host, {0: 300}, second)
+    report = world.rebalance()
+    (old,) = report.separated
+    assert ("cold",) in world.lying().values()
+    world.now += 2 * DAY
+    assert old in gc.collect(world.host("collector")).deleted
+    assert old not in world.lying()
+    assert read_disk(world.host("reader"), third) == world.model[third.id]
+    with pytest.raises(ArchivedError):
+        read_disk(world.host("reader"), first)
+    world.reopen()
+    assert len(world.check()) == 3, "once all is thawed"
+
+
+def test_a_copy_in_an_archive_that_is_not_what_was_sent_keeps_the_pack_where_it_was(world: TieredWorld) -> None:
+    class Garbling(FrozenTier):
+        def stored_digest(self, key: str) -> str:
+            return f"not that of {key}"
+
+    world.others["cold"] = Garbling(world.folder / "cold", name="cold")
+    world.daily(world.host(), 1)
+    world.now += 40 * DAY
+    report = world.rebalance()
+    assert [failed.key for failed in report.failed] == list(world.lying())
+    assert set(world.lying().values()) == {("hot",)}
+    assert len(world.check()) == 1
