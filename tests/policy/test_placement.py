@@ -10,20 +10,12 @@ from hypothesis import strategies as st
 
 from vmcellar.config.placement import Placement
 from vmcellar.config.prices import AWS_PRICES, Prices
-from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.placement import Held, Move, Pack, decide, sites_of
 
 DAY = 86400.0
 NOW = 1_800_000_000.0
 MIB = 1 << 20
 FREE = {name: Prices() for name in ("hot", "warm", "cold")}
-
-
-def costing(prices: dict[str, Prices]) -> dict[str, TierSettings]:
-    """Directories that cost so much."""
-    return {name: TierSettings(storage=f"/{name}", prices=table) for name, table in prices.items()}
-
-
 RULES = Placement.model_validate({"hot": "7d", "warm": "30d", "cold": "rest"})
 
 
@@ -35,7 +27,7 @@ def pack(age: float | None, *tiers: str, size: int = 64 * MIB, needed: float = i
 
 def ask(found: Pack, prices: dict[str, Prices] | None = None, copies: int = 1, rules: Placement = RULES) -> object:
     """What is to be done, in short: (copy to, delete from), "held", or None."""
-    verdict = decide(found, sites_of(rules, costing(FREE | (prices or {}))), copies, NOW)
+    verdict = decide(found, sites_of(rules, FREE | (prices or {})), copies, NOW)
     if isinstance(verdict, Move):
         return verdict.copy, verdict.drop
     return "held" if isinstance(verdict, Held) else None
@@ -77,7 +69,7 @@ def test_two_copies(age: float, tiers: tuple[str, ...], expected: object) -> Non
 
 def test_more_copies_than_tiers_are_as_many_as_there_are() -> None:
     two = Placement.model_validate({"hot": "7d", "cold": "rest"})
-    sites = sites_of(two, costing({"hot": Prices(), "cold": Prices()}))
+    sites = sites_of(two, {"hot": Prices(), "cold": Prices()})
     assert decide(pack(1), sites, 3, NOW) == Move("data/ab/ab", 64 * MIB, ("hot",), ("cold",), (), "a copy is missing")
     assert decide(pack(1, "hot", "cold"), sites, 3, NOW) is None
 
@@ -131,7 +123,7 @@ TIERS = st.lists(st.sampled_from(["hot", "warm", "cold"]), min_size=1, unique=Tr
 def test_a_pack_never_loses_its_last_copy_and_comes_to_rest(
     age: float, size: int, tiers: list[str], needed: float, copies: int, prices: dict[str, Prices]
 ) -> None:
-    sites = sites_of(RULES, costing(prices))
+    sites = sites_of(RULES, prices)
     found = Pack("data/ab/ab", size, tuple(t for t in ("hot", "warm", "cold") if t in tiers), NOW - age * DAY, needed)
     for _ in range(3):
         verdict = decide(found, sites, copies, NOW)

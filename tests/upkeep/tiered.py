@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.upkeep.world import DAY, World
 from vmcellar.config.placement import Placement
-from vmcellar.config.tiers import TierSettings
+from vmcellar.config.prices import Prices
 from vmcellar.policy.placement import sites_of
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
@@ -53,7 +53,7 @@ class TieredWorld(World):
         return super().host(name, tier or self.cellar(), clock)
 
     def rules(self) -> Rules:
-        return Rules(sites_of(PLACEMENT, {name: TierSettings(storage=f"/{name}") for name in NAMES}), self.copies)
+        return Rules(sites_of(PLACEMENT, dict.fromkeys(NAMES, Prices())), self.copies)
 
     def rebalance(self, host: Repository | None = None, *, dry_run: bool = False) -> RebalanceReport:
         return rebalance(host or self.host("mover"), self.rules(), at_once=1, dry_run=dry_run)

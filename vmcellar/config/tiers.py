@@ -110,9 +110,8 @@ class TierSettings(Section):
 
     @property
     def thaws(self) -> bool:
-        """Whether packs that lie there must be thawed before they can be read."""
-        of_class = AWS_PRICES.get(self.storage_class, Prices())
-        return bool(self.price_table.retrieval or of_class.retrieval)
+        """Whether packs that lie there must be thawed before they can be read, as their class tells."""
+        return bool(AWS_PRICES.get(self.storage_class, Prices()).retrieval)
 
     def within(self, folder: Path) -> TierSettings:
         """The same with every relative path taken from `folder`."""

@@ -7,13 +7,12 @@ dropped by retention before the time is over that the class charges at least.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from vmcellar.config.placement import REST, Placement
 from vmcellar.config.prices import Prices
-from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.costs import DAY, MONTH, early_cost, month_cost
 
 HORIZON = 365 * DAY
@@ -69,10 +68,13 @@ class Held:
     why: str
 
 
-def sites_of(placement: Placement, tiers: Mapping[str, TierSettings]) -> tuple[Site, ...]:
+def sites_of(placement: Placement, prices: Mapping[str, Prices], archives: Collection[str] = ()) -> tuple[Site, ...]:
     """The tiers of a configuration in order, hot first. No age belongs to one that no rule names."""
     limits = {name: inf if until == REST else float(until) for name, until in placement.limits()}
-    return tuple(Site(name, limits.get(name, 0.0), tier.price_table, tier.thaws) for name, tier in tiers.items())
+    return tuple(
+        Site(name, limits.get(name, 0.0), table, bool(table.retrieval) or name in archives)
+        for name, table in prices.items()
+    )
 
 
 def decide(pack: Pack, sites: Sequence[Site], copies: int, now: float) -> Move | Held | None:

@@ -32,4 +32,6 @@ def rules_of(config: Config) -> Rules:
         return point.time + retention if isinstance(retention, int) else inf
 
     tiers = {"hot": config.hot_tier(), **config.other_tiers()}
-    return Rules(sites_of(config.placement, tiers), config.placement.copies, needed)
+    prices = {name: tier.price_table for name, tier in tiers.items()}
+    archives = [name for name, tier in tiers.items() if tier.thaws]
+    return Rules(sites_of(config.placement, prices, archives), config.placement.copies, needed)
