@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.require import requires
 from tests.tiers.conftest import mounted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +67,13 @@ def test_consolidate_killed_at_one_step_in_five() -> None:
     """Before some calls and after others; by hand at each step."""
     (line,) = faults("consolidate", "--every", "5")
     assert " fired" in line
+
+
+def test_overwriting_a_disk_killed_at_some_steps() -> None:
+    """The same command finishes it; by hand at each step."""
+    requires("qemu-nbd")
+    (line,) = faults("restore-onto", "--every", "11")
+    assert re.search(r"[1-9]\d* fired", line)
 
 
 @pytest.mark.parametrize("mode", ["EIO-once", "ENOSPC", "vanish", "power-cut"])

@@ -18,7 +18,7 @@ from lab.disks import MIB, DiskSpec
 from lab.inside import GuestInside
 from tests.restore.world import World
 from vmcellar.errors import IntegrityError, PermanentError
-from vmcellar.restore.define import _place_tpm_state, check_name_free, define_domain
+from vmcellar.restore.define import check_name_free, define_domain, place_tpm_state
 from vmcellar.restore.domain_xml import RestoredFiles
 from vmcellar.restore.report import RestoreReport, RestoreTarget
 from vmcellar.restore.restore import restore_point
@@ -144,13 +144,13 @@ def archive(folder: Path, names: dict[str, bytes]) -> Path:
 
 
 def test_tpm_state_lies_where_libvirt_looks_for_it(tmp_path: Path) -> None:
-    _place_tpm_state(archive(tmp_path, {"tpm2/tpm2-00.permall": b"state"}), tmp_path / "uuid")
+    place_tpm_state(archive(tmp_path, {"tpm2/tpm2-00.permall": b"state"}), tmp_path / "uuid")
     assert (tmp_path / "uuid" / "tpm2" / "tpm2-00.permall").read_bytes() == b"state"
 
 
 @pytest.mark.parametrize("outside", ["../escaped", "/vmcellar-escaped", "tpm2/../../escaped"])
 def test_tpm_state_never_leaves_its_folder(tmp_path: Path, outside: str) -> None:
     with pytest.raises(IntegrityError):
-        _place_tpm_state(archive(tmp_path, {outside: b"x"}), tmp_path / "uuid")
+        place_tpm_state(archive(tmp_path, {outside: b"x"}), tmp_path / "uuid")
     assert not (tmp_path / "escaped").exists()
     assert not Path("/vmcellar-escaped").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vmcellar.errors import IntegrityError
-from vmcellar.restore.domain_xml import RestoredFiles, rewrite_domain
+from vmcellar.errors import IntegrityError, UsageError
+from vmcellar.restore.domain_xml import Networks, RestoredFiles, parse_networks, rewrite_domain
 
 OLD_UUID = "11111111-2222-3333-4444-555555555555"
 NEW_UUID = "99999999-2222-3333-4444-555555555555"
@@ -117,3 +117,28 @@ def test_ports_and_sockets_are_new() -> None:
 def test_damaged_xml_is_an_integrity_error(xml: str) -> None:
     with pytest.raises(IntegrityError):
         rewrite_domain(xml, "x", NEW_UUID, FILES)
+
+
+def plugged(networks: Networks) -> ET.Element:
+    files = RestoredFiles(Path("/srv/new"), "qcow2", {}, {})
+    root = ET.fromstring(rewrite_domain(OLD, "new", NEW_UUID, files, networks).xml)  # noqa: S314
+    found = root.find("devices/interface")
+    assert found is not None
+    return found
+
+
+def test_networks_are_kept_replaced_or_none() -> None:
+    def network(words: list[str]) -> tuple[str | None, str | None]:
+        card = plugged(parse_networks(words))
+        source = card.find("source")
+        return card.get("type"), None if source is None else source.get("network")
+
+    assert network([]) == network(["keep"]) == ("network", "default")
+    assert network(["default=lab"]) == ("network", "lab")
+    assert network(["isolated"]) == ("ethernet", None)
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["isolated", "keep"], ["=x"], ["other=lab"]])
+def test_networks_that_make_no_sense(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="--network"):
+        plugged(parse_networks(words))

@@ -16,7 +16,6 @@ import pytest
 
 from lab.disks import DiskSpec
 from lab.require import requires
-from lab.waiting import wait_for
 from tests.restore.served_world import config_of
 from tests.restore.test_restore import restored_bytes
 from tests.restore.world import World, changed_disk, random_disk
@@ -184,7 +183,8 @@ def test_an_image_that_qemu_has_open_is_refused(world: World, tmp_path: Path) ->
     onto(world, point, vda=path)
 
 
-def test_two_at_once_are_refused(world: World, tmp_path: Path) -> None:
+def test_two_at_once_are_refused(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmcellar.restore.unfinished.WAIT_SECONDS", 0.0)
     point = world.add({"vda": random_disk(random.Random(2), MIB)})
     path = image_of(tmp_path, bytes(MIB), "raw")
     found = disk_at(path)
@@ -289,17 +289,10 @@ def test_kill_and_the_same_command_again(world: World, tmp_path: Path, image_for
     done = subprocess.run(arguments, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == -signal.SIGKILL
     assert [entry.disk for entry in unfinished(world.settings.state)] == [str(path)]
-    wait_until_let_go(path)
     report = onto(world, point, vda=path)
     assert report.disks[0].went_on
     assert restored_bytes(path, image_format, 6 * MIB) == world.models[point.id]["vda"]
     assert unfinished(world.settings.state) == []
-
-
-def wait_until_let_go(path: Path) -> None:
-    """Until the killed process's helper has closed the image; qemu-img takes the same locks."""
-    command = ["qemu-img", "info", str(path)]
-    wait_for(lambda: not subprocess.run(command, check=False, capture_output=True).returncode, "the image to be closed")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 from lab.ceph import Cluster
@@ -25,12 +27,12 @@ from vmcellar.repository.points import RestorePoint
 from vmcellar.restore.destinations import find_destination
 from vmcellar.restore.differ import DifferentialTarget
 from vmcellar.restore.image_server import ImageServer
-from vmcellar.restore.in_use import Machines, NoMachines
+from vmcellar.restore.in_use import Machines, NoMachines, machines_at
 from vmcellar.restore.onto import restore_onto
 from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import restore_point
 from vmcellar.restore.targets import ImageOptions, Preallocation
-from vmcellar.restore.volumes import LibvirtVolumes
+from vmcellar.restore.volumes import LibvirtVolumes, volume_xml
 
 MIB = 1 << 20
 SIZE = 9 * MIB + 1024  # libvirt rounds volumes up to whole KiB
@@ -174,6 +176,26 @@ def test_an_rbd_image(world: World, tmp_path: Path, ceph: Cluster, monkeypatch: 
     place = existing("rbd:disks/web1", tmp_path, NoMachines(), seen=f"rbd:disks/web1:conf={ceph.conf}")
     holds_the_point(place, world)
     may_be_overwritten(place, world)
+
+
+@pytest.mark.libvirt
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_a_volume(world: World, vm_tmp: Path, tmp_path: Path, libvirt_daemons: str, image_format: str) -> None:
+    name = f"lab-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    connection = libvirt.open(libvirt_daemons)
+    xml = f"<pool type='dir'><name>{name}</name><target><path>{vm_tmp}</path></target></pool>"
+    pool = connection.storagePoolCreateXML(xml)
+    try:
+        if image_format == "raw":
+            pool.createXML(volume_xml("web1", SIZE, "dir", "raw"))
+        machines = machines_at(libvirt_daemons)
+        place = existing(f"vol:{name}/web1", tmp_path, machines, str(vm_tmp / "web1"), libvirt_daemons)
+        holds_the_point(place, world)
+        assert info_of(str(vm_tmp / "web1"))["format"] == image_format
+        may_be_overwritten(place, world)
+    finally:
+        pool.destroy()
+        connection.close()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import vmcellar
 from vmcellar.cli.commands import (
     advise,
     backup,
+    boot,
     capacity,
     catalog,
     config,
@@ -82,6 +83,7 @@ for module in (
     config,
     backup,
     restore,
+    boot,
     thaw,
     serve,
     points,

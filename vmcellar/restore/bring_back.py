@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.restore.domain_xml import KEPT, Networks
 from vmcellar.restore.qcow2 import CLUSTER
 from vmcellar.restore.report import RestoreReport, RestoreTarget
 from vmcellar.restore.restore import DOMAIN_XML, restore_point
@@ -33,6 +34,7 @@ class Wanted:
     define: str | None
     preallocation: Preallocation = "off"
     cluster: int = CLUSTER
+    networks: Networks = KEPT
 
     def target(self) -> RestoreTarget:
         """The same for the restore of the disks."""
@@ -62,7 +64,7 @@ def run_restore(
     report = restore_point(repository, point, wanted.target(), progress, cancel)
     if connection is None or wanted.define is None:
         return Done(report, None)
-    return Done(report, _define(connection, wanted.define, report))
+    return Done(report, _define(connection, wanted.define, report, wanted.networks))
 
 
 def _connection(uri: str, name: str, point: RestorePoint) -> Connection:
@@ -79,7 +81,7 @@ def _connection(uri: str, name: str, point: RestorePoint) -> Connection:
     return connection
 
 
-def _define(connection: Connection, name: str, report: RestoreReport) -> DefinedDomain:
+def _define(connection: Connection, name: str, report: RestoreReport, networks: Networks) -> DefinedDomain:
     from vmcellar.restore.define import define_domain  # noqa: PLC0415  (needs libvirt)
     from vmcellar.restore.domain_xml import RestoredFiles  # noqa: PLC0415  (the same)
 
@@ -91,4 +93,5 @@ def _define(connection: Connection, name: str, report: RestoreReport) -> Defined
         )
     images = {disk.target: disk.path for disk in report.disks}
     files = RestoredFiles(report.directory, report.format, images, report.artifacts)
-    return define_domain(connection, xml.read_text(encoding="utf-8"), name, files, report.artifacts.get(TPM_STATE))
+    tpm = report.artifacts.get(TPM_STATE)
+    return define_domain(connection, xml.read_text(encoding="utf-8"), name, files, tpm, networks)

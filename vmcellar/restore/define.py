@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmcellar.errors import IntegrityError, PermanentError
-from vmcellar.restore.domain_xml import BOOT_FILES, RestoredFiles, rewrite_domain
+from vmcellar.restore.domain_xml import BOOT_FILES, KEPT, Networks, RestoredFiles, rewrite_domain
 from vmcellar.sources.libvirt_connection import Connection
 
 QEMU_USERS = ("libvirt-qemu", "qemu")
@@ -42,22 +42,28 @@ def check_name_free(connection: Connection, name: str) -> None:
 
 
 def define_domain(
-    connection: Connection, xml: str, name: str, files: RestoredFiles, tpm: Path | None = None
+    connection: Connection,
+    xml: str,
+    name: str,
+    files: RestoredFiles,
+    tpm: Path | None = None,
+    networks: Networks = KEPT,
+    identity: str | None = None,
 ) -> DefinedDomain:
-    """Define `xml` anew as VM `name` on the restored `files`; `tpm` is the artifact tpm.tar.
+    """Define `xml` anew as VM `name` on the restored `files`; `tpm` is the artifact tpm.tar, `identity` its new UUID.
 
     PermanentError when the name is taken, when the hypervisor's account cannot reach the images, or when libvirt
     refuses; then nothing is left of the VM and the restored files stay.
     """
     check_name_free(connection, name)
-    new_uuid = str(uuid.uuid4())
-    rewritten = rewrite_domain(xml, name, new_uuid, files)
+    new_uuid = identity or str(uuid.uuid4())
+    rewritten = rewrite_domain(xml, name, new_uuid, files, networks)
     if _is_system(connection):
         _give_to_hypervisor(files)
     folder = TPM_STATE / new_uuid
     try:
         if tpm is not None and _is_system(connection):
-            _place_tpm_state(tpm, folder)
+            place_tpm_state(tpm, folder)
         connection.define(rewritten.xml, name)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -70,7 +76,7 @@ def _is_system(connection: Connection) -> bool:
     return os.geteuid() == 0 and connection.uri.split("?", maxsplit=1)[0].endswith("/system")
 
 
-def _place_tpm_state(archive: Path, folder: Path) -> None:
+def place_tpm_state(archive: Path, folder: Path) -> None:
     """Unpack into a new folder, which libvirt gives to swtpm's account when the VM starts."""
     folder.mkdir(mode=0o711, parents=True)
     with tarfile.open(archive) as tar:
@@ -86,7 +92,7 @@ def _place_tpm_state(archive: Path, folder: Path) -> None:
 
 def _give_to_hypervisor(files: RestoredFiles) -> None:
     """Make all files the hypervisor's, so that they can be used also where libvirt does not change owners at start."""
-    account = _hypervisor_account()
+    account = hypervisor_account()
     if account is None:
         return
     _check_reachable(files.folder, account)
@@ -95,7 +101,8 @@ def _give_to_hypervisor(files: RestoredFiles) -> None:
         shutil.chown(path, account.pw_uid, account.pw_gid)
 
 
-def _hypervisor_account() -> pwd.struct_passwd | None:
+def hypervisor_account() -> pwd.struct_passwd | None:
+    """The account that VMs of the system run under; None where there is none."""
     for user in QEMU_USERS:
         try:
             return pwd.getpwnam(user)

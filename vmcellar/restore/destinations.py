@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from vmcellar.errors import PermanentError, UsageError
+from vmcellar.memory import PAGE
 from vmcellar.restore import rbd_images
 from vmcellar.restore.targets import ImageFormat
 
@@ -46,7 +47,7 @@ class Destination:
         if self.rbd:
             return {"driver": "rbd", "pool": self.rbd[0], "image": self.rbd[1], "discard": "unmap"}
         driver = "host_device" if self.kind == "block" else "file"
-        direct = {"cache": {"direct": True}, "aio": "native"} if _takes_direct(str(self.path)) else {}
+        direct = {"cache": {"direct": True}, "aio": "native"} if self.path and _takes_direct(self.path) else {}
         return {"driver": driver, "filename": str(self.path), "discard": "unmap", **direct}
 
 
@@ -101,8 +102,11 @@ def _pair(words: str, form: str) -> tuple[str, str]:
     return pool, name
 
 
-def _takes_direct(path: str) -> bool:
+def _takes_direct(path: Path) -> bool:
+    """Whether QEMU may pass by the page cache: a file must then end on a block's border, or QEMU refuses to write."""
     try:
+        if path.is_file() and path.stat().st_size % PAGE:
+            return False
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
     except OSError:
         return False

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import secrets
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from vmcellar.errors import IntegrityError
+from vmcellar.errors import IntegrityError, UsageError
 
 BOOT_FILES = ("nvram", "kernel", "initrd", "dtb")
 """Elements of `os` that name a file, and the artifacts of a restore point that hold it."""
@@ -36,6 +36,34 @@ class RestoredFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Networks:
+    """What the new VM's network cards are plugged into.
+
+    `isolated` cards have a tap device of their own that nothing is plugged into; `renamed` maps names of networks,
+    bridges or host devices to other ones.
+    """
+
+    isolated: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+KEPT = Networks()
+
+
+def parse_networks(words: Sequence[str]) -> Networks:
+    """From `isolated`, `keep` or any number of `NAME=NAME`; UsageError for anything else."""
+    if list(words) in ([], ["keep"]):
+        return KEPT
+    if list(words) == ["isolated"]:
+        return Networks(isolated=True)
+    pairs = [word.partition("=") for word in words]
+    for (old, _, new), word in zip(pairs, words, strict=True):
+        if not (old and new):
+            raise UsageError(f"--network {word}: not understood", hint="isolated, keep, or OLD=NEW once or more often")
+    return Networks(renamed={old: new for old, _, new in pairs})
+
+
+@dataclass(frozen=True, slots=True)
 class RewrittenDomain:
     """The XML of the new VM, and what of the old one is not in it, in words for people."""
 
@@ -43,7 +71,7 @@ class RewrittenDomain:
     dropped: tuple[str, ...]
 
 
-def rewrite_domain(xml: str, name: str, uuid: str, files: RestoredFiles) -> RewrittenDomain:
+def rewrite_domain(xml: str, name: str, uuid: str, files: RestoredFiles, networks: Networks = KEPT) -> RewrittenDomain:
     """The XML of a new VM `name` that uses only the restored files. IntegrityError when `xml` is no domain XML."""
     try:
         domain = ET.fromstring(xml)  # noqa: S314  (libvirt's own output, from a point whose signature was checked)
@@ -58,6 +86,7 @@ def rewrite_domain(xml: str, name: str, uuid: str, files: RestoredFiles) -> Rewr
     _set_disks(devices, files, dropped)
     _drop_host_resources(devices, dropped)
     _set_networks(devices)
+    _plug(devices, networks)
     _set_sockets(devices, files.folder)
     _drop_live_state(domain)
     return RewrittenDomain(ET.tostring(domain, encoding="unicode"), tuple(dropped))
@@ -165,6 +194,28 @@ def _set_networks(devices: ET.Element) -> None:
             graphics.set("port", "-1")
             graphics.set("autoport", "yes")
         graphics.attrib.pop("websocket", None)
+
+
+def _plug(devices: ET.Element, networks: Networks) -> None:
+    """Plug the cards in. Names that no card has are a mistake of the user: UsageError."""
+    unknown = set(networks.renamed)
+    for interface in devices.findall("interface"):
+        if networks.isolated:
+            interface.set("type", "ethernet")
+            for tag in ("source", "virtualport", "vlan", "portOptions"):
+                for element in interface.findall(tag):
+                    interface.remove(element)
+        source = interface.find("source")
+        for attribute in ("network", "bridge", "dev"):
+            old = source.get(attribute, "") if source is not None else ""
+            if source is not None and old in networks.renamed:
+                source.set(attribute, networks.renamed[old])
+                unknown.discard(old)
+    if unknown:
+        raise UsageError(
+            f"--network {min(unknown)}=...: no network card of the VM is plugged into {min(unknown)}",
+            hint="`vmcellar show POINT` and the point's domain.xml tell what it is plugged into",
+        )
 
 
 def _set_sockets(devices: ET.Element, folder: Path) -> None:

@@ -39,12 +39,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class ImageServer:
     """One disk, open while the block runs. Any thread; up to CONNECTIONS requests at once, others wait."""
 
-    def __init__(self, name: str, options: Mapping[str, object], *, writable: bool = True) -> None:
-        """`options` are QEMU's blockdev options of the disk, `name` stands for it in messages."""
+    def __init__(self, name: str, options: Mapping[str, object], lock: int | None = None) -> None:
+        """`options` are QEMU's blockdev options of the disk, `name` stands for it in messages.
+
+        The helper inherits the descriptor `lock`: what is locked by it stays locked until the last write is done.
+        """
         self.name = name
         self.size = 0
         self._options = options
-        self._writable = writable
+        self._lock = lock
         self._held = ExitStack()
         self._free: queue.LifoQueue[nbd.NBD] = queue.LifoQueue()
 
@@ -134,9 +137,8 @@ class ImageServer:
 
     def _spawn(self, folder: Path) -> subprocess.Popen[bytes]:
         """With a signal to end when this process does, whatever ends it: setpriv of util-linux sees to that."""
-        mode = [] if self._writable else ["--read-only"]
         command = [
-            *("setpriv", "--pdeathsig", "TERM", "qemu-nbd", "--persistent", "--discard=unmap", *mode),
+            *("setpriv", "--pdeathsig", "TERM", "qemu-nbd", "--persistent", "--discard=unmap"),
             *(f"--shared={CONNECTIONS}", f"--socket={folder / 'nbd.sock'}", f"json:{json.dumps(self._options)}"),
         ]
         try:
@@ -149,6 +151,7 @@ class ImageServer:
                     env={**os.environ, **helper_environment(), "LC_ALL": "C"},
                     umask=0o077,
                     start_new_session=True,
+                    pass_fds=[] if self._lock is None else [self._lock],
                 )
         except FileNotFoundError as error:
             raise PermanentError(f"{error.filename} is not installed", hint="apt-get install qemu-utils") from error

@@ -109,7 +109,7 @@ def _open(stack: ExitStack, record: DiskRecord, onto: Destination, state: Path, 
     held = stack.enter_context(journal(state, onto.identity, onto.name))
     stack.enter_context(claimed(onto))
     refuse_used(onto, machines)
-    image = stack.enter_context(ImageServer(onto.name, onto.options()))
+    image = stack.enter_context(ImageServer(onto.name, onto.options(), held.lock))
     _check_size(record, onto, image.size)
     return _Opened(record, onto, image, held)
 

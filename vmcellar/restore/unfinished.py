@@ -31,10 +31,17 @@ class Unfinished:
     started: float
 
 
+WAIT_SECONDS = 10.0
+"""How long the lock of a process that was killed is waited for: its helper writes what it was given, then ends."""
+
+_POLL_SECONDS = 0.05
+
+
 class Journal:
-    """The entry of one disk, held by this process."""
+    """The entry of one disk, held by this process, and by the helper that inherits `lock`."""
 
     def __init__(self, path: Path, handle: int) -> None:
+        self.lock = handle
         self._path = path
         self._handle = handle
         self.before = _parse(os.pread(handle, 1 << 16, 0))
@@ -81,15 +88,19 @@ def unfinished(state: Path) -> list[Unfinished]:
 
 def _locked(path: Path, name: str) -> int:
     """The entry's file, made if need be, under its lock; again when the holder before us has just removed it."""
+    limit = time.monotonic() + WAIT_SECONDS
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(handle)
-            raise PermanentError(
-                f"{name}: another restore is writing onto it", hint="wait until it ends; nothing was written"
-            ) from error
+            if time.monotonic() > limit:
+                raise PermanentError(
+                    f"{name}: another restore is writing onto it", hint="wait until it ends; nothing was written"
+                ) from error
+            time.sleep(_POLL_SECONDS)
+            continue
         if os.fstat(handle).st_nlink:
             return handle
         os.close(handle)

@@ -1,7 +1,8 @@
-"""`vmcellar restore POINT (--to DIR | --define NAME | --onto DISK)`."""
+"""`vmcellar restore POINT (--to DIR | --define NAME | --onto DISK | --in-place)`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -50,6 +51,10 @@ def restore(
     define: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Define a new VM; images go to --to, else {IMAGES}/NAME.")
     ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOW", help="With --define: isolated, keep, or OLD=NEW for each network to be replaced."),
+    ] = None,
     onto: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,6 +62,16 @@ def restore(
             help="Overwrite what differs on a disk that is there: a path, rbd:POOL/IMAGE or vol:POOL/NAME; repeatable.",
         ),
     ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Make the VM itself what it was; it must be off.")
+    ] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="With --in-place: back up a VM that runs, shut it down, then restore it.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="With --in-place: copy images of a VM that is off first.")
+    ] = True,
+    definition: Annotated[bool, typer.Option("--definition", help="With --in-place: its XML, too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Overwrite without asking.")] = False,
     disk: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="Only this disk; may be repeated.")] = None,
     best_effort: Annotated[bool, typer.Option(help="Restore what can be read, and list what is lost.")] = False,
@@ -65,20 +80,31 @@ def restore(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a point back: as images in a folder, as a new VM, or onto disks that are there.
+    """Bring a point back: as images in a folder, as a new VM, onto disks that are there, or in place.
 
-    Existing files and VMs are never touched, but by --onto. Everything is found and checked before the first byte is
-    written. Exit 1 when anything was lost.
+    Existing files and VMs are never touched, but by --onto and --in-place. Everything is found and checked before the
+    first byte is written. Exit 1 when anything was lost.
     """
+    if in_place and not plan:
+        from vmcellar.cli.inplacerun import overwrite_vm
+        from vmcellar.restore.in_place import Wishes
+
+        others = {"--to": to, "--define": define, "--disk": disk, "--best-effort": best_effort, "--onto": onto}
+        _refuse_beside("--in-place", others)
+        overwrite_vm(ctx, point, Wishes(stop, keep, definition), Reach(config, identity, as_json, yes))
+        return
     if onto and not plan:
-        _refuse_beside_onto({"--to": to, "--define": define, "--disk": disk, "--best-effort": best_effort})
+        others = {"--to": to, "--define": define, "--disk": disk, "--best-effort": best_effort}
+        _refuse_beside("--onto", others)
         overwrite(ctx, point, onto, image_format, Reach(config, identity, as_json, yes))
         return
     folder = to or (IMAGES / define if define else None)
     if folder is None and not plan:
         raise UsageError("where to? Neither --to DIR nor --define NAME was given", hint="or look first, with --plan")
+    from vmcellar.restore.domain_xml import parse_networks
     from vmcellar.restore.targets import ImageOptions
 
+    plugs = parse_networks(network or ())
     image = ImageOptions(image_format or "qcow2", prealloc, _cluster_bytes(cluster))
     repository = open_repository(ctx, config, identity)
     found = repository.point(point)
@@ -88,7 +114,9 @@ def restore(
         return
     from vmcellar.restore.bring_back import Wanted, run_restore
 
-    wanted = Wanted(folder.absolute(), image.format, tuple(disk or ()), best_effort, define, prealloc, image.cluster)
+    wanted = Wanted(
+        folder.absolute(), image.format, tuple(disk or ()), best_effort, define, prealloc, image.cluster, plugs
+    )
     with cancel_on_signals() as cancel, progress_bars() as progress:
         done = run_restore(repository, found, wanted, read_config(ctx, config).libvirt.uri, progress, cancel)
     if as_json:
@@ -112,10 +140,10 @@ def _cluster_bytes(text: str) -> int:
         raise UsageError(f"--cluster {text}: {error}") from error
 
 
-def _refuse_beside_onto(options: dict[str, object]) -> None:
+def _refuse_beside(chosen: str, options: Mapping[str, object]) -> None:
     for name, value in options.items():
         if value:
-            raise UsageError(f"--onto and {name} were both given", hint="choose one of them")
+            raise UsageError(f"{chosen} and {name} were both given", hint="choose one of them")
 
 
 def _show_plan(

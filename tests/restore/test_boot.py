@@ -1,0 +1,241 @@
+"""Instant restore on real libvirt: the VM runs at once, its disks come over, and a kill at any phase loses nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import libvirt
+import pytest
+
+from lab.disks import MIB, DiskSpec
+from lab.inside import GuestInside
+from lab.require import requires
+from tests.restore.served_world import config_of
+from tests.restore.test_restore import restored_bytes
+from tests.restore.world import World, random_disk
+from vmcellar.errors import PermanentError
+from vmcellar.progress import CancelToken, no_progress
+from vmcellar.repository.points import RestorePoint
+from vmcellar.restore.boot import Booter, BootReport, with_backing, without_backing
+from vmcellar.restore.boot_journal import Boot, BootJournal, all_boots, begin, go_on, is_served, new_entry
+from vmcellar.restore.boot_pull import has_backing
+from vmcellar.restore.serve import Opening
+from vmcellar.sources.libvirt_artifacts import collect
+from vmcellar.sources.libvirt_connection import Connection
+
+if TYPE_CHECKING:
+    from lab.guest import LabGuest
+    from tests.conftest import GuestFactory
+
+SIZE = 24 * MIB
+
+
+@pytest.fixture
+def old(make_guest: GuestFactory) -> LabGuest:
+    """The VM that was backed up: a disk with a file system, and one that its guest never touches."""
+    requires("nbdkit-python")
+    return make_guest((DiskSpec("vda", 32 * MIB, ext4=True), DiskSpec("sda", SIZE)))
+
+
+@pytest.fixture
+def name(libvirt_daemons: str) -> Iterator[str]:
+    """A name for the new VM, which is removed again; the lab's sweep knows it, too."""
+    chosen = f"lab-{os.getpid()}-boot-{uuid.uuid4().hex[:8]}"
+    yield chosen
+    connection = libvirt.open(libvirt_daemons)
+    for domain in connection.listAllDomains():
+        if domain.name() == chosen:
+            if domain.isActive():
+                domain.destroy()
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+    connection.close()
+
+
+def point_of(world: World, guest: LabGuest) -> RestorePoint:
+    """A point of the guest as it is while it is off; its second disk is random."""
+    raw = world.settings.state / "vda.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", guest.paths["vda"], raw], check=True)
+    artifacts, warnings = collect(guest.domain)
+    assert warnings == ()
+    return world.add({"vda": raw.read_bytes(), "sda": random_disk(random.Random(41), SIZE)}, artifacts)
+
+
+def entry_for(point: RestorePoint, name: str, folder: Path) -> Boot:
+    return new_entry(name, str(uuid.uuid4()), point.id, point.vm, folder, tuple(disk.target for disk in point.disks))
+
+
+def booter(world: World, uri: str) -> Booter:
+    return Booter(world.repository, Opening(config_of(world)), Connection(uri))
+
+
+def go(world: World, journal: BootJournal, uri: str) -> BootReport:
+    return booter(world, uri).go(journal, lambda _seconds: None, no_progress, CancelToken())
+
+
+def needs_no_repository(world: World, entry: Boot, point: RestorePoint, uri: str) -> None:
+    """The disks are whole without a server, and the definition knows nothing of one."""
+    assert all_boots(world.settings.state) == []
+    assert not any(has_backing(entry.overlay(target)) for target in entry.targets)
+    connection = libvirt.open(uri)
+    domain = connection.lookupByName(entry.name)
+    assert "nbd" not in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    if domain.isActive():
+        domain.destroy()
+    connection.close()
+    assert restored_bytes(entry.overlay("sda"), "qcow2", SIZE) == world.models[point.id]["sda"]
+    assert {path.name for path in Path(entry.folder).iterdir()} >= {"vda.qcow2", "sda.qcow2"}
+    assert not entry.socket.exists()
+
+
+@pytest.mark.guest
+@pytest.mark.libvirt
+def test_the_guest_boots_and_needs_the_repository_no_more(
+    world: World, old: LabGuest, name: str, vm_tmp: Path, libvirt_daemons: str
+) -> None:
+    point = point_of(world, old)
+    entry = entry_for(point, name, vm_tmp / "boot")
+    with begin(world.settings.state, entry) as journal:
+        assert is_served(world.settings.state, name)
+        report = go(world, journal, libvirt_daemons)
+    assert report.runs
+    connection = libvirt.open(libvirt_daemons)
+    inside = GuestInside(connection, name)
+    try:
+        inside.wait_ready()
+        inside.check("grep -q ' /data ext4' /proc/mounts")
+    finally:
+        inside.close_channel()
+        connection.close()
+    needs_no_repository(world, entry, point, libvirt_daemons)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vmcellar.config import load_config
+from vmcellar.progress import CancelToken
+from vmcellar.repository.repository import Repository
+from vmcellar.restore import boot, boot_pull
+from vmcellar.restore.boot_journal import BootJournal, begin, new_entry
+from vmcellar.restore.serve import Opening
+from vmcellar.sources.libvirt_connection import Connection
+
+config, point_id, name, folder, uri, identity, where = sys.argv[1:]
+settings = load_config(Path(config))
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+reach = BootJournal.reach
+def reaching(self, phase):
+    if where == "before-" + phase:
+        die()
+    reach(self, phase)
+    if where == phase:
+        die()
+BootJournal.reach = reaching
+if where == "pulled-one":
+    real = boot_pull.bring_over
+    def once(domain, entry, target, *rest):
+        real(domain, entry, target, *rest)
+        die()
+    boot_pull.bring_over = once
+if where == "all-pulled":
+    boot.Booter._let_repository_go = die
+repository = Repository.open(settings)
+point = repository.point(point_id)
+entry = new_entry(name, identity, point.id, point.vm, Path(folder), tuple(disk.target for disk in point.disks))
+started = die if where == "running" else (lambda seconds: None)
+with begin(settings.state, entry) as journal:
+    booter = boot.Booter(repository, Opening(Path(config)), Connection(uri))
+    booter.go(journal, started, lambda *_: None, CancelToken())
+"""
+EVERY = ("before-defined", "defined", "started", "running", "pulled-one", "all-pulled")
+PHASES = EVERY if os.environ.get("VMCELLAR_EVERY_PHASE") else ("defined", "started", "running")
+"""Each takes five seconds or more, so CI has three; all by hand with VMCELLAR_EVERY_PHASE=1."""
+
+
+def killed(world: World, point: RestorePoint, entry: Boot, uri: str, where: str) -> None:
+    arguments = (config_of(world), point.id, entry.name, entry.folder, uri, entry.uuid, where)
+    command = [sys.executable, "-c", KILLED, *map(str, arguments)]
+    done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == -signal.SIGKILL
+    assert [one.name for one in all_boots(world.settings.state)] == [entry.name]
+    assert not is_served(world.settings.state, entry.name)
+
+
+@pytest.mark.libvirt
+@pytest.mark.parametrize("where", PHASES)
+def test_a_kill_and_finish(
+    world: World, old: LabGuest, name: str, vm_tmp: Path, libvirt_daemons: str, where: str
+) -> None:
+    point = point_of(world, old)
+    entry = entry_for(point, name, vm_tmp / "boot")
+    killed(world, point, entry, libvirt_daemons, where)
+    with go_on(world.settings.state, name) as journal:
+        assert journal.entry.uuid == entry.uuid
+        report = go(world, journal, libvirt_daemons)
+    assert report.runs == (where != "started")  # a start that was not seen to happen is not done for the user
+    needs_no_repository(world, entry, point, libvirt_daemons)
+
+
+@pytest.mark.libvirt
+@pytest.mark.parametrize("where", ["before-defined", "running"])
+def test_a_kill_and_abort(
+    world: World, old: LabGuest, name: str, vm_tmp: Path, libvirt_daemons: str, where: str
+) -> None:
+    point = point_of(world, old)
+    entry = entry_for(point, name, vm_tmp / "boot")
+    killed(world, point, entry, libvirt_daemons, where)
+    with go_on(world.settings.state, name) as journal:
+        booter(world, libvirt_daemons).abort(journal)
+    assert all_boots(world.settings.state) == []
+    assert not Path(entry.folder).exists()
+    assert Connection(libvirt_daemons).find(name) is None
+
+
+@pytest.mark.libvirt
+def test_what_libvirt_refuses_leaves_nothing(
+    world: World, old: LabGuest, name: str, vm_tmp: Path, libvirt_daemons: str
+) -> None:
+    point = point_of(world, old)
+    xml = old.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).replace("<vcpu placement='static'>1", "<vcpu>0")
+    point = world.add(world.models[point.id], {"domain.xml": xml.encode()})
+    entry = entry_for(point, name, vm_tmp / "boot")
+    with begin(world.settings.state, entry) as journal, pytest.raises(PermanentError):
+        go(world, journal, libvirt_daemons)
+    assert all_boots(world.settings.state) == []
+    assert not Path(entry.folder).exists()
+
+
+DISK = "<disk><driver name='qemu'/><source file='/x'/><backingStore/><target dev='vda'/></disk>"
+ONE = f"<domain><devices>{DISK}</devices></domain>"
+
+
+def test_the_backing_goes_in_and_out_of_a_definition(tmp_path: Path) -> None:
+    entry = Boot("web", "u", "p", "web", str(tmp_path), ("vda",), "preparing", 0.0)
+    there = with_backing(ONE, entry)
+    assert f'socket="{tmp_path}/.boot.sock"' in there
+    assert 'rerror_policy="stop"' in there
+    assert without_backing(there, entry) == without_backing(ONE, entry)
+
+
+def test_two_of_one_name_and_none(tmp_path: Path) -> None:
+    entry = Boot("a/b", "u", "p", "web", "/x", ("vda",), "preparing", 0.0)
+    with begin(tmp_path, entry), pytest.raises(PermanentError, match="another process"), go_on(tmp_path, "a/b"):
+        pass
+    with pytest.raises(PermanentError, match="before and is not finished"), begin(tmp_path, entry):
+        pass
+    assert all_boots(tmp_path) == [entry]
+    with go_on(tmp_path, "a/b") as journal:
+        journal.reach("started")
+        assert [one.phase for one in all_boots(tmp_path)] == ["started"]
+        journal.end()
+    with pytest.raises(PermanentError, match="no VM a/b"), go_on(tmp_path, "a/b"):
+        pass

@@ -1,0 +1,132 @@
+"""A VM becomes again what it was: disks, NVRAM, TPM state, definition; and nothing of what it was before is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import uuid
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.disks import MIB, DiskSpec
+from tests.restore.test_define import archive
+from tests.restore.test_restore import restored_bytes
+from tests.restore.world import World, random_disk
+from vmcellar.errors import PermanentError
+from vmcellar.progress import CancelToken, no_progress
+from vmcellar.repository.points import RestorePoint
+from vmcellar.restore.in_place import InPlace, InPlaceReport, Wishes
+from vmcellar.sources.libvirt_connection import Connection
+
+if TYPE_CHECKING:
+    from lab.guest import LabGuest
+    from tests.conftest import GuestFactory
+
+pytestmark = pytest.mark.libvirt
+SIZE = 4 * MIB
+DEFAULT = Wishes()
+
+
+@pytest.fixture
+def vm(make_guest: GuestFactory) -> LabGuest:
+    """A VM that is off, with a disk in the point and one that is not."""
+    return make_guest((DiskSpec("vda", SIZE), DiskSpec("vdb", SIZE, format="raw"), DiskSpec("sda", SIZE)))
+
+
+def point_of(world: World, vm: LabGuest, artifacts: dict[str, bytes]) -> RestorePoint:
+    rng = random.Random(31)
+    disks = {"vda": random_disk(rng, SIZE), "vdb": random_disk(rng, SIZE)}
+    return dataclasses.replace(world.add(disks, artifacts), vm=vm.name, vm_uuid=vm.uuid)
+
+
+def in_place(world: World, point: RestorePoint, uri: str, wishes: Wishes = DEFAULT) -> InPlaceReport:
+    job = InPlace(world.repository, point, Connection(uri), world.settings.state, wishes)
+    job.prepare(lambda: "the-safety-point")
+    return job.run(no_progress, CancelToken())
+
+
+def is_restored(world: World, point: RestorePoint, vm: LabGuest) -> bool:
+    models = world.models[point.id]
+    first = restored_bytes(vm.paths["vda"], "qcow2", SIZE) == models["vda"]
+    return first and vm.paths["vdb"].read_bytes() == models["vdb"]
+
+
+def test_a_vm_that_is_off(world: World, vm: LabGuest, libvirt_daemons: str) -> None:
+    point = point_of(world, vm, {})
+    before = {target: path.read_bytes() for target, path in vm.paths.items()}
+    report = in_place(world, point, libvirt_daemons)
+    assert is_restored(world, point, vm)
+    assert report.left == ("sda",)
+    assert vm.paths["sda"].read_bytes() == before["sda"]
+    assert [path.read_bytes() for path in report.kept] == [before["vda"], before["vdb"]]
+    assert all(".before-" in path.name for path in report.kept)
+    assert in_place(world, point, libvirt_daemons, Wishes(keep=False)).kept == ()
+
+
+def test_a_vm_that_runs_is_refused_or_backed_up_first(world: World, vm: LabGuest, libvirt_daemons: str) -> None:
+    point = point_of(world, vm, {})
+    before = vm.paths["vda"].read_bytes()
+    vm.start(paused=True)
+    with pytest.raises(PermanentError, match="is running"):
+        in_place(world, point, libvirt_daemons)
+    job = InPlace(world.repository, point, Connection(libvirt_daemons), world.settings.state, Wishes(stop=True))
+
+    def fails() -> str:
+        raise PermanentError("no backup")
+
+    with pytest.raises(PermanentError, match="no backup"):
+        job.prepare(fails)
+    assert vm.domain.isActive()
+
+    def back_up() -> str:
+        assert vm.domain.isActive()
+        vm.domain.destroy()  # as a guest that shuts down by itself; a paused one never would
+        return "the-safety-point"
+
+    job.prepare(back_up)
+    assert vm.paths["vda"].read_bytes() == before
+    report = job.run(no_progress, CancelToken())
+    assert (report.safety, report.kept) == ("the-safety-point", ())
+    assert is_restored(world, point, vm)
+
+
+def test_another_vm_of_the_same_name_is_refused(world: World, vm: LabGuest, libvirt_daemons: str) -> None:
+    point = dataclasses.replace(point_of(world, vm, {}), vm_uuid=str(uuid.uuid4()))
+    with pytest.raises(PermanentError, match="is another one"):
+        in_place(world, point, libvirt_daemons)
+
+
+def test_nvram_tpm_state_and_definition_come_back(
+    world: World, vm: LabGuest, vm_tmp: Path, libvirt_daemons: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmcellar.restore.in_place.TPM_STATE", vm_tmp / "swtpm")
+    nvram = vm_tmp / "vars.fd"
+    nvram.write_bytes(b"new" * 100)
+    root = ET.fromstring(vm.domain.XMLDesc())  # noqa: S314
+    os_element = root.find("os")
+    assert os_element is not None
+    ET.SubElement(os_element, "loader", readonly="yes", type="pflash").text = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+    ET.SubElement(os_element, "nvram").text = str(nvram)
+    vm.connection.defineXML(ET.tostring(root, encoding="unicode"))
+    old = vm.domain.XMLDesc().replace("<vcpu placement='static'>1<", "<vcpu placement='static'>2<")
+    tpm = archive(vm_tmp, {"tpm2/tpm2-00.permall": b"old state"}).read_bytes()
+    (vm_tmp / "swtpm" / vm.uuid / "tpm2").mkdir(parents=True)
+    (vm_tmp / "swtpm" / vm.uuid / "tpm2" / "tpm2-00.permall").write_bytes(b"new state")
+    point = point_of(world, vm, {"domain.xml": old.encode(), "nvram": b"old" * 100, "tpm.tar": tpm})
+    report = in_place(world, point, libvirt_daemons, Wishes(keep=False, definition=True))
+    assert report.brought_back == ("NVRAM", "TPM state", "definition")
+    assert nvram.read_bytes() == b"old" * 100
+    assert (vm_tmp / "swtpm" / vm.uuid / "tpm2" / "tpm2-00.permall").read_bytes() == b"old state"
+    assert [path.name.split(".before-")[0] for path in report.kept] == ["vars.fd", vm.uuid]
+    assert report.kept[0].read_bytes() == b"new" * 100
+    assert "<vcpu placement='static'>2<" in vm.domain.XMLDesc()
+
+
+def test_a_definition_with_other_disks_is_refused(world: World, vm: LabGuest, libvirt_daemons: str) -> None:
+    old = vm.domain.XMLDesc().replace(str(vm.paths["vda"]), "/elsewhere/vda.qcow2")
+    point = point_of(world, vm, {"domain.xml": old.encode()})
+    with pytest.raises(PermanentError, match="lie elsewhere"):
+        in_place(world, point, libvirt_daemons, Wishes(definition=True))
