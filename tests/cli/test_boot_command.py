@@ -1,0 +1,57 @@
+"""`boot` and `restore --in-place` as a user meets them, where no VM is needed for it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from tests.cli.conftest import Cellar, Cli
+from vmcellar.restore.boot_journal import begin, new_entry
+
+
+@pytest.mark.parametrize("words", [[], ["web1@latest", "--status"], ["--finish", "a", "--abort", "b"]])
+def test_one_thing_at_a_time(cli: Cli, cellar: Cellar, words: list[str]) -> None:
+    assert cellar
+    refused = cli("boot", *words)
+    assert refused.code == 2
+    assert "only one" in refused.err
+
+
+def test_what_was_left_is_shown(cli: Cli, cellar: Cellar) -> None:
+    assert "no VM runs from the repository" in cli("boot", "--status").out
+    entry = new_entry("web1-now", str(uuid.uuid4()), cellar.first.id, "web1", cellar.folder / "new", ("vda",))
+    with begin(cellar.folder / "state", entry):
+        assert "being served" in cli("boot", "--status").out
+        busy = cli("boot", "--finish", "web1-now")
+        assert busy.code == 1
+        assert "another process" in busy.err
+    shown = cli("boot", "--status")
+    assert "--finish web1-now" in shown.out
+    assert cellar.first.id in shown.out
+    (one,) = json.loads(cli("boot", "--status", "--json").out)
+    assert (one["phase"], one["served"]) == ("preparing", False)
+
+
+def test_an_unknown_name(cli: Cli, cellar: Cellar) -> None:
+    assert cellar
+    refused = cli("boot", "--finish", "nobody")
+    assert refused.code == 1
+    assert "no VM nobody runs from the repository" in refused.err
+
+
+def test_nothing_is_removed_or_overwritten_unasked(cli: Cli, cellar: Cellar) -> None:
+    assert cellar
+    for words in (["boot", "--abort", "web1-now"], ["restore", "web1@latest", "--in-place"]):
+        refused = cli(*words)
+        assert refused.code == 2
+        assert "--yes" in refused.err
+
+
+@pytest.mark.parametrize("beside", [["--to", "out"], ["--define", "new"], ["--onto", "x"], ["--disk", "vda"]])
+def test_what_does_not_go_with_in_place(cli: Cli, cellar: Cellar, beside: list[str]) -> None:
+    assert cellar
+    refused = cli("restore", "web1@latest", "--in-place", "--yes", *beside)
+    assert refused.code == 2
+    assert f"--in-place and {beside[0]}" in refused.err
