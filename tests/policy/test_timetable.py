@@ -69,9 +69,10 @@ def test_a_damaged_file_is_an_error_that_says_what_holds_without_it(tmp_path: Pa
 
 def test_maintenance_can_be_switched_off() -> None:
     every = maintenance_entries(Config())
-    assert {flow for flow, entries in every.items() if not entries} == {"verify-restores"}, (
-        "drills boot VMs: not unasked"
-    )
+    without = {flow for flow, entries in every.items() if not entries}
+    assert without == {"verify-restores", "rebalance-tiers"}, "drills boot VMs: not unasked; and there is one tier"
+    cold = Config.model_validate({"tiers": {"hot": "/srv/hot", "cold": "/srv/cold"}})
+    assert len(maintenance_entries(cold)["rebalance-tiers"]) == 1
     proving = Config.model_validate({"maintenance": {"prove": "0 1 * * *", "prove_minutes": 90}})
     (entry,) = maintenance_entries(proving)["verify-restores"]
     assert entry.request == {"minutes": 90}

@@ -111,10 +111,6 @@ class Maintenance(Section):
     rebalance: OptionalSchedule = Field(
         default=Schedule(cron="0 7 * * *"), description="with warm or cold tiers: put packs where placement: says"
     )
-    prove: OptionalSchedule = Field(
-        default=Schedule(cron="0 10 * * *"), description="restore and boot the points with the highest risk, for real"
-    )
-    prove_minutes: float = Field(default=60, gt=0, description="no proof begins after this many minutes")
     verify_sample: float = Field(default=0.05, gt=0, le=1, description="share of the stored bytes that verify reads")
 
 

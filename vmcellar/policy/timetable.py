@@ -99,9 +99,11 @@ def _entries(job: str, schedule: Schedule | None, advised: Sequence[Advised]) ->
 def maintenance_entries(config: Config) -> dict[str, list[Entry]]:
     """The schedules of what is done besides backups, by the flow's name; off: an empty list."""
     what = config.maintenance
-    flows = {
+    several = config.tiers.warm is not None or config.tiers.cold is not None
+    flows: dict[str, tuple[Schedule | None, dict[str, Any]]] = {
         "recover-host": (what.recover, {}),
         "upkeep-repository": (what.upkeep, {}),
+        "rebalance-tiers": (what.rebalance if several else None, {}),
         "verify-restores": (what.prove, {"minutes": what.prove_minutes}),
         "verify-repository": (what.verify, {"deep": True, "sample": what.verify_sample}),
     }
