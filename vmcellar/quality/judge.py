@@ -101,12 +101,16 @@ def _document(name: str, table: pd.DataFrame, folder: Path) -> None:
 
 def _validate(name: str, table: pd.DataFrame) -> list[Result]:
     gx = _great_expectations()
-    context = _quiet(gx.get_context(mode="ephemeral"))
-    asset = context.data_sources.add_pandas("evidence").add_dataframe_asset(name)
+    asset = _context().data_sources.add_or_update_pandas("evidence").add_dataframe_asset(name)
     batch = asset.add_batch_definition_whole_dataframe("rows").get_batch({"dataframe": table})
     how = {"result_format": "COMPLETE", "unexpected_index_column_names": ["point"]}
     outcome = batch.validate(gx.ExpectationSuite(**suite(name)), result_format=how)
     return [_result(name, each, table) for each in outcome.results]
+
+
+@cache
+def _context() -> Any:
+    return _quiet(_great_expectations().get_context(mode="ephemeral"))
 
 
 def _result(name: str, outcome: Any, table: pd.DataFrame) -> Result:
