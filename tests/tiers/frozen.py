@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from vmcellar.config import load_config
 from vmcellar.config.tiers import TierSettings
 from vmcellar.repository.repository import Repository
 from vmcellar.tiers.s3 import S3Tier
+from vmcellar.upkeep.rebalance import rebalance
+from vmcellar.upkeep.rules import rules_of
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -68,3 +71,34 @@ def make_frozen(server: Glacier, settings: TierSettings, folder: Path) -> Frozen
     hole = bytes(MIB)
     disks = [one + hole * 3 + two + hole * 3, hole * 2 + three + hole + two + hole * 3]
     return Frozen(server, repository, folder / "vmcellar.yaml", [first.id, second.id], disks)
+
+
+@dataclass
+class Tiered:
+    """A point of ten days ago that the rules have moved from a local hot tier to GLACIER."""
+
+    server: Glacier
+    folder: Path
+    point: str
+    disk: bytes
+
+    @property
+    def hot_packs(self) -> int:
+        return sum(path.is_file() for path in (self.folder / "repo" / "data").rglob("*"))
+
+
+def make_tiered(server: Glacier, settings: TierSettings, folder: Path) -> Tiered:
+    """The configuration as a user writes it; the packs were moved by its rules."""
+    (folder / "pass").write_text("correct horse\n")
+    (folder / "pass").chmod(0o600)
+    tiers = {"hot": "repo", "cold": as_written(settings)}
+    document = {"tiers": tiers, "placement": {"hot": "7d", "cold": "rest"}, "key": {"file": "pass"}, "state": "state"}
+    (folder / "vmcellar.yaml").write_text(yaml.safe_dump(document))
+    config = load_config(folder / "vmcellar.yaml")
+    repository = Repository.init(config)
+    data = random.Random(1).randbytes(MIB)
+    with ThreadPoolExecutor(2) as pool:
+        point = back_up(repository, pool, [(0, data)], SIZE, time=time.time() - 10 * 86400)
+    assert rebalance(repository, rules_of(config)).ok
+    repository.close()
+    return Tiered(server, folder, point.id, data + bytes(SIZE - MIB))

@@ -6,30 +6,23 @@ The packs are moved into their class on the server, as a lifecycle rule of the b
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from lab.glacier import Glacier
 from tests.cli.conftest import Cli, cli, quick_cost
-from tests.repository.writing import back_up
-from tests.tiers.conftest import as_written
-from tests.tiers.frozen import MIB, SIZE, Frozen, make_frozen
-from vmcellar.config import load_config
+from tests.tiers.frozen import MIB, SIZE, Frozen, Tiered, make_frozen, make_tiered
 from vmcellar.config.prices import AWS_PRICES, Speed
 from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.costs import offers
-from vmcellar.repository.repository import Repository
 from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import restore_point
 from vmcellar.restore.thaw import refuse_archived
 from vmcellar.tiers.base import ArchivedError
+from vmcellar.tiers.local import LocalTier
 from vmcellar.tiers.s3 import S3Tier
 
 __all__ = ["cli"]
@@ -180,39 +173,66 @@ def after_the_check(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]
     monkeypatch.setattr("vmcellar.restore.restore.refuse_archived", refuse_then)
 
 
-@pytest.mark.parametrize("arguments", [("thaw",), ("thaw", "x", "--status"), ("thaw", "x", "--days", "0")])
-def test_bad_use(cli: Cli, arguments: tuple[str, ...]) -> None:
-    assert cli(*arguments).code == 2
+@pytest.mark.parametrize("arguments", ["", "x --status", "x --days 0", "x --fetch --yes"])
+def test_bad_use(cli: Cli, arguments: str) -> None:
+    assert cli("thaw", *arguments.split()).code == 2
 
 
-def test_what_the_rules_moved_to_glacier_comes_back(
-    cli: Cli, glacier_server: Glacier, glacier_settings: TierSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a local hot tier and the archive behind it, and all by the commands."""
+@pytest.fixture
+def tiered(
+    glacier_server: Glacier, glacier_settings: TierSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Tiered:
     monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
-    (tmp_path / "pass").write_text("correct horse\n")
-    (tmp_path / "pass").chmod(0o600)
-    tiers = {"hot": "repo", "cold": as_written(glacier_settings)}
-    document = {"tiers": tiers, "placement": {"hot": "7d", "cold": "rest"}, "key": {"file": "pass"}, "state": "state"}
-    (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump(document))
-    repository = Repository.init(load_config(tmp_path / "vmcellar.yaml"))
-    data = random.Random(1).randbytes(MIB)
-    with ThreadPoolExecutor(2) as pool:
-        point = back_up(repository, pool, [(0, data)], SIZE, time=time.time() - 10 * 86400)
-    repository.close()
-    moved = cli("tiers", "move")
-    assert moved.code == 0, moved.err
+    return make_tiered(glacier_server, glacier_settings, tmp_path)
+
+
+def test_what_the_rules_moved_to_glacier_comes_back(cli: Cli, tiered: Tiered) -> None:
+    """With a local hot tier and the archive behind it, and all by the commands."""
     cold = {tier["name"]: tier for tier in json.loads(cli("tiers", "--json").out)["tiers"]}["cold"]
-    assert cold["packs"] == 2
-    plan = json.loads(cli("restore", point.id, "--plan", "--json").out)["thaw"]
+    assert (cold["packs"], tiered.hot_packs) == (2, 0)
+    plan = json.loads(cli("restore", tiered.point, "--plan", "--json").out)["thaw"]
     assert (plan["archived"]["packs"], {pack["tier"] for pack in plan["packs"]}) == (2, {"hot", "cold"})
     assert [offer["speed"] for offer in plan["offers"]] == ["bulk", "standard", "expedited"]
-    assert "must be thawed first" in cli("restore", point.id, "--to", "out").err
-    assert cli("thaw", point.id, "--yes", "--speed", "expedited").code == 0
-    glacier_server.advance(hours=0.1)
-    result = cli("restore", point.id, "--to", "out", "--format", "raw")
+    assert "must be thawed first" in cli("restore", tiered.point, "--to", "out").err
+    assert cli("thaw", tiered.point, "--yes", "--speed", "expedited").code == 0
+    tiered.server.advance(hours=0.1)
+    result = cli("restore", tiered.point, "--to", "out", "--format", "raw")
     assert result.code == 0, result.err
-    assert (tmp_path / "out" / "vda.raw").read_bytes() == data + bytes(SIZE - MIB)
+    assert (tiered.folder / "out" / "vda.raw").read_bytes() == tiered.disk
+
+
+def test_what_was_fetched_outlives_its_thaw(cli: Cli, tiered: Tiered) -> None:
+    early = cli("thaw", tiered.point, "--fetch")
+    assert early.code == 0, early.err
+    assert "2 packs cannot be read yet" in early.err
+    assert cli("thaw", tiered.point, "--yes", "--speed", "expedited", "--days", "1").code == 0
+    tiered.server.advance(hours=0.1)
+    fetched = json.loads(cli("thaw", tiered.point, "--fetch", "--json").out)
+    assert (fetched["copied"], fetched["there"], fetched["asleep"], tiered.hot_packs) == (2, 0, 0, 2)
+    again = json.loads(cli("thaw", tiered.point, "--fetch", "--json").out)
+    assert (again["copied"], again["there"], again["asleep"]) == (0, 2, 0)
+    tiered.server.advance(days=3)
+    assert json.loads(cli("restore", tiered.point, "--plan", "--json").out)["thaw"] is None
+    result = cli("restore", tiered.point, "--to", "out", "--format", "raw")
+    assert result.code == 0, result.err
+    assert (tiered.folder / "out" / "vda.raw").read_bytes() == tiered.disk
+    assert cli("tiers", "move").code == 0
+    assert tiered.hot_packs == 0
+
+
+def test_a_fetch_without_room_copies_nothing(cli: Cli, tiered: Tiered, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("thaw", tiered.point, "--yes", "--speed", "expedited").code == 0
+    tiered.server.advance(hours=0.1)
+    monkeypatch.setattr(LocalTier, "free_bytes", lambda _tier: MIB)
+    refused = cli("thaw", tiered.point, "--fetch")
+    assert refused.code == 1
+    assert "has no room for 2 packs" in refused.err
+    assert tiered.hot_packs == 0
+
+
+def test_one_tier_has_nowhere_to_fetch_to(cli: Cli, frozen: Frozen) -> None:
+    refused = cli("thaw", frozen.points[0], "--fetch")
+    assert (refused.code, "one tier only" in refused.err) == (2, True)
 
 
 def test_a_deep_check_does_not_take_sleep_for_damage(cli: Cli, frozen: Frozen) -> None:

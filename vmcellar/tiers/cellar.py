@@ -127,6 +127,11 @@ class CellarTier:
                 while len(self._places) > _REMEMBERED:
                     self._places.popitem(last=False)
 
+    def forget(self, key: str) -> None:
+        """Look for the pack anew when it is read next, nearest tier first: it was copied."""
+        with self._lock:
+            self._places.pop(key, None)
+
     def copies(self, key: str) -> Sequence[Tier]:
         """See Copies."""
         found = []

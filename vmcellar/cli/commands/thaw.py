@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
+    from vmcellar.repository.repository import Repository
     from vmcellar.restore.thaw import ThawPlan
 
 
@@ -35,6 +38,9 @@ def thaw(
     status: Annotated[bool, typer.Option("--status", help="Show the thaws that were requested, and request none.")] = (
         False
     ),
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Copy to hot what can be read by now; requests nothing, may be repeated.")
+    ] = False,
     identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -44,10 +50,15 @@ def thaw(
     All of them are requested in one batch, after their number, cost and hours were shown. Repeating it is harmless:
     what is being thawed goes on. Then restore the point as any other.
     """
-    if status == (point is not None):
-        raise UsageError("name a point, or give --status", hint="`vmcellar list` shows the points")
+    if status == (point is not None) or (fetch and (status or yes)):
+        raise UsageError(
+            "name a point, to thaw it or to --fetch it, or give --status", hint="`vmcellar list` shows the points"
+        )
     if point is None:
         _show_status(ctx, config, identity, as_json)
+        return
+    if fetch:
+        _fetch(open_repository(ctx, config, identity), point, tuple(disk or ()), as_json)
         return
     from vmcellar.cli.render.thaws import record_json, thaw_json, thaw_text
     from vmcellar.restore.plan import make_plan
@@ -73,6 +84,22 @@ def thaw(
         print_json({**thaw_json(plan), "requested": record_json(record)})
         return
     note(f"requested: {len(record.keys)} packs, {speed}; `vmcellar thaw --status` says when they can be read")
+
+
+def _fetch(repository: Repository, name: str, disks: tuple[str, ...], as_json: bool) -> None:
+    from vmcellar.cli.render.text import size_text
+    from vmcellar.restore.plan import make_plan
+    from vmcellar.upkeep.bring import bring
+
+    with cancel_on_signals() as cancel, progress_bars() as progress:
+        plan = make_plan(repository, repository.point(name), disks, cancel=cancel)
+        done = bring(repository, plan.keys, progress=progress, cancel=cancel)
+    if as_json:
+        print_json({"point": plan.point, **asdict(done)})
+        return
+    note(f"copied {done.copied} packs ({size_text(done.bytes)}) to hot; {done.there} were there")
+    if done.asleep:
+        note(f"{done.asleep} packs cannot be read yet: `vmcellar thaw {plan.point}` asks for them; then repeat this")
 
 
 def _ask(plan: ThawPlan, speed: str) -> None:
