@@ -16,6 +16,7 @@ from tests.tiers.conftest import as_written
 from vmcellar.config import load_config
 from vmcellar.config.tiers import TierSettings
 from vmcellar.repository.repository import Repository
+from vmcellar.restore.plan import make_plan
 from vmcellar.tiers.s3 import S3Tier
 from vmcellar.upkeep.rebalance import rebalance
 from vmcellar.upkeep.rules import rules_of
@@ -42,6 +43,11 @@ class Frozen:
     @property
     def packs(self) -> list[str]:
         return [key for key, _ in self.tier.list("data/")]
+
+    def needed(self, point: str) -> list[str]:
+        """The packs of disk bytes that a restore of the point reads."""
+        plan = make_plan(self.repository, self.repository.point(point))
+        return sorted(key for key in plan.keys if key.startswith("data/"))
 
     def archive(self, storage_class: str = "GLACIER", keys: list[str] | None = None) -> None:
         """What a lifecycle rule does: the same object in another class."""
