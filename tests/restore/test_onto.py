@@ -335,6 +335,24 @@ def test_a_mounted_block_device_is_refused(world: World, tmp_path: Path, loop: P
     assert loop.read_bytes() == world.models[point.id]["vda"]
 
 
+def test_a_file_under_a_loop_device_is_refused(world: World, tmp_path: Path, loop: Path) -> None:
+    point = world.add({"vda": random_disk(random.Random(2), 8 * MIB)})
+    before = (tmp_path / "backing").read_bytes()
+    with pytest.raises(PermanentError, match=f"{loop} is set up on it"):
+        onto(world, point, vda=tmp_path / "backing")
+    assert (tmp_path / "backing").read_bytes() == before
+
+
+def test_a_header_that_a_guest_may_have_written_is_not_believed(tmp_path: Path) -> None:
+    """A raw disk that looks like a qcow2 image whose data is a file of the host."""
+    victim, disk = tmp_path / "victim", tmp_path / "disk"
+    options = f"data_file={victim},data_file_raw=on"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, disk, str(MIB)], check=True)
+    with pytest.raises(PermanentError, match="data in another file"):
+        disk_at(disk)
+    assert find_destination(str(disk), MIB, "raw", NoVolumes()).format == "raw"
+
+
 @pytest.mark.libvirt
 def test_what_a_vm_uses_is_refused(world: World, make_guest: GuestFactory, vm_tmp: Path, libvirt_daemons: str) -> None:
     guest = make_guest((DiskSpec("vda", 4 * MIB),))

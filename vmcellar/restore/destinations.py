@@ -22,6 +22,8 @@ from vmcellar.restore.targets import ImageFormat
 Kind = Literal["file", "block", "rbd"]
 
 _QCOW2_MAGIC = b"QFI\xfb"
+_FEATURES = slice(72, 80)  # incompatible features: QEMU's docs/interop/qcow2.txt, header of version 3
+_EXTERNAL_DATA = 1 << 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,24 @@ def _local(given: Path, image_format: ImageFormat | None) -> Destination:
         ) from error
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise UsageError(f"{given} is neither a file nor a block device", hint="name a disk image, or --to DIR")
-    found: ImageFormat = "qcow2" if start == _QCOW2_MAGIC else "raw"
+    found: ImageFormat = "qcow2" if start.startswith(_QCOW2_MAGIC) else "raw"
+    if image_format is None and found == "qcow2":
+        _refuse_external_data(given, start)
     return Destination(str(given), "block" if stat.S_ISBLK(mode) else "file", image_format or found, path)
 
 
 def _start(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(len(_QCOW2_MAGIC))
+        return file.read(_FEATURES.stop)
+
+
+def _refuse_external_data(given: Path, start: bytes) -> None:
+    """The guest of a raw disk may have written this header, and would have us write into a file that it names."""
+    if int.from_bytes(start[_FEATURES]) & _EXTERNAL_DATA:
+        raise PermanentError(
+            f"{given} looks like a qcow2 image that keeps its data in another file",
+            hint="give --format qcow2 if you made it so, else --format raw; nothing was written",
+        )
 
 
 def _pair(words: str, form: str) -> tuple[str, str]:

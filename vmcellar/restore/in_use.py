@@ -7,6 +7,7 @@ device, a VM that was saved with its memory, images that lie on top of this one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -127,8 +128,18 @@ def refuse_used(disk: Destination, machines: Machines) -> None:
     used = list(machines.users(disk))
     if disk.rbd is not None:
         used += rbd_images.watchers(*disk.rbd)
+    if disk.kind == "file" and disk.path is not None:
+        used += [f"{device} is set up on it" for device in _loops(disk.path)]
     if used:
         raise PermanentError(f"{disk.name} is in use: {'; '.join(used)}", hint=_HINT)
+
+
+def _loops(path: Path) -> Iterator[str]:
+    """Loop devices whose backing file it is."""
+    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it was detached just then
+            if same_file(Path(entry.read_text().rstrip("\n")), path):
+                yield f"/dev/{entry.parts[3]}"
 
 
 @contextmanager
