@@ -181,13 +181,13 @@ def _predict(logs: Floats, tested: backtest.Backtest, season: int, ahead: int) -
 
 
 def _bounds(tested: backtest.Backtest, logs: Floats, season: int) -> tuple[dict[int, Floats], dict[int, Floats]]:
-    """Lower and upper logarithms by level; the first and the second week from their own past errors."""
+    """Lower and upper logarithms by level; the first and the second week each from their own past errors."""
     low = {level: np.empty_like(logs) for level in intervals.LEVELS}
     high = {level: np.empty_like(logs) for level in intervals.LEVELS}
     rows = len(logs)
     for week in range(backtest.AHEAD_SEASONS):
         part = slice(week * season, (week + 1) * season)
-        errors = tested.errors[:, :, part].reshape(rows, -1)
+        errors = _errors_of(tested, part, season).reshape(rows, -1)
         groups = intervals.groups_of(tested.predicted[:, :, part].reshape(rows, -1))
         sizes = intervals.group_sizes(errors, groups)
         scaled = errors / np.take_along_axis(sizes, groups, axis=1)
@@ -198,6 +198,13 @@ def _bounds(tested: backtest.Backtest, logs: Floats, season: int) -> tuple[dict[
             low[level][:, part] = logs[:, part] + below[:, None] * scale
             high[level][:, part] = logs[:, part] + above[:, None] * scale
     return low, high
+
+
+def _errors_of(tested: backtest.Backtest, week: slice, season: int) -> Floats:
+    """Past errors of a week ahead; where there are none yet, those of the first week, half as large again."""
+    own = tested.errors[:, :, week]
+    none = ~np.isfinite(own).any(axis=(1, 2), keepdims=True)
+    return np.asarray(np.where(none, 1.5 * tested.errors[:, :, :season], own), dtype=np.float64)
 
 
 def _mean_by_median(tested: backtest.Backtest) -> Floats:

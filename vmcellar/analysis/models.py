@@ -66,12 +66,14 @@ def repeat(profile: Floats, ahead: int) -> Floats:
 
 
 def seasonal_naive(known: Floats, season: int, ahead: int) -> Floats:
-    """The baseline: the same step of the last week; where that is unknown, of the week before, up to four."""
+    """The baseline: the same step of the last week; where that is unknown, of the week before, up to four; where none
+    of the four is known, the mean of the others.
+    """
     past = weeks_of(known, season, 4)
     out = past[:, -1].copy()
     for back in (2, 3, 4):
         out = np.where(np.isnan(out), past[:, -back], out)
-    return repeat(out, ahead)
+    return repeat(np.where(np.isnan(out), quiet_mean(out, axis=1, keepdims=True), out), ahead)
 
 
 def _weighted(past: Floats, decay: float) -> Floats:

@@ -141,12 +141,15 @@ def _next_run(runs: Runs, disks: list[Forecast], now: float) -> NextRun:
 
 def _change(disks: list[Forecast], span: float) -> Range:
     """Change of all disks over `span` seconds from their first step; one scale for the interval as for a step."""
-    steps = max(1, min(round(span / (disks[0].step * HOUR)), len(disks[0].middle)))
-    share = span / (steps * disks[0].step * HOUR)
-    middle = sum(float(one.middle[:steps].sum()) for one in disks) * share
-    low = {level: sum(float(one.low[level][:steps].sum()) for one in disks) * share for level in LEVELS}
-    high = {level: sum(float(one.high[level][:steps].sum()) for one in disks) * share for level in LEVELS}
-    return Range(middle, low, high)
+    parts = []
+    for one in disks:
+        steps = max(1, min(round(span / (one.step * HOUR)), len(one.middle)))
+        share = span / (steps * one.step * HOUR)
+        ends = (one.middle, *(side[level] for side in (one.low, one.high) for level in LEVELS))
+        parts.append([float(values[:steps].sum()) * share for values in ends])
+    middle, *ends_of_all = (sum(column) for column in zip(*parts, strict=True))
+    low, high = ends_of_all[: len(LEVELS)], ends_of_all[len(LEVELS) :]
+    return Range(middle, dict(zip(LEVELS, low, strict=True)), dict(zip(LEVELS, high, strict=True)))
 
 
 def _spread_of(logs: Floats) -> Range:
