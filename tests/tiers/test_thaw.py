@@ -221,6 +221,27 @@ def test_what_was_fetched_outlives_its_thaw(cli: Cli, tiered: Tiered) -> None:
     assert tiered.hot_packs == 0
 
 
+def test_a_fetch_that_died_in_the_middle_goes_on(cli: Cli, tiered: Tiered, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("thaw", tiered.point, "--yes", "--speed", "expedited").code == 0
+    tiered.server.advance(hours=0.1)
+    adopt, adopted = LocalTier.adopt, []
+
+    def dies(tier: LocalTier, path: Path, key: str) -> None:
+        if key.startswith("data/"):
+            adopted.append(key)
+            if len(adopted) == 2:
+                raise PowerCutError
+        adopt(tier, path, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTier, "adopt", dies)
+        with pytest.raises(PowerCutError):
+            cli("thaw", tiered.point, "--fetch")
+    assert tiered.hot_packs == 1
+    fetched = json.loads(cli("thaw", tiered.point, "--fetch", "--json").out)
+    assert (fetched["copied"], fetched["there"], tiered.hot_packs) == (1, 1, 2)
+
+
 def test_a_fetch_without_room_copies_nothing(cli: Cli, tiered: Tiered, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("thaw", tiered.point, "--yes", "--speed", "expedited").code == 0
     tiered.server.advance(hours=0.1)
