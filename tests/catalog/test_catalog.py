@@ -13,11 +13,14 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tests.catalog.rows import point, run
+from tests.upkeep.world import World
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.models import Base, Run
-from vmcellar.catalog.rebuild import rebuild
+from vmcellar.catalog.rebuild import rebuild, refresh
 from vmcellar.catalog.schema import HEAD, alembic_config
 from vmcellar.errors import PermanentError
+from vmcellar.repository import evidence
+from vmcellar.repository.evidence import Check
 
 REPOSITORY = b"r" * 16
 
@@ -111,3 +114,31 @@ def test_rebuild_leaves_what_a_run_wrote_itself(catalog: Catalog) -> None:
     rebuild(catalog, [made], now=1.0)
     with catalog.reading() as connection:
         assert [row.error for row in connection.execute(Run.__table__.select())] == ["seen by the run"]
+
+
+def test_refresh_reads_evidence_once_and_leaves_damaged_evidence_out(
+    catalog: Catalog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        (tmp_path / "world").mkdir()
+        world = World.make(tmp_path / "world", pool)
+        host = world.host()
+        made = world.back_up(host, {0: 1})
+        drill = evidence.Evidence(
+            point=made.id, vm="web", kind="drill", verdict="failed", time=world.now, host="h",
+            checks=(Check("boots", "yes", "no", ok=False),), rto=90.0, seconds={"start": 2.0},
+        )  # fmt: skip
+        evidence.write(host, drill)
+        damaged = evidence.write(host, drill)
+        file = world.folder / "hot" / damaged.key
+        file.chmod(0o600)
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+        assert refresh(catalog, host).evidence == 1
+        assert damaged.key in caplog.text
+        assert refresh(catalog, host).evidence == 0
+        host.close()
+    with catalog.reading() as connection:
+        (row,) = connection.exec_driver_sql(
+            "SELECT vm, kind, ok, rto_seconds, seconds, detail FROM evidence"
+        ).fetchall()
+    assert tuple(row) == ("web", "drill", 0, 90.0, 2.0, "boots")

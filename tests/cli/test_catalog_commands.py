@@ -24,7 +24,7 @@ def test_rebuild_reads_the_history_back_and_show_tells_it(
     assert first.code == 0, first.err
     assert "3 points in the repository: 3 added to the catalog, 0 noted as gone" in first.err
     assert "failed attempts and the stages' times per disk are not known" in first.err
-    assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 3, "added": 0, "gone": 0}
+    assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 3, "added": 0, "gone": 0, "evidence": 0}
     shown = json.loads(cli("catalog", "show", "--json").out)
     assert {vm["vm"]: (vm["runs"], vm["failed"]) for vm in shown["vms"]} == {"db1": (1, 0), "web1": (2, 0)}
     assert shown["quarantined"] == []
@@ -44,7 +44,7 @@ def test_show_names_the_rows_that_no_analysis_uses(cli: Cli, cellar: Cellar, mon
 def test_rebuild_notes_points_that_a_prune_dropped(cli: Cli) -> None:
     cli("catalog", "rebuild")
     assert cli("prune", "--keep-last", "1").code == 0
-    assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 2, "added": 0, "gone": 1}
+    assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 2, "added": 0, "gone": 1, "evidence": 0}
 
 
 def test_export_writes_parquet(cli: Cli, cellar: Cellar) -> None:

@@ -49,13 +49,20 @@ class HeatMap:
 
 
 def heat_map(
-    repository: Repository, vm: str, disk: str, columns: int = COLUMNS, most_points: int = MOST_POINTS
+    repository: Repository,
+    vm: str,
+    disk: str,
+    columns: int = COLUMNS,
+    most_points: int = MOST_POINTS,
+    until: float | None = None,
 ) -> HeatMap:
-    """The heat map of one disk of one VM, over its newest points. Reads the maps alone, never the disk's bytes.
+    """The heat map of one disk of one VM, over its newest points, or the newest ones `until` then (seconds since the
+    epoch). Reads the maps alone, never the disk's bytes.
 
     PermanentError when fewer than two points have the disk; IntegrityError for a damaged map.
     """
-    found = [(point, record) for point in repository.points_of(vm) if (record := _disk_of(point, disk))]
+    wanted = (point for point in repository.points_of(vm) if until is None or point.time <= until)
+    found = [(point, record) for point in wanted if (record := _disk_of(point, disk))]
     chosen = found[-most_points:]
     if len(chosen) < 2:
         raise PermanentError(

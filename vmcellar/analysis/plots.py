@@ -53,7 +53,8 @@ def tier_fill(frame: pd.DataFrame, fill: Fill, room: float | None, days: int = 1
         return nothing(title, f"No forecast: {fill.refusal}.")
     past_days, past = _stored_until_now(frame, fill, days)
     ahead = np.arange(min(days, len(fill.used) - 1) + 1)
-    scale, unit = in_bytes(max(float(fill.high[80][ahead[-1]]), room or 0.0))
+    top = 1.3 * max(float(fill.used[ahead[-1]]), room or 0.0)  # wide intervals may leave the sheet
+    scale, unit = in_bytes(top)
     when = fill.days_to(room) if room else None
     daily, daily_unit = in_bytes(fill.per_day)
     about = f"grows by {fill.per_day / daily:.3g} {daily_unit} a day; " + (
@@ -71,7 +72,7 @@ def tier_fill(frame: pd.DataFrame, fill: Fill, room: float | None, days: int = 1
     if room:
         axis.axhline(room / scale, color=RED, linewidth=1.4, linestyle=(0, (5, 3)))
         axis.annotate("full", (times[0], room / scale), (0, 4), textcoords="offset points", color=RED, fontsize=9)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, top / scale)
     _dated(axis, f"used, {unit}")
     return figure
 
@@ -138,7 +139,9 @@ def heat(found: HeatMap) -> Figure:
     """A disk's heat map: each row is one backup, newest at the bottom, each column a part of the disk."""
     scale, unit = in_bytes(found.size)
     about = f"part of each {found.cell / in_bytes(found.cell)[0]:.3g} {in_bytes(found.cell)[1]} that changed, by backup"
-    figure, (axis,) = sheet(f"{found.vm} {found.disk}: where it changes", about, height=2.4 + 0.05 * len(found.times))
+    figure, (axis,) = sheet(
+        f"{found.vm} {found.disk}: where it changes", about, height=2.4 + min(5.0, 0.07 * len(found.times))
+    )
     edges = np.append(np.arange(0, found.size, found.cell), found.size) / scale
     values = np.where(found.changed > 0, np.maximum(found.changed, 1e-4), np.nan)
     rows = np.arange(len(found.times) + 1)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from vmcellar.analysis import history as tables
 from vmcellar.analysis.capacity import TierUse
+from vmcellar.analysis.grid import seconds_of
 from vmcellar.analysis.heat import COLUMNS, HeatMap, heat_map
 from vmcellar.analysis.quality import quarantine
 from vmcellar.analysis.sample import TUNING, generate
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 LEAST_RUNS = 50
 """With fewer runs than this a catalog has nothing to plot yet."""
+HEAT_POINTS, AFTER_DAYS = 80, 5.0
+"""Backups in a heat map around a moment, and how many days of them may lie after it."""
+DAY = 86400.0
 SAMPLE = replace(TUNING, seed=1, vms=18, days=120, trouble_share=0.25)
 
 
@@ -65,13 +69,16 @@ class Source:
         before = own[own["time"] < pd.Timestamp(at, unit="s", tz="UTC")].sort_values("time", ascending=False)
         return before[["point", "time", "kind", "verified"]].head(most).reset_index(drop=True)
 
-    def heat_map(self, vm: str, disk: str) -> HeatMap:
-        """Where a disk changed: from the repository, which is opened for it, or made up as the history is."""
+    def heat_map(self, vm: str, disk: str, around: float) -> HeatMap:
+        """Where a disk changed before and after a moment (seconds since the epoch): from the repository, which is
+        opened for it, or made up as the history is.
+        """
+        until = around + AFTER_DAYS * DAY
         if self.settings is None:
-            return _heat_of(self.frame, vm, disk)
+            return _heat_of(self.frame[seconds_of(self.frame["started"]) <= until], vm, disk)
         repository = Repository.open(self.settings)
         try:
-            return heat_map(repository, vm, disk)
+            return heat_map(repository, vm, disk, most_points=HEAT_POINTS, until=until)
         finally:
             repository.close()
 
@@ -153,12 +160,15 @@ def _points_of(frame: pd.DataFrame) -> pd.DataFrame:
 def _heat_of(frame: pd.DataFrame, vm: str, disk: str) -> HeatMap:
     """Its usual change lies in a tenth of the disk; what is far beyond it lies everywhere."""
     own = frame[(frame["vm"] == vm) & (frame["disk"] == disk) & frame["ok"] & (frame["kind"] == "incremental")]
+    own = own.tail(HEAT_POINTS)
     size, changed = int(own["bytes_size"].max()), own["bytes_changed"].to_numpy(dtype=float)
     cell = -(-size // COLUMNS)
-    place = np.random.default_rng(size % 97).random(COLUMNS)
-    busy = np.where(place > 0.9, place, 0.0)
+    random = np.random.default_rng(size % 97)
+    place = random.random(COLUMNS)
+    busy = np.where(place > 0.85, 10 ** random.uniform(-3, 0, COLUMNS), 0.0) * random.random((len(own), COLUMNS))
     usual = float(np.median(changed))
-    rows = np.array([np.where(one > 8 * usual, 0.3 + 0.7 * place, busy * one / (4 * usual)) for one in changed])
+    share = (changed / (4 * usual))[:, None]
+    rows = np.where(share > 2, 0.3 + 0.7 * place, np.where(busy > 1e-3, busy * share, 0.0))
     times = tuple(moment.to_pydatetime() for moment in own["started"])
     return HeatMap(vm, disk, size, cell, tuple(own["run_id"]), times, np.clip(rows, 0.0, 1.0))
 

@@ -67,6 +67,12 @@ class Catalog:
             own = models.Point.repository == self.repository
             return set(connection.execute(select(models.Point.id).where(own)).scalars())
 
+    def evidence_ids(self) -> set[str]:
+        """The evidence of this repository that the catalog knows."""
+        with self.reading() as connection:
+            own = models.Evidence.repository == self.repository
+            return set(connection.execute(select(models.Evidence.id).where(own)).scalars())
+
     def run_ids(self) -> set[str]:
         """The runs of this repository that the catalog knows."""
         with self.reading() as connection:

@@ -1,20 +1,27 @@
 """Reading the history back from the repository: every point tells of the run that made it.
 
 What no point holds stays absent: runs that failed, the stages' seconds per disk (a point has their sums), bytes per
-stage, evidence that is not in the repository, changes of schedules.
+stage, changes of schedules.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vmcellar.catalog.models import Base, Point, Run, RunDisk, Stage
+from vmcellar.catalog.models import Base, Evidence, Point, Run, RunDisk, Stage
+from vmcellar.errors import IntegrityError
+from vmcellar.repository import evidence, layout
+from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.catalog.catalog import Catalog
     from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+
+log = logging.getLogger(__name__)
 
 BATCH = 500
 """Points whose rows are written in one transaction."""
@@ -22,11 +29,51 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
-    """`points` were there, of which `added` were new to the catalog; `gone` it knew, and they are no more."""
+    """`points` were there, of which `added` were new to the catalog; `gone` it knew, and they are no more.
+    `evidence` of verifications and drills was new to it, too.
+    """
 
     points: int
     added: int
     gone: int
+    evidence: int = 0
+
+
+def refresh(catalog: Catalog, repository: Repository) -> RebuildReport:
+    """`rebuild` from a repository, with its evidence. Raises what reading the points raises; evidence that cannot be
+    read is left out with a warning.
+    """
+    report = rebuild(catalog, repository.points(), repository.clock())
+    return replace(report, evidence=_add_evidence(catalog, repository))
+
+
+def _add_evidence(catalog: Catalog, repository: Repository) -> int:
+    known, rows = catalog.evidence_ids(), []
+    for name in evidence.names(repository.tier):
+        row_id = name.key.removeprefix(layout.EVIDENCE)
+        if row_id in known:
+            continue
+        try:
+            rows.append(_evidence_row(catalog.repository, row_id, evidence.read(repository, name)))
+        except (IntegrityError, NotFoundError) as error:  # it went with its point, or is damaged: scrub names it
+            log.warning("%s", error.message)
+    catalog.add(rows)
+    return len(rows)
+
+
+def _evidence_row(repository: str, row_id: str, found: evidence.Evidence) -> Evidence:
+    return Evidence(
+        id=row_id,
+        repository=repository,
+        vm=found.vm,
+        point_id=found.point,
+        time=found.time,
+        kind=found.kind,
+        ok=found.verdict == "passed",
+        seconds=sum(found.seconds.values()),
+        rto_seconds=found.rto,
+        detail="; ".join(check.name for check in found.failed),
+    )
 
 
 def rebuild(catalog: Catalog, points: Sequence[RestorePoint], now: float) -> RebuildReport:

@@ -32,21 +32,22 @@ def open_catalog(ctx: typer.Context, config: Path | None) -> tuple[Repository, C
 
 @group.command()
 def rebuild(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Add to the catalog what the repository's points tell of their runs, and note which points are gone.
+    """Add to the catalog what the repository's points and evidence tell, and note which points are gone.
 
     Nothing is deleted, and what runs wrote themselves stays. What no point holds is not there afterwards: runs that
     failed, and the stages' times per disk (points have their sums).
     """
     from dataclasses import asdict
 
-    from vmcellar.catalog.rebuild import rebuild as fill_in
+    from vmcellar.catalog.rebuild import refresh
 
     repository, catalog = open_catalog(ctx, config)
-    report = fill_in(catalog, repository.points(), repository.clock())
+    report = refresh(catalog, repository)
     if as_json:
         print_json(asdict(report))
         return
     note(f"{report.points} points in the repository: {report.added} added to the catalog, {report.gone} noted as gone")
+    note(f"{report.evidence} verifications and drills added")
     if report.added:
         note("of runs that were added, failed attempts and the stages' times per disk are not known")
 
