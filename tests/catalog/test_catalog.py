@@ -142,3 +142,15 @@ def test_refresh_reads_evidence_once_and_leaves_damaged_evidence_out(
             "SELECT vm, kind, ok, rto_seconds, seconds, detail FROM evidence"
         ).fetchall()
     assert tuple(row) == ("web", "drill", 0, 90.0, 2.0, "boots")
+
+
+def test_a_backup_that_ends_while_the_catalog_is_rebuilt_does_no_harm(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [point("web", hour) for hour in range(3)]
+    rebuild(catalog, points[:1], now=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "point_ids", lambda _: set())
+        patch.setattr(Catalog, "run_ids", lambda _: set())
+        rebuild(catalog, points, now=2.0)
+    assert len(catalog.run_ids()) == len(catalog.point_ids()) == 3

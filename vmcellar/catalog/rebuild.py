@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vmcellar.catalog.models import Base, Evidence, Point, Run, RunDisk, Stage
-from vmcellar.errors import IntegrityError
+from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository import evidence, layout
 from vmcellar.tiers.base import NotFoundError
 
@@ -90,7 +90,10 @@ def rebuild(catalog: Catalog, points: Sequence[RestorePoint], now: float) -> Reb
             if run_id_of(point) not in runs:
                 runs.add(run_id_of(point))
                 rows += [run_row(catalog.repository, point), *disk_rows(point), *stage_rows(point)]
-        catalog.add(rows)
+        try:
+            catalog.add_new(rows)
+        except PermanentError:  # a backup that ended meanwhile wrote one of them; whatever else it is comes again
+            catalog.add(rows)
     gone = catalog.mark_gone([point.id for point in points], now)
     return RebuildReport(len(points), len(missing), gone)
 
