@@ -141,7 +141,7 @@ def test_refresh_reads_evidence_once_and_leaves_damaged_evidence_out(
         (row,) = connection.exec_driver_sql(
             "SELECT vm, kind, ok, rto_seconds, seconds, detail FROM evidence"
         ).fetchall()
-    assert tuple(row) == ("web", "drill", 0, 90.0, 2.0, "boots")
+    assert tuple(row) == ("web", "drill", 0, 90.0, 2.0, "boots: expected yes, found no")
 
 
 def test_a_backup_that_ends_while_the_catalog_is_rebuilt_does_no_harm(

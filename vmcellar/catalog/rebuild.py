@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vmcellar.catalog.models import Base, Evidence, Point, Run, RunDisk, Stage
+from vmcellar.catalog.models import Base, Point, Run, RunDisk, Stage
+from vmcellar.catalog.proofs import row_of
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository import evidence, layout
 from vmcellar.tiers.base import NotFoundError
@@ -50,30 +51,14 @@ def refresh(catalog: Catalog, repository: Repository) -> RebuildReport:
 def _add_evidence(catalog: Catalog, repository: Repository) -> int:
     known, rows = catalog.evidence_ids(), []
     for name in evidence.names(repository.tier):
-        row_id = name.key.removeprefix(layout.EVIDENCE)
-        if row_id in known:
+        if name.key.removeprefix(layout.EVIDENCE) in known:
             continue
         try:
-            rows.append(_evidence_row(catalog.repository, row_id, evidence.read(repository, name)))
+            rows.append(row_of(evidence.read(repository, name), name))
         except (IntegrityError, NotFoundError) as error:  # it went with its point, or is damaged: scrub names it
             log.warning("%s", error.message)
     catalog.add(rows)
     return len(rows)
-
-
-def _evidence_row(repository: str, row_id: str, found: evidence.Evidence) -> Evidence:
-    return Evidence(
-        id=row_id,
-        repository=repository,
-        vm=found.vm,
-        point_id=found.point,
-        time=found.time,
-        kind=found.kind,
-        ok=found.verdict == "passed",
-        seconds=sum(found.seconds.values()),
-        rto_seconds=found.rto,
-        detail="; ".join(check.name for check in found.failed),
-    )
 
 
 def rebuild(catalog: Catalog, points: Sequence[RestorePoint], now: float) -> RebuildReport:
