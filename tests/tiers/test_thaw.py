@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lab.glacier import Glacier
+from lab.require import requires
 from tests.cli.conftest import Cli, cli, quick_cost
 from tests.tiers.frozen import MIB, SIZE, Frozen, Tiered, make_frozen, make_tiered
 from vmcellar.config.prices import AWS_PRICES, Speed
@@ -71,6 +72,15 @@ def test_a_restore_refuses_before_it_writes(cli: Cli, frozen: Frozen, tmp_path: 
         assert f"vmcellar thaw {frozen.points[0]}" in result.err
         assert not (tmp_path / "out").exists()
     assert frozen.requests() == []
+
+
+def test_what_sleeps_is_not_served(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:
+    requires("nbdkit-python")
+    frozen.archive("GLACIER")
+    refused = cli("serve", frozen.points[0], "--socket", tmp_path / "nbd.sock")
+    assert refused.code == 1
+    assert "must be thawed first" in refused.err
+    assert not (tmp_path / "nbd.sock").exists()
 
 
 def test_thaw_wait_and_restore(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:

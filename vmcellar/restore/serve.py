@@ -21,6 +21,7 @@ from urllib.parse import quote
 from vmcellar.errors import PermanentError
 from vmcellar.repository import leases
 from vmcellar.repository.layout import point_key
+from vmcellar.restore.thaw import refuse_asleep
 
 if TYPE_CHECKING:
     from vmcellar.crypto.recipient import PrivateKey
@@ -82,7 +83,8 @@ class Server:
     def __enter__(self) -> Self:
         """Returns when clients can connect.
 
-        PermanentError when nbdkit is missing or does not start, when the address is taken, or when the point has gone.
+        PermanentError when nbdkit is missing or does not start, when the address is taken, or when the point has gone;
+        ArchivedError when it must be thawed first.
         """
         check_nbdkit()
         self._refuse_taken()
@@ -127,6 +129,7 @@ class Server:
         self._repository.index.refresh()
         if not self._repository.tier.exists(point_key(self._point.id)):
             raise PermanentError(f"point {self._point.id} of {self._point.vm} was dropped meanwhile")
+        refuse_asleep(self._repository, self._point, [disk.target for disk in self._disks])
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Literal
 from vmcellar.config.prices import SPEEDS, Prices, Speed
 from vmcellar.errors import PermanentError, UsageError
 from vmcellar.policy.costs import DAY, Offer, offers
+from vmcellar.restore.plan import RestorePlan, make_plan
 from vmcellar.tiers.base import Archive, ArchivedError, ArchiveState, NotFoundError
 from vmcellar.tiers.local import LocalTier, make_directory
 
 if TYPE_CHECKING:
+    from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
-    from vmcellar.restore.plan import RestorePlan
 
 HOUR = 3600
 DAYS = 3
@@ -117,6 +118,14 @@ def refuse_archived(repository: Repository, plan: RestorePlan) -> None:
         f"{plan.vm}: point {plan.point} must be thawed first: {first}; {thawing} of them are being thawed",
         hint=f"type `vmcellar thaw {plan.point}`, which says first what it costs; nothing was written",
     )
+
+
+def refuse_asleep(repository: Repository, point: RestorePoint, targets: Sequence[str]) -> None:
+    """ArchivedError when a pack of these disks must be thawed first; damage is left to whoever reads. Looks at nothing
+    where no tier has archive classes.
+    """
+    if isinstance(repository.tier, Archive):
+        refuse_archived(repository, make_plan(repository, point, targets, best_effort=True))
 
 
 def request_thaw(
