@@ -92,3 +92,19 @@ def test_bad_use(cli: Cli, cellar: Cellar, arguments: tuple[str, ...]) -> None:
     found = cli("verify", *arguments)
     assert found.code == 2, found
     assert "Traceback" not in found.err
+
+
+def test_a_repository_that_does_not_open_any_more_is_mended_first(cli: Cli, cellar: Cellar) -> None:
+    copy = copied(cellar)
+    (slot,) = (cellar.folder / "repo" / "keys").iterdir()
+    damage(slot, flip_one)
+    (cellar.folder / "repo" / "config").unlink()
+    assert cli("list").code == 1
+    told = cli("verify", "--all", "--repair", "--from", copy, "--dry-run")
+    assert told.code == 1
+    assert f"would be repaired: key object keys/{slot.name} (was damaged)" in told.err
+    assert "would be repaired: key object config (was missing)" in told.err
+    done = cli("verify", "--all", "--repair", "--from", copy)
+    assert done.code == 0, done.err
+    assert f"repaired: key object keys/{slot.name}" in done.out
+    assert cli("list").code == 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 
-from tests.faults.cellar import Cellar
+from tests.faults.cellar import PASSPHRASE, Cellar
 from tests.faults.scenario import nothing, scenario
 from tests.faults.upkeep_scenarios import history
 from vmcellar.repository.repair import RepairRequest, repair
+from vmcellar.repository.repair_keys import repair_keys
 from vmcellar.repository.repository import Repository
 from vmcellar.tiers.local import LocalTier
 
@@ -37,4 +38,27 @@ def _repair(cellar: Cellar) -> None:
         repository.close()
 
 
-SCENARIOS = (scenario("repair", _damaged, _repair, settled=nothing),)
+def _spoiled_keys(cellar: Cellar) -> None:
+    """A repository that does not open: its config, its slot and an epoch key are cut short."""
+    history(cellar)
+    shutil.copytree(cellar.hot, cellar.folder / "mirror")
+    for path in (cellar.hot / "config", *(cellar.hot / "keys").iterdir(), sorted((cellar.hot / "epochs").iterdir())[0]):
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+def _repair_keys(cellar: Cellar) -> None:
+    report = repair_keys(LocalTier(cellar.hot), LocalTier(cellar.folder / "mirror"), PASSPHRASE.encode())
+    assert report.not_repaired == []
+
+
+def _opens(cellar: Cellar) -> None:
+    """And what was damaged is kept."""
+    cellar.check()
+    assert len([path for path in (cellar.hot / "quarantine").rglob("*") if path.is_file()]) >= 3
+
+
+SCENARIOS = (
+    scenario("repair", _damaged, _repair, settled=nothing),
+    scenario("repair-keys", _spoiled_keys, _repair_keys, settled=nothing, finished=_opens),
+)

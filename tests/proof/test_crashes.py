@@ -52,8 +52,8 @@ def test_killed_before_every_step(names: list[str]) -> None:
 
 
 def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
-    """A first backup, one in recipient mode, a repair and a proof; by hand at each step."""
-    assert len(faults("backup-full", "backup-recipient", "repair", "prove", "--every", "25")) == 4
+    """A first backup, one in recipient mode, repairs and a proof; by hand at each step."""
+    assert len(faults("backup-full", "backup-recipient", "repair", "repair-keys", "prove", "--every", "25")) == 5
 
 
 def test_moving_packs_killed_at_some_steps() -> None:

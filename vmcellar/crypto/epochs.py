@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from vmcellar.crypto.base import EpochLockedError, SmallObjects
@@ -107,14 +107,21 @@ class Epochs:
     def _read(self, name: str, opener: Opener) -> bytes:
         data = self._store.get(name)
         try:
-            if data[: len(_HEADER)] != _HEADER:
-                raise IntegrityError("it does not begin as an epoch key does")
-            key = opener.unwrap(name, self._meta.open(_SEAL, name.encode(), data[len(_HEADER) :]))
+            key = opener.unwrap(name, check_object(self._meta.open, name, data))
             if len(key) != KEY_BYTES:
                 raise IntegrityError("it holds no key")
         except IntegrityError as error:
             raise IntegrityError(f"{name}: {error.message}", hint=_COPIES) from error
         return key
+
+
+def check_object(open_meta: Callable[[bytes, bytes, bytes], bytes], name: str, data: bytes) -> bytes:
+    """What is sealed to the holder, once the object itself is shown to be whole and of this repository; IntegrityError
+    when it is not. Needs no holder's key.
+    """
+    if data[: len(_HEADER)] != _HEADER:
+        raise IntegrityError("it does not begin as an epoch key does")
+    return open_meta(_SEAL, name.encode(), data[len(_HEADER) :])
 
 
 def by_epoch(store: SmallObjects) -> dict[bytes, list[str]]:

@@ -110,7 +110,7 @@ class Repository:
         Without `refresh` the index is not looked at, so that a damaged one can be made anew.
         """
         tier = open_tiers(config)
-        keyring, repository_id = unlock(tier, private or _passphrase(config))
+        keyring, repository_id = unlock(tier, private or passphrase_of(config))
         opened = cls(tier, keyring, repository_id, config.state / "cache")
         return opened._refreshed() if refresh else opened
 
@@ -120,7 +120,7 @@ class Repository:
 
         With `recipients` it is one in recipient mode: only their private keys will open disk bytes.
         """
-        passphrase = _passphrase(config)
+        passphrase = passphrase_of(config)
         make(make_tier("hot", config.hot_tier(), config.state), passphrase, recipients)
         for name in config.other_tiers():
             add_tier(config, name)
@@ -384,7 +384,8 @@ def unlock(tier: Tier, key: bytes | PrivateKey) -> tuple[Keyring, bytes]:
     return keyring, found.id
 
 
-def _passphrase(config: Settings) -> bytes:
+def passphrase_of(config: Settings) -> bytes:
+    """What the configuration names; UsageError when it names nothing, and what reading it raises."""
     if config.key is None:
         raise UsageError("vmcellar.yaml names no key", hint="add `key:` with `file: PATH` of the passphrase")
     return config.key.read()

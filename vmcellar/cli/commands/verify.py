@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vmcellar.cli.bars import progress_bars
-from vmcellar.cli.output import console, print_json
-from vmcellar.cli.session import PANEL_LOOK, ConfigOption, IdentityOption, JsonOption, open_repository
+from vmcellar.cli.output import console, note, print_json
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
     from vmcellar.repository.repair import RepairReport
+    from vmcellar.repository.repair_keys import KeysReport
     from vmcellar.repository.repository import Repository
     from vmcellar.repository.scrub import ScrubReport
     from vmcellar.repository.scrub_sample import Sample, Taken
@@ -72,15 +74,22 @@ def verify(
             "--repair and --from go together; --dry-run goes with them",
             hint="such as: vmcellar verify --all --deep --repair --from /mnt/copy",
         )
+    keys = _mend_keys(ctx, config, identity, source, dry_run=dry_run) if source else None
     with cancel_on_signals() as cancel, progress_bars() as progress:
         repository = open_repository(ctx, config, identity)
         picked = _sample(repository, sample, seed)
         if source is not None:
             from vmcellar.repository import repair as repairs
 
-            copy, wanted = _copy(repository, source), _point_id(repository, point)
+            copy, wanted = _copy(repository.tier, repository.cache_dir.parent, source), _point_id(repository, point)
             request = repairs.RepairRequest(wanted, deep, _choice(picked), dry_run)
             mended = repairs.repair(repository, copy, request, progress, cancel)
+            if keys is not None:
+                mended = replace(
+                    mended,
+                    repaired=(*keys.repaired, *mended.repaired),
+                    not_repaired=(*keys.not_repaired, *mended.not_repaired),
+                )
             report = mended.after
         else:
             from vmcellar.repository import scrub
@@ -101,7 +110,8 @@ def verify(
     if picked is not None:
         picked.done()
     _print(report, deep, mended, picked.taken if picked else None, as_json=as_json)
-    if not report.ok or (dry_run and mended is not None and mended.repaired):
+    would = dry_run and mended is not None and mended.repaired
+    if not report.ok or would or (keys is not None and keys.not_repaired):
         raise typer.Exit(1)
 
 
@@ -124,18 +134,39 @@ def _points(picked: Sample | None, deep: bool) -> Any:
     return lambda points: picked.pick("point", points, lambda point: point.id)
 
 
-def _copy(repository: Repository, source: str) -> Tier:
+def _mend_keys(
+    ctx: typer.Context, chosen: Path | None, identity: Path | None, source: str, *, dry_run: bool
+) -> KeysReport:
+    """What is needed to open the repository at all, before it is opened; told at once, should it not open even so."""
+    from vmcellar.cli.keyfiles import read_private
+    from vmcellar.cli.render.scrub import mended_lines
+    from vmcellar.repository.repair_keys import repair_keys
+    from vmcellar.repository.repository import passphrase_of
+    from vmcellar.tiers.cellar import CellarTier
+    from vmcellar.tiers.registry import open_tiers
+
+    config = read_config(ctx, chosen)
+    key = passphrase_of(config) if identity is None else read_private(identity)
+    tier = open_tiers(config)
+    hot = tier.hot if isinstance(tier, CellarTier) else tier  # which alone has them
+    report = repair_keys(hot, _copy(tier, config.state, source), key, dry_run=dry_run)
+    for line in mended_lines(report.repaired, report.not_repaired, dry_run=dry_run):
+        note(line)
+    return report
+
+
+def _copy(tier: Tier, state: Path, source: str) -> Tier:
     from vmcellar.config.tiers import TierSettings
     from vmcellar.tiers.cellar import CellarTier
     from vmcellar.tiers.registry import open_tier
 
-    if isinstance(repository.tier, CellarTier) and source in repository.tier.names[1:]:
-        return repository.tier.tier_named(source)
+    if isinstance(tier, CellarTier) and source in tier.names[1:]:
+        return tier.tier_named(source)
     try:
         settings = TierSettings(storage=source)
     except ValueError as error:
         raise UsageError(f"--from {source}: no storage", hint="a directory, ceph::pool or s3://bucket") from error
-    return open_tier("copy", settings, repository.cache_dir.parent)
+    return open_tier("copy", settings, state)
 
 
 def _point_id(repository: Repository, point: str | None) -> str | None:

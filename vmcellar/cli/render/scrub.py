@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group
 from rich.text import Text
 
 from vmcellar.cli.render.text import size_text
-from vmcellar.repository.repair import RepairReport
+from vmcellar.repository.repair import NotRepaired, Repaired, RepairReport
 from vmcellar.repository.scrub import Finding, ScrubReport
 from vmcellar.repository.scrub_sample import Taken
 
@@ -57,15 +59,22 @@ def sample_text(taken: Taken) -> Text:
 
 def repair_text(report: RepairReport) -> Text:
     """A line per object that was mended or could not be."""
-    done = "would be repaired" if report.dry_run else "repaired"
-    lines = [f"{done}: {each.kind} {each.key} (was {each.was})" for each in report.repaired]
-    lines += [f"not repaired: {each.kind} {each.key}: {each.reason}" for each in report.not_repaired]
+    lines = mended_lines(report.repaired, report.not_repaired, dry_run=report.dry_run)
     if report.elsewhere:
         lines.append(
             f"{len(report.elsewhere)} points are only in the copy (pruned here, or lost): "
             f"{', '.join(report.elsewhere[:RANGES_SHOWN])}; `verify ID --repair --from STORAGE` brings one back"
         )
     return Text("\n".join(lines or ["nothing to repair"]))
+
+
+def mended_lines(repaired: Sequence[Repaired], failed: Sequence[NotRepaired], *, dry_run: bool) -> list[str]:
+    """A line for each."""
+    done = "would be repaired" if dry_run else "repaired"
+    return [
+        *(f"{done}: {each.kind} {each.key} (was {each.was})" for each in repaired),
+        *(f"not repaired: {each.kind} {each.key}: {each.reason}" for each in failed),
+    ]
 
 
 def _finding(finding: Finding) -> Text:
