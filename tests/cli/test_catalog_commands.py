@@ -64,3 +64,31 @@ def test_capacity_tells_what_is_used_and_why_there_is_no_forecast(cli: Cli) -> N
     assert tier["full"] is None
     assert "days of history on hot" in tier["reason"]
     assert "hot" in cli("capacity").out
+
+
+def test_what_if_compares_retention_and_tiers(cli: Cli) -> None:
+    rules = ("--keep", "90d", "--keep", "30d", "--tiers", "hot", "--tiers", "hot,cold:14d")
+    prices = ("--prices", "hot=0.1", "--prices", "cold=DEEP_ARCHIVE", "--sample", "1")
+    found = json.loads(cli("what-if", *rules, *prices, "--json").out)
+    assert [one["scenario"] for one in found] == [
+        "90d on hot", "30d on hot", "90d on hot,cold:14d", "30d on hot,cold:14d",
+    ]  # fmt: skip
+    long, short, tiered, _ = found
+    assert short["held"] < long["held"] == tiered["held"]
+    assert tiered["bill"]["total"] < long["bill"]["total"]
+    assert "90d on hot" in cli("what-if", *rules, *prices).out
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--keep", "soon"), "a time is a number"),
+        (("--keep", "9d", "--tiers", "hot,warm:4d"), "no price is known of warm"),
+        (("--keep", "9d", "--tiers", "hot:4d"), "must rise"),
+        (("--keep", "9d", "--prices", "hot=cheap"), "not a price"),
+    ],
+)
+def test_what_if_refuses_what_it_cannot_read(cli: Cli, options: tuple[str, ...], why: str) -> None:
+    done = cli("what-if", *options, "--sample", "1")
+    assert done.code == 2
+    assert why in done.err

@@ -183,7 +183,8 @@ def _read(catalog: Catalog, query: str, vm: str, since: datetime | None) -> pd.D
 
 def _typed(part: pd.DataFrame) -> pd.DataFrame:
     for name in part.columns.intersection(list(_INSTANTS)):
-        part[name] = pd.to_datetime(part[name].astype("float64"), unit="s", utc=True).astype("datetime64[ns, UTC]")
+        moments = pd.to_datetime(part[name].astype("float64"), unit="s", utc=True)
+        part[name] = moments.dt.round("us").astype("datetime64[ns, UTC]")  # a float holds no more
     for name in part.columns.intersection(list(_FLOATS)):
         part[name] = part[name].astype("float64")
     for name in part.columns.intersection(list(_BOOLEANS)):

@@ -37,6 +37,7 @@ from vmcellar.cli.commands import (
     tiers,
     upkeep,
     verify,
+    whatif,
 )
 from vmcellar.cli.leaving import leave
 from vmcellar.cli.output import print_error
@@ -88,6 +89,7 @@ for module in (
     serve,
     points,
     capacity,
+    whatif,
     catalog,
     verify,
     tiers,

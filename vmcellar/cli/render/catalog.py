@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from vmcellar.cli.render.text import size_text, time_text
+from vmcellar.cli.render.text import seconds_text, size_text, time_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vmcellar.analysis.capacity import TierCapacity
     from vmcellar.analysis.overview import VmOverview
+    from vmcellar.analysis.whatif import Outcome
     from vmcellar.catalog.catalog import Catalog
 
 BAD_ROWS = 20
@@ -90,6 +91,35 @@ def capacity_table(tiers: Iterable[TierCapacity]) -> Table:
 def capacity_json(tiers: Iterable[TierCapacity]) -> list[dict[str, Any]]:
     """The fields of `capacity --json`; sizes in bytes, instants in UTC."""
     return [_plain(asdict(tier)) for tier in tiers]
+
+
+def scenarios_table(outcomes: Sequence[Outcome]) -> Table:
+    """A row per scenario; what is saved is against the first."""
+    table = Table("scenario", box=None, pad_edge=False)
+    for name in ("held", "bill of 30 days", "saved", "runs", "usual interval"):
+        table.add_column(name, justify="right")
+    first = outcomes[0].bill.total
+    for one in outcomes:
+        saved = f"{1 - one.bill.total / first:.0%}" if first else ""
+        bill = f"{one.bill.total:,.2f}"
+        table.add_row(one.scenario.name, size_text(one.total), bill, saved, str(one.runs), seconds_text(one.interval))
+    return table
+
+
+def scenarios_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The fields of `what-if --json`; bytes, seconds, and the currency of the prices."""
+    return [
+        {
+            "scenario": one.scenario.name,
+            "held": one.total,
+            "tiers": dict(one.held),
+            "bill": {**asdict(one.bill), "total": one.bill.total},
+            "stored": one.stored,
+            "runs": one.runs,
+            "interval": one.interval,
+        }
+        for one in outcomes
+    ]
 
 
 def _date(moment: datetime | None) -> str:

@@ -1,0 +1,126 @@
+"""Everything that a look at the history gives, for people: tables as Markdown, plots as PNG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from vmcellar.analysis import history as read
+from vmcellar.analysis import plots, tables
+from vmcellar.analysis.anomalies import find
+from vmcellar.analysis.capacity import capacity, tiers_now, use_rows
+from vmcellar.analysis.figures import png
+from vmcellar.analysis.fill import fill_of
+from vmcellar.analysis.forecast import forecast_change
+from vmcellar.analysis.objectives import rpo, rto
+from vmcellar.analysis.overview import overview
+from vmcellar.analysis.picks import strongest, worst_first
+from vmcellar.analysis.quality import findings, quarantine, validate
+from vmcellar.analysis.source import targets
+from vmcellar.catalog.rebuild import refresh
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from vmcellar.analysis.capacity import TierUse
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.config.model import Config
+    from vmcellar.repository.repository import Repository
+
+RECENT_DAYS = 28
+BAD_MOST = 100
+"""Bad rows that are shown; their number is always told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What was found of a history: `runs` and `rows` that there are, `bad` ones that are not used, and what Great
+    Expectations said of the whole (`ok`: no row is bad). `markdown` tells it.
+    """
+
+    runs: int
+    rows: int
+    bad: int
+    ok: bool
+    markdown: str
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """`sections` are titles and their Markdown, `images` names (letters and dashes) and PNGs."""
+
+    sections: dict[str, str]
+    images: dict[str, bytes]
+
+    @property
+    def markdown(self) -> str:
+        """All sections on one page."""
+        return "\n\n".join(f"## {title}\n\n{text}" for title, text in self.sections.items())
+
+
+def check(catalog: Catalog, repository: Repository) -> Quality:
+    """Bring the catalog up to the repository and judge its history. The first call of a process loads Great
+    Expectations, 10 s; one at a time in a process.
+    """
+    refresh(catalog, repository)
+    frame = read.history(catalog)
+    now = repository.clock()
+    _, bad = quarantine(frame, now)
+    verdict = validate(frame, now)
+    shown = bad[["vm", "disk", "started", "run_id", "reasons"]].head(BAD_MOST)
+    text = "\n\n".join(
+        [
+            f"{len(frame)} rows of {frame['run_id'].nunique()} runs; {len(bad)} are not used.",
+            tables.markdown(tables.quality(findings(frame, now)), "Every rule is met by every row."),
+            tables.markdown(shown, ""),
+        ]
+    )
+    return Quality(int(frame["run_id"].nunique()), len(frame), len(bad), verdict.ok, text.strip())
+
+
+def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysis:
+    """Capacity, RPO, RTO, what is strange and what is coming, by the good rows of the catalog; notes the use of tiers.
+
+    Asks every tier what lies on it. Raises what that and the catalog raise.
+    """
+    now = repository.clock()
+    standing = tiers_now(repository, config, now)
+    catalog.add(use_rows(catalog.repository, standing, now))
+    good, _ = quarantine(read.history(catalog), now)
+    at = pd.Timestamp(now, unit="s", tz="UTC")
+    vms = [str(vm) for vm in good["vm"].unique()]
+    reached = rpo(good, targets(config, vms, "rpo"), at)
+    measured = rto(read.evidence(catalog), read.points(catalog))
+    found = find(good, now, RECENT_DAYS)
+    sections = {
+        "Capacity": tables.markdown(tables.capacity(capacity(good, standing, now))),
+        "Age of the newest point": tables.markdown(tables.rpo(reached)),
+        "Time to restore": tables.markdown(tables.rto(measured)),
+        f"Strange in the last {RECENT_DAYS} days": tables.markdown(tables.anomalies(found), "Nothing."),
+        "What will change": tables.markdown(tables.outlook(forecast_change(good, now))),
+        "VMs": tables.markdown(tables.vms(overview(good))),
+    }
+    figures = _tier_plots(good, standing, now) | {
+        "change-calendar": plots.change_calendar(good),
+        "newest-points": plots.rpo_timeline(_recent(good, at), targets(config, vms, "rpo"), at, worst_first(reached)),
+        "time-to-restore": plots.rto(measured, targets(config, vms, "rto")),
+    }
+    incident = strongest(found)
+    if incident is not None:
+        figures["incident"] = plots.incident(good, incident.vm, incident.disk, incident.together)
+    return Analysis(sections, {name: png(figure) for name, figure in figures.items()})
+
+
+def _tier_plots(good: pd.DataFrame, standing: list[TierUse], now: float) -> dict[str, Figure]:
+    return {
+        f"tier-{one.tier}": plots.tier_fill(
+            good, fill_of(good, one.tier, one.used, now), None if one.free is None else one.used + one.free
+        )
+        for one in standing
+    }
+
+
+def _recent(good: pd.DataFrame, at: pd.Timestamp) -> pd.DataFrame:
+    return good[good["started"] > at - pd.Timedelta(days=RECENT_DAYS)]

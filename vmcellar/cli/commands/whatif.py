@@ -1,0 +1,118 @@
+"""`vmcellar what-if`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcellar.cli.historyframe import HistoryOption, SampleOption, Source, read_frame
+from vmcellar.cli.output import console, print_json
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_config
+from vmcellar.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vmcellar.config.prices import Prices
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("what-if", rich_help_panel=PANEL_LOOK)(what_if)
+
+
+def what_if(
+    ctx: typer.Context,
+    keep: Annotated[list[str], typer.Option(metavar="TIME", help="Keep points for so long, as in 30d; give several.")],
+    tiers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Where bytes lie by age, as in hot,warm:14d,cold:30d; give several."),
+    ] = None,
+    every: Annotated[
+        float, typer.Option(min=0.1, max=100, metavar="N", help="One backup for N that are taken now.")
+    ] = 1.0,
+    prices: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TIER=PRICE", help="Per GB and month, or a class of AWS such as DEEP_ARCHIVE."),
+    ] = None,
+    history: HistoryOption = None,
+    sample: SampleOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the same history would hold and cost under other retention, tiers or intervals.
+
+    Every --keep is tried with every --tiers. What dropped points share with kept ones stays in truth, so what is held
+    is a lower bound. Prices are those of the configuration, unless they are given.
+    """
+    import pandas as pd
+
+    from vmcellar.analysis import whatif
+    from vmcellar.cli.render.catalog import scenarios_json, scenarios_table
+
+    frame, now = read_frame(ctx, Source(config, history, sample))
+    if frame.empty:
+        raise UsageError("there is no history to try this on", hint="`vmcellar catalog rebuild` reads it back")
+    at = frame["started"].max() if now is None else pd.Timestamp(now, unit="s", tz="UTC")
+    tables = _prices(ctx, config, prices or [])
+    rules = [_rule(text, tables) for text in tiers or ["hot"]]
+    wanted = [
+        whatif.Scenario(_name(age, text, every), _days(age), rule, every)
+        for text, rule in zip(tiers or ["hot"], rules, strict=True)
+        for age in keep
+    ]
+    outcomes = [whatif.what_if(frame, scenario, tables, at) for scenario in wanted]
+    if as_json:
+        print_json(scenarios_json(outcomes))
+        return
+    console().print(scenarios_table(outcomes))
+
+
+def _name(age: str, tiers: str, every: float) -> str:
+    return f"{age} on {tiers}" + ("" if every == 1 else f", one for {every:g}")
+
+
+def _rule(text: str, prices: Mapping[str, Prices]) -> tuple[tuple[str, float], ...]:
+    rule = []
+    for part in text.split(","):
+        tier, _, age = part.strip().partition(":")
+        rule.append((tier, _days(age) if age else 0.0))
+        if tier not in prices:
+            raise UsageError(
+                f"--tiers {text}: no price is known of {tier}", hint=f"add --prices {tier}=0.02, or its tier"
+            )
+    ages = [age for _, age in rule]
+    if ages[0] != 0 or ages != sorted(set(ages)):
+        raise UsageError(f"--tiers {text}: ages must rise from the first tier on", hint="as in hot,warm:14d,cold:30d")
+    return tuple(rule)
+
+
+def _days(text: str) -> float:
+    from vmcellar.config.units import parse_duration
+
+    try:
+        return parse_duration(text) / 86400
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}") from error
+
+
+def _prices(ctx: typer.Context, config: Path | None, given: list[str]) -> dict[str, Prices]:
+    from vmcellar.config.prices import AWS_PRICES, Prices
+
+    try:
+        found = read_config(ctx, config).price_tables()
+    except UsageError:
+        if config is not None:
+            raise
+        found = {"hot": Prices()}
+    for text in given:
+        tier, _, price = text.partition("=")
+        try:
+            found[tier] = AWS_PRICES[price] if price in AWS_PRICES else Prices(gb_month=float(price))
+        except ValueError as error:
+            raise UsageError(
+                f"--prices {text}: not a price", hint=f"a number, or one of {', '.join(AWS_PRICES)}"
+            ) from error
+    return found
