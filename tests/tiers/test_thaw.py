@@ -19,6 +19,7 @@ from tests.tiers.frozen import MIB, SIZE, Frozen, Tiered, make_frozen, make_tier
 from vmcellar.config.prices import AWS_PRICES, Speed
 from vmcellar.config.tiers import TierSettings
 from vmcellar.policy.costs import offers
+from vmcellar.restore.in_place import InPlace
 from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import restore_point
 from vmcellar.restore.thaw import refuse_archived
@@ -81,6 +82,15 @@ def test_what_sleeps_is_not_served(cli: Cli, frozen: Frozen, tmp_path: Path) -> 
     assert refused.code == 1
     assert "must be thawed first" in refused.err
     assert not (tmp_path / "nbd.sock").exists()
+
+
+def test_no_vm_is_stopped_for_what_sleeps(frozen: Frozen) -> None:
+    frozen.archive("GLACIER")
+    job = object.__new__(InPlace)  # all that it asks before it looks at the VM
+    job._repository, job._point = frozen.repository, frozen.repository.point(frozen.points[0])
+    job.disks = {}
+    with pytest.raises(ArchivedError, match="must be thawed first"):
+        job.prepare(lambda: pytest.fail("the VM was backed up"))
 
 
 def test_thaw_wait_and_restore(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from vmcellar.restore.in_use import LibvirtMachines
 from vmcellar.restore.onto import OntoReport, restore_onto
 from vmcellar.restore.restore import DOMAIN_XML
 from vmcellar.restore.targets import ImageFormat
+from vmcellar.restore.thaw import refuse_asleep
 from vmcellar.restore.unfinished import unfinished
 from vmcellar.restore.volumes import LibvirtVolumes
 from vmcellar.sources.libvirt_connection import Connection, explain
@@ -85,8 +86,10 @@ class InPlace:
     def prepare(self, back_up: Callable[[], str]) -> None:
         """Have the VM off and its present state safe. `back_up` takes the safety point and gives its id.
 
-        PermanentError when the VM runs and may not be stopped, or when the old state could not be kept.
+        PermanentError when the VM runs and may not be stopped, or when the old state could not be kept; ArchivedError
+        when the point must be thawed first: the VM runs on then.
         """
+        refuse_asleep(self._repository, self._point, list(self.disks))
         if not self._domain.isActive():
             self._refuse_what_cannot_be_kept()
             return
