@@ -191,8 +191,9 @@ def scores_of(grid: Grid, signals: Signals) -> dict[str, Floats]:
     """By kind, per disk and step: at one and above it is an anomaly."""
     up = np.clip(np.nan_to_num(signals.entropy), 0, CAP) + np.clip(np.nan_to_num(-signals.ratio), 0, CAP)
     more = np.clip(np.nan_to_num(signals.change), 0, CAP)
-    evidence = up + np.clip(np.nan_to_num(-signals.dedup), 0, CAP) + more
-    encrypting = np.where((up >= UNUSUAL) & (more >= 1.0), evidence / EVIDENCE, 0.0)
+    unlike = np.clip(np.nan_to_num(-signals.dedup), 0, CAP)
+    telling = (up >= UNUSUAL) & ((more >= 1.0) | (unlike >= 2.0))
+    encrypting = np.where(telling, (up + unlike + more) / EVIDENCE, 0.0)
     slow = np.nan_to_num(signals.slow) / UNUSUAL
     long_slow = np.minimum.reduce([_before(slow, back) for back in range(SLOW_RUNS)])
     frozen = np.where(np.exp(signals.seen["frozen"]) >= LEAST_FROZEN, np.nan_to_num(signals.frozen) / UNUSUAL, 0.0)

@@ -191,12 +191,12 @@ def _bounds(tested: backtest.Backtest, logs: Floats, season: int) -> tuple[dict[
         groups = intervals.groups_of(tested.predicted[:, :, part].reshape(rows, -1))
         sizes = intervals.group_sizes(errors, groups)
         scaled = errors / np.take_along_axis(sizes, groups, axis=1)
-        scale = np.take_along_axis(sizes, intervals.groups_of(logs[:, part]), axis=1)
+        coming = intervals.groups_of(logs[:, part])
         forecasts = np.isfinite(tested.errors[:, :, part]).any(axis=2).sum(axis=1).astype(np.float64)
         for level in intervals.LEVELS:
-            below, above = intervals.bounds(scaled, forecasts, level)
-            low[level][:, part] = logs[:, part] + below[:, None] * scale
-            high[level][:, part] = logs[:, part] + above[:, None] * scale
+            below, above = intervals.bounds_by_group(scaled, groups, forecasts, level)
+            low[level][:, part] = logs[:, part] + np.take_along_axis(below * sizes, coming, axis=1)
+            high[level][:, part] = logs[:, part] + np.take_along_axis(above * sizes, coming, axis=1)
     return low, high
 
 

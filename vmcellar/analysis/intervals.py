@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 LEVELS = (80, 95)
 GROUPS = 3
-SHARED, FEW = 0.4, 2.0
+SHARED, LONE, FEW = 0.2, 2.0, 2.0
 """The errors of one forecast share its level's error, and few errors know little of their tails: an interval is wider
-by `SHARED` / forecasts + `FEW` / errors.
+by `SHARED` / forecasts + `LONE` / forecasts squared + `FEW` / errors.
 """
+ENOUGH = 200
+"""Errors with which a group of steps has quantiles of its own; with fewer it takes those of all, scaled."""
 PRIOR = 20.0
 """How many errors of its own a group needs to weigh as much as all errors of the disk."""
 
@@ -40,8 +42,20 @@ def bounds(errors: Floats, forecasts: Floats, level: int) -> tuple[Floats, Float
     count = (~np.isnan(ordered)).sum(axis=1)
     rank = (count + 1) * tail - 1
     errors_known = np.maximum(count, 1)
-    wider = 1 + SHARED / np.maximum(forecasts, 1) + FEW / errors_known
+    made = np.maximum(forecasts, 1)
+    wider = 1 + SHARED / made + LONE / made**2 + FEW / errors_known
     return _at(ordered, rank) * wider, _at(ordered, count - 1 - rank) * wider
+
+
+def bounds_by_group(errors: Floats, groups: NDArray[np.int64], forecasts: Floats, level: int) -> tuple[Floats, Floats]:
+    """`bounds` as (rows, groups): of the group's own errors where there are `ENOUGH`, else of all."""
+    low, high = (np.repeat(end[:, None], GROUPS, axis=1) for end in bounds(errors, forecasts, level))
+    for group in range(GROUPS):
+        own = np.where(groups == group, errors, np.nan)
+        enough = (~np.isnan(own)).sum(axis=1) >= ENOUGH
+        if enough.any():
+            low[enough, group], high[enough, group] = bounds(own[enough], forecasts[enough], level)
+    return low, high
 
 
 def _at(ordered: Floats, rank: Floats) -> Floats:

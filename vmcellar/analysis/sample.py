@@ -59,7 +59,7 @@ class Settings:
 TUNING = Settings()
 HOLDOUT = replace(
     TUNING,
-    seed=7001,
+    seed=8101,
     start="2026-02-11",
     noise=(0.2, 0.7),
     memory=(0.0, 0.6),
