@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from vmcellar.policy.costs import offers
 from vmcellar.restore.in_place import InPlace
 from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import restore_point
-from vmcellar.restore.thaw import refuse_archived
+from vmcellar.restore.thaw import ThawRecord, ThawRecords, refuse_archived
 from vmcellar.tiers.base import ArchivedError
 from vmcellar.tiers.local import LocalTier
 from vmcellar.tiers.s3 import S3Tier
@@ -326,3 +327,18 @@ def test_a_request_that_died_in_the_middle_is_seen_and_gone_on_with(
 
 class PowerCutError(BaseException):
     """Nothing catches it."""
+
+
+def test_a_record_is_replaced_by_one_of_the_same_packs_alone(frozen: Frozen, tmp_path: Path) -> None:
+    records = ThawRecords(tmp_path / "records", frozen.repository)
+    first = ThawRecord("point", "web", "bulk", 3, 1000.0, None, None, ("data/00/a",), 1)
+    records.save(first)
+    other = replace(first, requested=1001.0, keys=("data/00/b",))
+    records.save(other)
+    assert records.all() == [first, other]
+    again = replace(first, requested=1002.0, keys=("data/00/a", "data/00/b"))
+    records.save(again)
+    assert (records.all(), records.of("point"), records.of("another")) == ([again], again, None)
+    late = replace(first, point="another", requested=1002.0 + 30 * 86400)
+    records.save(late)
+    assert records.all() == [late]

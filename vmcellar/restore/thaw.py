@@ -183,12 +183,13 @@ class ThawRecords:
         return LocalTier(self._folder, name="thaws")
 
     def save(self, record: ThawRecord) -> None:
-        """Keep the record, durably; earlier ones of its point go, and those that are long over."""
+        """Keep the record, durably; earlier ones of its point that asked for nothing else go, and what is long over."""
         store, others = self._store(), self.all()
         if not store.exists(record.name):
             store.put(record.name, json.dumps(asdict(record)).encode())
         for other in (other for other in others if other.name != record.name):
-            if other.point == record.point or _over(other) + KEPT_AFTER < record.requested:
+            replaced = other.point == record.point and set(other.keys) <= set(record.keys)
+            if replaced or _over(other) + KEPT_AFTER < record.requested:
                 store.delete(other.name)
 
     def all(self) -> list[ThawRecord]:
