@@ -67,6 +67,7 @@ class ThawPoint(FlowParameters):
     format: Literal["qcow2", "raw"] = Field(default="qcow2", description="the images' format")
     disks: tuple[str, ...] = Field(default=(), description="targets to thaw and restore; empty: all")
     define: str = Field(default="", description="define the restored VM in libvirt under this new name")
+    fetch: bool = Field(default=False, description="copy packs to the hot tier as they become readable; needs its room")
     looks: int = Field(default=0, ge=0, description="how often it was looked before; leave it at 0")
 
     @property

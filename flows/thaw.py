@@ -36,12 +36,15 @@ class Thawed:
 @flow(name="thaw-point", flow_run_name="thaw {request.point}, look {request.looks}")
 async def thaw_point(request: ThawPoint) -> Thawed:
     """Thaw a point's packs, come back when they should be readable, then restore it where asked for. Green while it
-    waits: the next look is another run. Costs money.
+    waits: the next look is another run. With `fetch`, each look copies to hot what can be read by then, so that a thaw
+    which ends too early costs no second one. Costs money.
     """
     with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
         seen = await threads.value(
             tasks.look, request.config, request.point, request.disks, request.speed, request.days
         )
+        if request.fetch:
+            await threads.value(tasks.fetch, request.config, request.point, request.disks)
     if seen.again is not None:
         return Thawed(seen, await _look_again(request, seen, seen.again), None)
     if request.restore is None:

@@ -1,4 +1,4 @@
-"""Thawing as a task: one look at it."""
+"""Thawing as tasks: one look at it, and the copies to hot of what can be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from tasks.control import controls, engine_of
 from tasks.retrying import RETRIED
 from vmcellar.config.prices import Speed
 from vmcellar.restore import thaw_wait
+from vmcellar.restore.plan import make_plan
 from vmcellar.restore.thaw import ThawRecords
+from vmcellar.upkeep.bring import Brought, bring
 
 
 @task(name="thaw", task_run_name="thaw {point}", **RETRIED)
@@ -21,3 +23,12 @@ def look(config: str, point: str, disks: tuple[str, ...], speed: Speed, days: in
     return thaw_wait.look(
         repository, repository.point(point), disks, (speed, days), engine.config.price_tables(), records, cancel
     )
+
+
+@task(name="fetch", task_run_name="fetch {point}", **RETRIED)
+def fetch(config: str, point: str, disks: tuple[str, ...]) -> Brought:
+    """Copy to hot what of the point can be read by now."""
+    repository = engine_of(config).repository
+    progress, cancel = controls(config, point)
+    plan = make_plan(repository, repository.point(point), disks, cancel=cancel)
+    return bring(repository, plan.keys, progress=progress, cancel=cancel)

@@ -25,7 +25,7 @@ from lab.glacier import Glacier
 from tests.cli.conftest import quick_cost
 from tests.flows.seen import Seen
 from tests.tiers.conftest import glacier_server, glacier_settings
-from tests.tiers.frozen import Frozen, make_frozen
+from tests.tiers.frozen import Frozen, make_frozen, make_tiered
 from vmcellar.config.tiers import TierSettings
 from vmcellar.engine import open_engine
 
@@ -112,6 +112,28 @@ def test_a_run_that_is_started_again_asks_for_nothing_twice(seen: Seen, frozen: 
     again = deployed.run(deployed.scheduled()[0])
     assert again.look.waiting == len(asked)
     assert len(frozen.requests()) == 2 * len(asked)
+
+
+def test_with_fetch_the_restore_reads_from_hot(
+    seen: Seen,
+    glacier_server: Glacier,
+    glacier_settings: TierSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert seen
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    tiered = make_tiered(glacier_server, glacier_settings, tmp_path)
+    config = str(tmp_path / "vmcellar.yaml")
+    request = ThawPoint(config=config, point=tiered.point, speed="expedited", fetch=True)
+    assert asyncio.run(thaw_point(request)).look.waiting == 2
+    glacier_server.advance(hours=0.1)
+    assert asyncio.run(thaw_point(request)).look.again is None
+    assert tiered.hot_packs == 2
+    glacier_server.advance(days=9)
+    later = request.model_copy(update={"directory": str(tmp_path / "out"), "format": "raw"})
+    assert asyncio.run(thaw_point(later)).restored is not None
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == tiered.disk
 
 
 def test_without_a_deployment_it_says_when_to_come_back(seen: Seen, frozen: Frozen) -> None:
