@@ -12,6 +12,7 @@ import random
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,12 +167,16 @@ class Cellar:
 
     def back_up_and_note(self, vm: str, seed: int) -> str:
         """A point that every check from now on asks for."""
+        return self.noting(vm, seed, lambda: self.back_up(vm)).id
+
+    def noting(self, vm: str, seed: int, back_up: Callable[[], PointSummary]) -> PointSummary:
+        """The same, with a backup as the caller makes it."""
         self.write(vm, seed)
-        made = self.back_up(vm)
+        made = back_up()
         images = self.folder / "models" / made.id
         shutil.copytree(self.folder / "vms", images)
         self._note({**self._models(), made.id: vm})
-        return made.id
+        return made
 
     def forget(self, *points: str) -> None:
         """These may be gone from now on."""
@@ -196,7 +201,7 @@ class Cellar:
                 lost = self._models().keys() - {point.id for point in points}
                 assert not lost, f"lost: {lost}"
                 for point in points:
-                    self._check_point(repository, point)
+                    self.check_point(repository, point)
                 if state == new:
                     report = verify_all(repository, deep=True)
                     assert report.ok, report.findings
@@ -204,7 +209,8 @@ class Cellar:
                 repository.close()
         return points
 
-    def _check_point(self, repository: Repository, point: RestorePoint) -> None:
+    def check_point(self, repository: Repository, point: RestorePoint) -> None:
+        """One point restores equal to what the model, or else the VM, has."""
         expected = self.disks_of(point)
         assert {disk.target for disk in point.disks} == expected.keys(), point
         for disk in point.disks:
