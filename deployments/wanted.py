@@ -17,6 +17,7 @@ from flows.schedules import reconcile_schedules
 from flows.thaw import thaw_point
 from flows.upkeep import upkeep_repository
 from flows.verify import drill_point, verify_repository, verify_restores
+from flows.watch import watch_fleet
 from tasks.timetable import SERVED, job_deployment
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ FORMS: tuple[Flow[..., Any], ...] = (
     drill_point,
     rebalance_tiers,
     recover_host,
+    watch_fleet,
     upkeep_repository,
     reconcile_schedules,
 )

@@ -158,6 +158,10 @@ class Upkeep(FlowParameters):
         return "plan" if self.dry_run else "all points"
 
 
+class Watch(FlowParameters):
+    """Look at all VMs and tiers, and tell people what began and what is over."""
+
+
 class Schedules(FlowParameters):
     """Bring the schedules on the server in line with the configuration and what was advised."""
 

@@ -7,7 +7,8 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -21,10 +22,15 @@ from tasks.control import Activity
 from vmcellar.backup.model import PointSummary
 from vmcellar.backup.report import eta, markdown_report, size_text
 from vmcellar.backup.selection import OffVm
+from vmcellar.catalog.metrics import standing
 from vmcellar.upkeep.gc import GcReport
 from vmcellar.upkeep.prune import Decision
 from vmcellar.upkeep.rebalance import RebalanceReport
 from vmcellar.upkeep.tierstat import TierSummary
+
+if TYPE_CHECKING:
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.catalog.conditions import Condition
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -120,6 +126,31 @@ async def schedules_artifact(changed: Sequence[str]) -> None:
     """Publish what was changed of the schedules."""
     text = "\n".join(["# Schedules", "", *(f"- {line}" for line in changed or ["as they should be"])])
     await or_warn(acreate_markdown_artifact(key="schedules", markdown=text), None)
+
+
+async def fleet_artifact(catalog: Catalog, found: Sequence[Condition]) -> None:
+    """Publish where every VM and tier stands, what is wrong first."""
+    rows = standing(catalog)
+    verified = {row["vm"]: row["verified"] for row in rows["points"]}
+    proofs = {row["vm"]: row["passed"] for row in rows["evidence"] if row["passed"] is not None}
+    covered = sum(row["vm"] in verified and verified[row["vm"]] is not None for row in rows["newest"])
+    lines = [f"# {covered} of {len(rows['newest'])} VMs have a verified point, {len(found)} things are wrong", ""]
+    lines += [f"- **{each.severity}**: {each.text}" for each in found]
+    lines += ["", "| VM | newest run | newest verified point | last proof | stored |", "|---|---|---|---|---|"]
+    for row in sorted(rows["newest"], key=lambda row: (row["ok"], row["vm"]))[:ROWS_MOST]:
+        result = "point" if row["ok"] else "**failed**"
+        times = f"{_when(verified.get(row['vm']))} | {_when(proofs.get(row['vm']))}"
+        stored = size_text(row["bytes_stored"] or 0)
+        lines.append(f"| {row['vm']} | {_when(row['started'])} {result} | {times} | {stored} |")
+    lines += ["", "| tier | used | free |", "|---|---|---|"]
+    for row in rows["tiers"]:
+        free = "no end" if row["free"] is None else size_text(row["free"])
+        lines.append(f"| {row['tier']} | {size_text(row['used'])} | {free} |")
+    await or_warn(acreate_markdown_artifact(key="fleet", markdown="\n".join(lines)), None)
+
+
+def _when(time: float | None) -> str:
+    return "never" if time is None else f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _job_row(vm: str, result: Result) -> str:

@@ -202,7 +202,8 @@ def test_a_file_that_is_no_text_or_cannot_be_read_is_a_usage_error(tmp_path: Pat
 def test_the_schema_knows_the_keys_and_the_shown_values_fill_in_defaults() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == {
-        "tiers", "placement", "key", "state", "scratch", "landing", "libvirt", "limits", "maintenance", "backups",
+        "tiers", "placement", "key", "state", "scratch", "landing", "libvirt", "limits", "maintenance",
+        "notify", "ping", "backups",
     }  # fmt: skip
     assert schema["additionalProperties"] is False
     shown = shown_config(parse_config(EXAMPLE, FILE))

@@ -21,6 +21,8 @@ from vmcellar.errors import VmcellarError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import CursorResult
+
     from vmcellar.catalog.catalog import Catalog
     from vmcellar.config.jobs import BackupJob
 
@@ -97,7 +99,7 @@ class CatalogCollector(Collector):
         build.add_metric([vmcellar.__version__], 1)
         yield build
         try:
-            found = self._read()
+            found = standing(self._catalog)
         except VmcellarError:
             yield GaugeMetricFamily("vmcellar_up", "1 when the catalog could be read.", 0)
             return
@@ -107,21 +109,26 @@ class CatalogCollector(Collector):
         yield from _evidence(found)
         yield from _tiers(found)
 
-    def _read(self) -> dict[str, list[Row]]:
-        queries = {
-            "newest": _NEWEST,
-            "outcomes": _OUTCOMES,
-            "stages": _STAGES,
-            "points": _POINTS,
-            "evidence": _EVIDENCE,
-            "rto": _RTO,
-            "tiers": _TIERS,
-        }
-        with self._catalog.reading() as connection:
-            return {
-                name: [dict(row) for row in connection.execute(text(query)).mappings()]
-                for name, query in queries.items()
-            }
+
+def standing(catalog: Catalog) -> dict[str, list[Row]]:
+    """Where VMs and tiers stand, in one transaction: `newest` runs, `outcomes`, `stages`, `points`, `evidence`, `rto`,
+    `tiers`.
+    """
+    queries = {
+        "newest": _NEWEST,
+        "outcomes": _OUTCOMES,
+        "stages": _STAGES,
+        "points": _POINTS,
+        "evidence": _EVIDENCE,
+        "rto": _RTO,
+        "tiers": _TIERS,
+    }
+    with catalog.reading() as connection:
+        return {name: _rows(connection.execute(text(query))) for name, query in queries.items()}
+
+
+def _rows(result: CursorResult[Any]) -> list[Row]:
+    return [dict(row) for row in result.mappings()]
 
 
 def _gauge(

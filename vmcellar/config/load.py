@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from vmcellar.config.jobs import BackupJob, KeepByAge
 from vmcellar.config.model import Config
+from vmcellar.config.secrets import SecretReference
 from vmcellar.config.yamlmarks import KeyPath, MarkedYaml, read_yaml
 from vmcellar.errors import UsageError
 
@@ -21,7 +22,7 @@ SYSTEM_FILE = Path("/etc/vmcellar/vmcellar.yaml")
 LOCAL_FILE = Path("vmcellar.yaml")
 
 _VALUE_SHOWN = 60
-_SECRETS = frozenset({"key", "access_key", "secret_key"})
+_SECRETS = frozenset({"key", "notify", "ping", "access_key", "secret_key"})
 _PLAIN_WORDS = {
     "string_type": "must be text",
     "int_type": "must be a whole number",
@@ -97,14 +98,16 @@ def shown_config(config: Config) -> dict[str, Any]:
 
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:
-    key = config.key
-    if key is not None and key.file is not None:
-        key = key.model_copy(update={"file": folder / key.file})
+    def within(secret: SecretReference) -> SecretReference:
+        return secret if secret.file is None else secret.model_copy(update={"file": folder / secret.file})
+
     return config.model_copy(
         update={
             "state": folder / config.state,
             "scratch": folder / config.scratch,
-            "key": key,
+            "key": config.key and within(config.key),
+            "notify": tuple(within(each) for each in config.notify),
+            "ping": config.ping and within(config.ping),
             "landing": config.landing.model_copy(update={"dir": folder / config.landing.dir}),
             "tiers": config.tiers.within(folder),
         }

@@ -111,6 +111,9 @@ class Maintenance(Section):
     rebalance: OptionalSchedule = Field(
         default=Schedule(cron="0 7 * * *"), description="with warm or cold tiers: put packs where placement: says"
     )
+    watch: OptionalSchedule = Field(
+        default=Schedule(cron="*/15 * * * *"), description="look at all VMs and tiers, and tell who is to be told"
+    )
     verify_sample: float = Field(default=0.05, gt=0, le=1, description="share of the stored bytes that verify reads")
 
 
@@ -129,6 +132,10 @@ class Config(Section):
     libvirt: Libvirt = Libvirt()
     limits: Limits = Limits()
     maintenance: Maintenance = Maintenance()
+    notify: tuple[SecretReference, ...] = Field(
+        default=(), description="where the addresses are of who is told: apprise URLs (mailto://, slack://, json://)"
+    )
+    ping: SecretReference | None = Field(default=None, description="where the URL is that each watch asks for")
     backups: tuple[BackupJob, ...] = ()
 
     _source: Path | None = PrivateAttr(None)

@@ -102,6 +102,7 @@ def maintenance_entries(config: Config) -> dict[str, list[Entry]]:
     several = config.tiers.warm is not None or config.tiers.cold is not None
     flows: dict[str, tuple[Schedule | None, dict[str, Any]]] = {
         "recover-host": (what.recover, {}),
+        "watch-fleet": (what.watch, {}),
         "upkeep-repository": (what.upkeep, {}),
         "rebalance-tiers": (what.rebalance if several else None, {}),
         "verify-restores": (what.prove, {"minutes": what.prove_minutes}),

@@ -1,0 +1,112 @@
+"""`watch_fleet` against a real server: it tells by real e-mail and webhook, and waits for receivers that are down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+
+from flows.parameters import Watch
+from flows.watch import watch_fleet
+from tests.flows.conftest import CellarFactory
+from tests.flows.seen import Seen
+from tests.monitoring.test_metrics import free_port, run
+from tests.proof.cellar import Cellar
+
+pytestmark = pytest.mark.prefect
+
+
+@dataclass
+class Receivers:
+    """A real SMTP server and a real HTTP server on loopback; what they took."""
+
+    mails: list[Any] = field(default_factory=list)
+    posts: list[dict[str, Any]] = field(default_factory=list)
+    pings: list[str] = field(default_factory=list)
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802, ARG002  (aiosmtpd's name)
+        self.mails.append(message_from_bytes(envelope.content))
+        return "250 OK"
+
+    @contextmanager
+    def smtp(self, port: int) -> Iterator[None]:
+        controller = Controller(self, hostname="127.0.0.1", port=port)
+        controller.start()
+        try:
+            yield
+        finally:
+            controller.stop()
+
+    @contextmanager
+    def http(self) -> Iterator[int]:
+        receivers = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                receivers.posts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self._ok()
+
+            def do_GET(self) -> None:
+                receivers.pings.append(self.path)
+                self._ok()
+
+            def _ok(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+def test_people_are_told_by_mail_and_webhook_and_receivers_that_are_down_are_waited_for(
+    seen: Seen, make_cellar: CellarFactory, tmp_path: Path
+) -> None:
+    receivers, port = Receivers(), free_port()
+    with receivers.http() as web:
+        addresses = {
+            "mail": f"mailto://127.0.0.1:{port}?from=vmcellar@example.test&to=ops@example.test&mode=insecure",
+            "hook": f"json://127.0.0.1:{web}/alerts",
+            "ping": f"http://127.0.0.1:{web}/ping/abc",
+        }
+        for name, address in addresses.items():
+            (tmp_path / name).write_text(address)
+        both = [{"file": str(tmp_path / name)} for name in ("mail", "hook")]
+        cellar = make_cellar(notify=both, ping={"file": str(tmp_path / "ping")})
+        cellar.engine.catalog.add([run("r1", "web", 0, "failed")])
+        down = watch(cellar)
+        with receivers.smtp(port):
+            up, again = watch(cellar), watch(cellar)
+    assert (down["told"], down["waiting"]) == (2, 2), "nobody takes mail yet"
+    assert (up["told"], up["waiting"]) == (2, 0)
+    assert (again["told"], again["waiting"]) == (0, 0)
+    expected = ["vmcellar: web: backup failed", "vmcellar: web: no point"]
+    assert sorted(str(mail["Subject"]) for mail in receivers.mails) == expected
+    assert sorted(post["title"] for post in receivers.posts) == expected, "once each, though the mail was down"
+    assert receivers.pings == ["/ping/abc"] * 3
+    report = str(seen.artifacts(seen.flow_run("watch the fleet"))["fleet"].data)
+    assert "# 0 of 1 VMs have a verified point, 2 things are wrong" in report
+    assert "| web |" in report
+
+
+def watch(cellar: Cellar) -> dict[str, int]:
+    return asyncio.run(watch_fleet(Watch(config=str(cellar.file))))

@@ -1,0 +1,106 @@
+"""Who is told of what is wrong: once each, and once when it is over; never lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.monitoring.test_metrics import HOUR, START, point, run
+from vmcellar.catalog.catalog import Catalog
+from vmcellar.catalog.conditions import Condition, conditions
+from vmcellar.catalog.metrics import standing
+from vmcellar.catalog.models import TierUse
+from vmcellar.catalog.notices import FILE, Notice, Notices
+from vmcellar.config.jobs import BackupJob
+from vmcellar.errors import PermanentError
+
+REPOSITORY = "ab" * 16
+SICK = Condition("web: RPO", "critical", "web: its newest verified point is 30 h old")
+FULL = Condition("tier hot full", "critical", "tier hot: 1.0 GB are left")
+
+
+OPS = ("mail of operations",)
+
+
+def titles(notices: Notices) -> list[str]:
+    told: list[str] = []
+
+    def take(notice: Notice, _receiver: str) -> bool:
+        told.append(f"{notice.title}: {notice.text}")
+        return True
+
+    notices.send(take)
+    return told
+
+
+def test_each_thing_is_told_once_and_once_when_it_is_over(tmp_path: Path) -> None:
+    notices = Notices(tmp_path)
+    notices.look([SICK], START, OPS)
+    assert titles(notices) == [f"vmcellar: web: RPO: {SICK.text}"]
+    notices.look([Condition(SICK.key, "critical", "web: now 31 h old")], START + HOUR, OPS)
+    assert titles(notices) == [], "the same thing, an hour on"
+    notices.look([FULL], START + 2 * HOUR, OPS)
+    told = titles(notices)
+    assert told == [f"vmcellar: tier hot full: {FULL.text}", f"vmcellar: all well again: over after 2.0 h: {SICK.text}"]
+    assert set(notices.holding()) == {FULL.key}
+
+
+def test_what_no_receiver_took_is_kept_also_when_the_process_dies(tmp_path: Path) -> None:
+    Notices(tmp_path).look([SICK, FULL], START, OPS)
+    assert Notices(tmp_path).send(lambda _notice, _receiver: False) == (0, 2)
+
+    def die_after_one(notice: Notice, _receiver: str) -> bool:
+        if FULL.text in notice.text:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        Notices(tmp_path).send(die_after_one)
+    assert titles(Notices(tmp_path)) == [f"vmcellar: tier hot full: {FULL.text}"]
+
+
+def test_a_receiver_that_took_it_is_not_told_again_while_another_is_down(tmp_path: Path) -> None:
+    notices = Notices(tmp_path)
+    notices.look([SICK], START, ("mail", "hook"))
+    told: list[str] = []
+
+    def only_the_hook(_notice: Notice, receiver: str) -> bool:
+        told.append(receiver)
+        return receiver == "hook"
+
+    assert [notices.send(only_the_hook) for _ in range(3)] == [(1, 1), (0, 1), (0, 1)]
+    assert told.count("hook") == 1
+    assert notices.send(lambda _notice, receiver: receiver == "mail") == (1, 0)
+
+
+def test_without_receivers_nothing_waits(tmp_path: Path) -> None:
+    notices = Notices(tmp_path)
+    notices.look([SICK], START, ())
+    assert notices.send(lambda _notice, _receiver: True) == (0, 0)
+    assert set(notices.holding()) == {SICK.key}
+
+
+def test_what_ends_before_it_could_be_told_is_told_all_the_same(tmp_path: Path) -> None:
+    notices = Notices(tmp_path)
+    notices.look([SICK], START, OPS)
+    notices.look([], START + HOUR, OPS)
+    assert [line.split(": ")[1] for line in titles(notices)] == ["web", "all well again"]
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"holds": 3}'])
+def test_a_damaged_file_is_an_error_with_the_remedy(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / FILE).write_bytes(data)
+    with pytest.raises(PermanentError, match="cannot be understood"):
+        Notices(tmp_path).look([], START, OPS)
+
+
+def test_conditions_of_a_fleet(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "c.sqlite", REPOSITORY)
+    catalog.add([run("a", "fine", 0, "done"), run("b", "never", 0, "failed"), point("fine", 0, verified=True)])
+    catalog.add([TierUse(repository=REPOSITORY, tier="hot", time=START, used=1, free=10**9)])
+    jobs = [BackupJob.model_validate({"name": "nightly", "rpo": "24h"})]
+    young = {each.key: each.severity for each in conditions(standing(catalog), jobs, START + HOUR)}
+    assert young == {"never: no point": "critical", "never: backup failed": "warning", "tier hot full": "critical"}
+    old = [each.key for each in conditions(standing(catalog), jobs, START + 25 * HOUR)]
+    assert "fine: RPO" in old

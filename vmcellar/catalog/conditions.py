@@ -1,0 +1,72 @@
+"""What is wrong with the fleet at this moment, from the catalog alone: each condition by a key that stays the same.
+
+Pure: the same catalog, policy and time give the same conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from vmcellar.config.jobs import BackupJob
+
+FREE_LEAST = 10 * 10**9
+"""Bytes below which a tier counts as full."""
+
+Row = Mapping[str, Any]
+Severity = Literal["warning", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that an operator must know; `key` names it for as long as it lasts."""
+
+    key: str
+    severity: Severity
+    text: str
+
+
+def conditions(standing: Mapping[str, Sequence[Row]], jobs: Sequence[BackupJob], now: float) -> list[Condition]:
+    """All that holds now, critical ones first. `standing` is `vmcellar.catalog.metrics.standing`, `now` in seconds."""
+    rpo = {job.name: job.rpo for job in jobs}
+    points = {(row["repository"], row["vm"]): row["verified"] for row in standing["points"]}
+    found: list[Condition] = []
+    for row in standing["newest"]:
+        found += _of_vm(row, points.get((row["repository"], row["vm"])), rpo.get(row["job"]), now)
+    found += [
+        Condition(
+            f"{row['vm']}: {row['kind']} failed",
+            "critical",
+            f"{row['vm']}: the newest {row['kind']} of its points failed; `vmcellar show {row['vm']}@latest` says why",
+        )
+        for row in standing["evidence"]
+        if row["passed"] != row["newest"]
+    ]
+    found += [
+        Condition(
+            f"tier {row['tier']} full",
+            "critical",
+            f"tier {row['tier']}: {row['free'] / 1e9:.1f} GB are left; see `vmcellar capacity`, `vmcellar prune`",
+        )
+        for row in standing["tiers"]
+        if row["free"] is not None and row["free"] < FREE_LEAST
+    ]
+    return sorted(found, key=lambda each: (each.severity != "critical", each.key))
+
+
+def _of_vm(row: Row, verified: float | None, rpo: int | None, now: float) -> list[Condition]:
+    vm = row["vm"]
+    found = []
+    if verified is None:
+        text = f"{vm}: there are runs, but no verified point: nothing could be restored"
+        found.append(Condition(f"{vm}: no point", "critical", text))
+    elif rpo is not None and now - verified > rpo:
+        age = f"{(now - verified) / 3600:.1f} h"
+        text = f"{vm}: its newest verified point is {age} old, the policy asks {rpo / 3600:.1f} h"
+        found.append(Condition(f"{vm}: RPO", "critical", text))
+    if not row["ok"]:
+        text = f"{vm}: its newest backup failed; the run in the Prefect UI, or `vmcellar backup {vm}`, says why"
+        found.append(Condition(f"{vm}: backup failed", "warning", text))
+    return found

@@ -1,0 +1,131 @@
+"""What operators were told, and what they have still to be told: each condition once, and once when it is over.
+
+Kept in `<state>/notices.json`, written by rename before anything is sent: a notice that no receiver took is sent again
+by the next look, also after a kill, and one that a receiver took may come twice after a kill, never not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, ValidationError
+
+from vmcellar.config.section import Section
+from vmcellar.errors import PermanentError
+
+if TYPE_CHECKING:
+    from vmcellar.catalog.conditions import Condition
+
+FILE = "notices.json"
+
+
+class Told(Section):
+    """A condition that holds, and since when, in seconds."""
+
+    text: str
+    severity: str
+    since: float
+
+
+class Notice(Section):
+    """Something to be sent."""
+
+    title: str
+    text: str
+    severity: str
+    to: tuple[str, ...] = Field(default=(), description="the receivers that have not taken it yet, by name")
+
+
+class _Book(Section):
+    holds: dict[str, Told] = Field(default_factory=dict)
+    unsent: tuple[Notice, ...] = ()
+
+
+class Notices:
+    """One file; any number of processes, one at a time. PermanentError when it cannot be understood."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / FILE
+
+    def look(self, found: Sequence[Condition], now: float, receivers: Sequence[str]) -> None:
+        """Note what began and what ended since the last look, for these receivers; nothing is sent yet."""
+        with self._held() as book:
+            holds = {each.key: each for each in found}
+            began = [each for key, each in holds.items() if key not in book.holds]
+            ended = [told for key, told in book.holds.items() if key not in holds]
+            notices = [Notice(title=f"vmcellar: {e.key}", text=e.text, severity=e.severity) for e in began]
+            notices += [_over(told, now) for told in ended]
+            kept = {key: told for key, told in book.holds.items() if key in holds}
+            kept |= {e.key: Told(text=e.text, severity=e.severity, since=now) for e in began}
+            waiting = [notice.model_copy(update={"to": tuple(receivers)}) for notice in notices] if receivers else []
+            self._write(_Book(holds=kept, unsent=(*book.unsent, *waiting)))
+
+    def send(self, deliver: Callable[[Notice, str], bool]) -> tuple[int, int]:
+        """Give each notice to `deliver` for each receiver that has not taken it, oldest first; how many were taken, and
+        how many wait for the next time.
+        """
+        sent = 0
+        with self._held() as book:
+            unsent = list(book.unsent)
+            for notice in book.unsent:
+                for receiver in notice.to:
+                    if deliver(notice, receiver):
+                        sent += 1
+                        unsent = _without(unsent, notice, receiver)
+                        self._write(_Book(holds=book.holds, unsent=tuple(unsent)))
+        return sent, sum(len(notice.to) for notice in unsent)
+
+    def holding(self) -> dict[str, Told]:
+        """What holds, by key, as of the last look."""
+        with self._held() as book:
+            return dict(book.holds)
+
+    @contextmanager
+    def _held(self) -> Iterator[_Book]:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self._read()
+        finally:
+            os.close(lock)
+
+    def _read(self) -> _Book:
+        try:
+            return _Book.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return _Book()
+        except ValidationError as error:
+            raise PermanentError(
+                f"{self._path} cannot be understood: {error.errors()[0]['msg']}",
+                hint="remove it: all that holds is then told once more",
+            ) from error
+
+    def _write(self, book: _Book) -> None:
+        new = self._path.with_suffix(".new")
+        with new.open("w") as file:
+            file.write(json.dumps(book.model_dump(mode="json")))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+
+
+def _without(unsent: Sequence[Notice], taken: Notice, receiver: str) -> list[Notice]:
+    left = []
+    for notice in unsent:
+        same = (notice.title, notice.text) == (taken.title, taken.text)
+        to = tuple(name for name in notice.to if not (same and name == receiver))
+        if to:
+            left.append(notice.model_copy(update={"to": to}))
+    return left
+
+
+def _over(told: Told, now: float) -> Notice:
+    after = f"{(now - told.since) / 3600:.1f} h"
+    return Notice(title="vmcellar: all well again", text=f"over after {after}: {told.text}", severity="info")
