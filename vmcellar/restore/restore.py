@@ -2,14 +2,15 @@
 
 Order: everything is resolved and checked; images are written under temporary names and made durable; then all get their
 names, domain.xml last. So a folder with domain.xml holds a whole restore. A crash leaves temporary files, which the
-next restore into the folder replaces, and in the instant of the renames images without domain.xml, which it refuses:
-existing files are never touched.
+next restore into the folder replaces, and in the instant of the renames a journal (vmcellar/restore/journal.py) by
+which it knows what to remove: files that are not a restore's own are never touched.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import time
@@ -22,7 +23,9 @@ from typing import TYPE_CHECKING
 from vmcellar.errors import IntegrityError, PermanentError, TransientError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.restore import journal
 from vmcellar.restore.fetch import Fetcher, Moved
+from vmcellar.restore.journal import JOURNAL, partial, sync_folder
 from vmcellar.restore.plan import Resolver, chosen_disks, survey
 from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.report import LostRange, RestoredDisk, RestoreReport, RestoreTarget, merge_lost
@@ -33,6 +36,8 @@ from vmcellar.tiers.local import make_directory
 if TYPE_CHECKING:
     from vmcellar.repository.points import DiskRecord, RestorePoint
     from vmcellar.repository.repository import Repository
+
+_log = logging.getLogger(__name__)
 
 DOMAIN_XML = "domain.xml"
 LOST_RANGES = "lost-ranges.json"
@@ -82,7 +87,12 @@ class _Job:
         self._artifacts = {artifact.name: target.directory / artifact.name for artifact in point.artifacts}
 
     def refuse_existing(self) -> None:
-        """PermanentError when anything that would be written is there already."""
+        """PermanentError when anything that would be written is there already, but for what a killed restore left."""
+        try:
+            for path in journal.clear_unfinished(self._target.directory):
+                _log.warning("%s, left by a restore that was killed, is removed", path)
+        except OSError as error:
+            raise write_error(self._target.directory, error) from error
         for path in (*self._images.values(), *self._artifacts.values(), self._target.directory / LOST_RANGES):
             if path.exists() or path.is_symlink():
                 raise PermanentError(f"{path} exists already", hint="restore into an empty or new folder")
@@ -119,8 +129,8 @@ class _Job:
         self, disk: DiskRecord, used: UsedClusters, resolver: Resolver, fetcher: Fetcher, undo: ExitStack
     ) -> Moved:
         image = self._images[disk.target]
-        target = open_target(self._target.image(), _partial(image), used)
-        undo.callback(_partial(image).unlink, missing_ok=True)
+        target = open_target(self._target.image(), partial(image), used)
+        undo.callback(partial(image).unlink, missing_ok=True)
         moved = Moved()
         try:
             for window in resolver.windows(disk):
@@ -147,13 +157,23 @@ class _Job:
         if lost:
             files[folder / LOST_RANGES] = json.dumps([asdict(item) for item in lost], indent=1).encode()
         for path, data in files.items():
-            undo.callback(_partial(path).unlink, missing_ok=True)
-            _write_file(_partial(path), data)
+            undo.callback(partial(path).unlink, missing_ok=True)
+            _write_file(partial(path), data)
+        self._write_journal([*self._images.values(), *files], undo)
         last = self._artifacts.get(DOMAIN_XML)
         for path in sorted([*self._images.values(), *files], key=lambda path: path == last):
             undo.callback(path.unlink, missing_ok=True)
-            _partial(path).rename(path)
-        _sync_folder(folder)
+            partial(path).rename(path)
+        sync_folder(folder)
+        (folder / JOURNAL).unlink(missing_ok=True)
+
+    def _write_journal(self, files: list[Path], undo: ExitStack) -> None:
+        path = self._target.directory / JOURNAL
+        undo.callback(path.unlink, missing_ok=True)
+        undo.callback(partial(path).unlink, missing_ok=True)
+        _write_file(partial(path), journal.text({each.name: partial(each) for each in files}))
+        partial(path).rename(path)
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -192,11 +212,6 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _partial(path: Path) -> Path:
-    """The name under which a file grows."""
-    return path.with_name(f".{path.name}.partial")
-
-
 def _write_file(path: Path, data: bytes) -> None:
     try:
         path.unlink(missing_ok=True)
@@ -206,11 +221,3 @@ def _write_file(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise write_error(path, error) from error
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
