@@ -91,7 +91,7 @@ def _raise_worst(outcomes: list[Outcome]) -> None:
             f"{first.point}: {shown.worst_of(first)}",
             hint=f"`vmcellar show {first.point}` says what was found; the next backup of the VM reads everything",
         )
-    problems = [each for each in outcomes if each.record is None]
+    problems = [each for each in outcomes if each.record is None and not each.archived]
     if problems:
         raise PermanentError(
             f"{len(problems)} of {len(outcomes)} could not be proven; the first: {problems[0].vm}, point "

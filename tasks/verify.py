@@ -19,6 +19,7 @@ from vmcellar.quality import selection
 from vmcellar.repository import evidence
 from vmcellar.repository.evidence import Evidence, EvidenceName
 from vmcellar.repository.points import RestorePoint
+from vmcellar.tiers.base import ArchivedError
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,17 @@ SCREEN_SHOWN = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one point: its evidence, or why none could be got; `key` is the evidence's object."""
+    """What became of one point: its evidence, or why none could be got; `key` is the evidence's object.
+
+    `archived`: its packs would have to be thawed first, which nobody asked for.
+    """
 
     point: str
     vm: str
     record: Evidence | None
     problem: str = ""
     key: str = ""
+    archived: bool = False
 
 
 @task(name="rank-points", **RETRIED)
@@ -76,7 +81,7 @@ def prove(config: str, point: str, against_source: bool) -> Outcome:
         stale = _stale(engine, found, cancel) if against_source else None
         return _outcome(proving.prove(engine.repository, engine.config, found, stale, progress, cancel))
     except PermanentError as error:
-        return Outcome(point, found.vm, None, str(error))
+        return Outcome(point, found.vm, None, str(error), archived=isinstance(error, ArchivedError))
 
 
 @task(name="drill", task_run_name="drill {point}", **RETRIED)
@@ -90,7 +95,7 @@ def drill(config: str, point: str, keep: bool) -> Outcome:
     try:
         return _outcome(proving.drill(engine.repository, engine.config, found, progress, cancel, keep=keep))
     except PermanentError as error:
-        return Outcome(found.id, found.vm, None, str(error))
+        return Outcome(found.id, found.vm, None, str(error), archived=isinstance(error, ArchivedError))
 
 
 @task(name="publish", **RETRIED)

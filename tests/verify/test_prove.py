@@ -14,7 +14,7 @@ import pytest
 from tests.restore.test_restore import cut, damage, flip_one
 from tests.restore.world import World, changed_disk, random_disk
 from tests.verify.images import broken, ext4, journal_dirty, partitioned
-from vmcellar.errors import IntegrityError
+from vmcellar.errors import IntegrityError, TransientError
 from vmcellar.quality import judge
 from vmcellar.repository import layout, points
 from vmcellar.repository.evidence import Evidence
@@ -195,3 +195,24 @@ def test_damage_that_a_point_has_no_need_of_is_no_alarm(world: World, disk: byte
     world.last = None
     second = world.add({"vda": disk}, {"domain.xml": XML})
     assert proven(world, second, tmp_path).verdict == "passed"
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_a_tier_that_does_not_answer_is_no_evidence(
+    world: World, disk: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """The first opening of a data pack fails, or each of the first two or three; no point is blamed for it."""
+    point = world.add({"vda": disk}, {"domain.xml": XML})
+    tier = world.repository.tier
+    whole, calls = type(tier).open, iter(range(1000))
+
+    def failing(self: object, key: str) -> object:
+        if key.startswith("data/") and next(calls) < fails:
+            raise TransientError(f"{key}: no answer")
+        return whole(self, key)  # type: ignore[arg-type]  # it is a tier
+
+    monkeypatch.setattr(type(tier), "open", failing)
+    try:
+        assert proven(world, point, tmp_path).verdict == "passed"
+    except TransientError as error:
+        assert "no answer" in error.message

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING
 import vmcellar
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import scrub
+from vmcellar.repository import layout, scrub
 from vmcellar.repository.evidence import Check, DiskProof, Evidence
 from vmcellar.restore.compare import Compared, compare_image
 from vmcellar.restore.file_systems import check_file_systems
+from vmcellar.restore.plan import make_plan
 from vmcellar.restore.report import RestoreReport, RestoreTarget
 from vmcellar.restore.restore import DOMAIN_XML, restore_point
+from vmcellar.restore.thaw import refuse_archived
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import DiskRecord, RestorePoint
@@ -58,8 +60,8 @@ def prove_point(
 ) -> Evidence:
     """Prove one point; the evidence is given, not written.
 
-    PermanentError or TransientError when this host cannot do it (no space, a tier that does not answer): that says
-    nothing about the point. CancelledError when stopped.
+    PermanentError or TransientError when this host cannot do it (no space, a tier that does not answer), ArchivedError
+    when packs must be thawed first: that says nothing about the point. CancelledError when stopped.
     """
     return _Proof(repository, point, order, progress, cancel or CancelToken()).run()
 
@@ -90,10 +92,11 @@ class _Proof:
         self._checks: list[Check] = []
 
     def run(self) -> Evidence:
+        refuse_archived(self._repository, make_plan(self._repository, self._point, (), True, self._cancel))
         damaged = self._decode()
         missing = self._missing()
         with _folder(self._order.scratch) as folder:
-            disks = self._disks(folder)
+            disks = tuple(self._disk(disk, folder / disk.target, damaged) for disk in self._point.disks)
         self._stale()
         return _evidence(
             self._repository, self._point.id, self._point.vm, tuple(self._checks), self._seconds,
@@ -103,13 +106,20 @@ class _Proof:
     def _decode(self) -> int:
         """Decode and check all that the point needs; how many objects are damaged or missing."""
         with self._phase("decode"):
-            report = scrub.verify_point(
-                self._repository, self._point, deep=True, progress=self._progress, cancel=self._cancel
-            )
-        found = [each for each in report.findings if each.ranges]  # others are damage that this point has no need of
+            report = self._scrub()
+            found = [each for each in report.findings if each.ranges]  # others are damage that this point does not need
+            if found:  # a tier that did not answer for a moment is no damage: what counts is found twice
+                again = {(each.kind, each.name) for each in self._scrub().findings}
+                found = [each for each in found if (each.kind, each.name) in again]
+                self._repository.tier.get(layout.CONFIG_KEY)  # raises if it does not answer now
         words = "; ".join(f"{each.kind} {each.name}: {each.problem}" for each in found[:_FINDINGS_SHOWN])
         self._add("chunks", "all decode to their ids", words or f"{report.objects} objects do", ok=not found)
         return len(found)
+
+    def _scrub(self) -> scrub.ScrubReport:
+        return scrub.verify_point(
+            self._repository, self._point, deep=True, progress=self._progress, cancel=self._cancel
+        )
 
     def _missing(self) -> tuple[str, ...]:
         """The disks of the VM that the point should hold and does not."""
@@ -134,14 +144,10 @@ class _Proof:
             if target is not None and not removable:
                 yield target.get("dev", "")
 
-    def _disks(self, folder: Path) -> tuple[DiskProof, ...]:
-        """Restore disk by disk, so that scratch space is needed for one at a time; compare, check, remove."""
-        return tuple(self._disk(disk, folder / disk.target) for disk in self._point.disks)
-
-    def _disk(self, disk: DiskRecord, folder: Path) -> DiskProof:
-        target = RestoreTarget(folder, "raw", (disk.target,), best_effort=True)
+    def _disk(self, disk: DiskRecord, folder: Path, damaged: int) -> DiskProof:
+        """Restore it alone, so that scratch space is needed for one disk at a time; compare, check, remove."""
         with self._phase("restore"):
-            report = restore_point(self._repository, self._point, target, self._progress, self._cancel)
+            report = self._restore(disk, folder, best_effort=bool(damaged))
         image = report.disks[0].path
         lost = sum(each.length for each in report.lost if each.target == disk.target)
         try:
@@ -159,6 +165,16 @@ class _Proof:
         )  # fmt: skip
         self._judge(proof)
         return proof
+
+    def _restore(self, disk: DiskRecord, folder: Path, *, best_effort: bool) -> RestoreReport:
+        """Strictly where nothing was found damaged, so that a tier which does not answer is an error and no loss."""
+        target = RestoreTarget(folder, "raw", (disk.target,), best_effort=best_effort)
+        try:
+            return restore_point(self._repository, self._point, target, self._progress, self._cancel)
+        except IntegrityError:
+            if best_effort:
+                raise
+            return self._restore(disk, folder, best_effort=True)
 
     def _judge(self, proof: DiskProof) -> None:
         name = proof.target
