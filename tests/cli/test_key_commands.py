@@ -140,3 +140,21 @@ def test_a_recipient_may_be_replaced(cli: Cli, cellar: Cellar, monkeypatch: pyte
     assert cli("verify", "--all", "--deep", "--identity", "new").code == 0
     assert cli("verify", "--all", "--identity", "old").code == 1
     assert "recipient" in cli("key", "export", "--identity", "new").out
+
+
+def test_a_slot_is_removed_by_its_whole_name_only(cli: Cli, cellar: Cellar) -> None:
+    """What cannot be undone takes no prefix, and says what was meant."""
+    (slot,) = (path.name for path in (cellar.folder / "repo" / "keys").iterdir())
+    short = cli("key", "remove", slot[:8])
+    assert (short.code, short.err) == (
+        1,
+        f"error: the repository has no key slot {slot[:8]}\n  name it in full: {slot}\n",
+    )
+    assert "is the last key that opens the repository" in cli("key", "remove", slot).err
+    assert "`vmcellar key list` shows the slots" in cli("key", "remove", "deadbeef").err
+
+
+def test_a_missing_file_of_a_new_passphrase_is_not_looked_for_in_the_configuration(cli: Cli, cellar: Cellar) -> None:
+    said = cli("key", "add", "--passphrase-file", cellar.folder / "nothere")
+    assert said.code == 1
+    assert "no such file\n  write the passphrase into it first\n" in said.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -27,6 +28,9 @@ def read_private(path: Path) -> PrivateKey:
 
 def read_passphrase(path: Path) -> bytes:
     """The passphrase in a file, without newlines at its end; PermanentError when it is missing or empty."""
+    with suppress(PermissionError):  # told below
+        if not path.exists():
+            raise PermanentError(f"passphrase file {path}: no such file", hint="write the passphrase into it first")
     passphrase = read_secret_file(path).rstrip(b"\r\n")
     if not passphrase:
         raise PermanentError(f"passphrase file {path} is empty", hint="put the passphrase into it")

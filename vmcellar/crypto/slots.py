@@ -145,7 +145,9 @@ def remove(store: SmallObjects, slot: str) -> None:
     """
     found = list_slots(store)
     if slot not in {info.id for info in found}:
-        raise PermanentError(f"the repository has no key slot {slot}", hint="`vmcellar key list` shows the slots")
+        meant = [info.id for info in found if slot and info.id.startswith(slot)]
+        hint = f"name it in full: {' or '.join(meant)}" if meant else "`vmcellar key list` shows the slots"
+        raise PermanentError(f"the repository has no key slot {slot}", hint=hint)
     if not any(info.id != slot and info.kind in (PASSPHRASE, RECIPIENT) for info in found):
         raise PermanentError(f"{slot} is the last key that opens the repository", hint="add another one first")
     store.delete(KEYS + slot)
