@@ -12,8 +12,12 @@ import pandas as pd
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
-from vmcellar.analysis.history import conform
+from vmcellar.analysis.history import conform, schedule_changes
 from vmcellar.analysis.sample import TUNING, generate
+from vmcellar.catalog.catalog import Catalog
+from vmcellar.config.load import load_config
+from vmcellar.policy.timetable import job_entries, read_advised
+from vmcellar.repository.repository import Repository
 
 
 @pytest.fixture
@@ -94,6 +98,41 @@ def test_advice_keeps_the_windows_of_the_configuration(cli: Cli, parquet: Path, 
     assert offset is not None
     ahead = round(offset.total_seconds() / 60)
     assert all((start + ahead - 22 * 60) % 1440 < 8 * 60 for start in office["after"]["starts"])
+
+
+def test_advice_becomes_schedules_with_a_trail_and_can_be_taken_back(
+    cli: Cli, cellar: Cellar, parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.read_parquet(parquet)
+    monkeypatch.setattr("vmcellar.cli.commands.advise.read_frame", lambda *_: (frame, None))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    kept = cellar.config.read_text()
+    jobs = [
+        {"name": "office", "domains": ["office-*"], "rpo": "6h", "schedule": "0 2 * * *"},
+        {"name": "by-hand", "domains": ["nightly-*"], "rpo": "6h"},
+    ]
+    cellar.config.write_text(f"{kept}\nbackups: {json.dumps(jobs)}\n")
+    state = load_config(cellar.config).state
+
+    assert cli("advise", "--undo").code == 1
+    assert cli("advise", "--sample", "1", "--apply").code == 2
+    done = cli("advise", "--rpo", "6h", "--apply")
+    assert done.code == 0, done.err
+    assert "nightly-0001" in done.err, "it is named, as no schedule of a job can be changed for it"
+    advised = read_advised(state)
+    assert {vm for each in advised for vm in each.vms} == {"office-0000"}
+    assert sum(len(str(each.schedule.cron).split()[1].split(",")) for each in advised) >= 4, "every six hours at least"
+    entries = job_entries(load_config(cellar.config), advised)["office"]
+    assert entries[0].request["except_vms"] == ["office-0000"]
+    catalog = Catalog.of(state, Repository.open(load_config(cellar.config)).id)
+    (change,) = schedule_changes(catalog).to_dict("records")
+    assert (change["vm"], change["before"], bool(change["applied"])) == ("office-0000", "the job's own", True)
+    assert change["after"] == "; ".join(str(each.schedule) for each in advised)
+    assert change["reason"]
+
+    assert cli("advise", "--undo").code == 0
+    assert read_advised(state) == ()
+    assert list(schedule_changes(catalog)["reason"])[-1] == "undone"
 
 
 def test_without_a_file_the_catalog_is_read(cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from vmcellar.config.section import Section
 from vmcellar.errors import PermanentError
 
 ADVISED_FILE = "advised.json"
+BEFORE_FILE = "advised-before.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class Advised(Section):
 _ADVISED = TypeAdapter(tuple[Advised, ...])
 
 
-def read_advised(state: Path) -> tuple[Advised, ...]:
+def read_advised(state: Path, name: str = ADVISED_FILE) -> tuple[Advised, ...]:
     """What was advised; none without the file. PermanentError when it cannot be understood."""
-    path = state / ADVISED_FILE
+    path = state / name
     try:
         return _ADVISED.validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -60,9 +61,37 @@ def read_advised(state: Path) -> tuple[Advised, ...]:
         ) from error
 
 
-def write_advised(state: Path, advised: Sequence[Advised]) -> None:
+def apply_advised(state: Path, advised: Sequence[Advised]) -> None:
+    """Put `advised` in the place of what is there, which `undo_advised` brings back; once, as there is one memory."""
+    write_advised(state, read_advised(state), BEFORE_FILE)
+    write_advised(state, advised)
+
+
+def undo_advised(state: Path) -> tuple[Advised, ...]:
+    """Bring back what was there before the last `apply_advised`; what holds now. PermanentError without one."""
+    before = read_advised(state, BEFORE_FILE) if (state / BEFORE_FILE).exists() else None
+    if before is None:
+        raise PermanentError("no advice was applied that could be undone", hint="`vmcellar advise --apply` applies one")
+    write_advised(state, before)
+    (state / BEFORE_FILE).unlink()
+    return before
+
+
+def daily(starts: Sequence[int]) -> list[Schedule]:
+    """Cron lines, in UTC, that begin at these minutes of the day: one for each minute of the hour among them."""
+    hours: dict[int, list[int]] = {}
+    for start in sorted(set(starts)):
+        hours.setdefault(start % 60, []).append(start // 60)
+    return [
+        Schedule(cron=f"{minute} {','.join(map(str, each))} * * *", timezone="UTC")
+        for minute, each in sorted(hours.items())
+    ]
+
+
+def write_advised(state: Path, advised: Sequence[Advised], name: str = ADVISED_FILE) -> None:
     """Replace what was advised, by rename: a crash leaves the old or the new."""
-    path, new = state / ADVISED_FILE, state / f"{ADVISED_FILE}.new"
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path, new = state / name, state / f"{name}.new"
     new.write_text(json.dumps([entry.model_dump(mode="json", exclude_none=True) for entry in advised], indent=1))
     with new.open("rb") as file:
         os.fsync(file.fileno())
