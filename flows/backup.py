@@ -18,6 +18,7 @@ from flows.parameters import BackupJob, BackupVm
 from tasks import backup as tasks
 from tasks.artifacts import Result, job_artifact, progress_artifact, report_artifact
 from tasks.control import Activity, activity, engine_of
+from tasks.lost import or_without
 from tasks.running import TaskThreads
 from tasks.turns import Turns, host_slot, superseded
 from vmcellar.backup import stages
@@ -82,7 +83,7 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
         async with gate, host_slot():
             if turns:
                 turns.check(wanted.vm)
-            return await backup_vm(_parameters(request.config, wanted))
+            return _covered(await or_without(request.config, wanted, backup_vm(_parameters(request.config, wanted))))
 
     results = await asyncio.gather(*(one(wanted) for wanted in selection.requests), return_exceptions=True)
     by_vm: dict[str, Result] = dict(zip((wanted.vm for wanted in selection.requests), results, strict=True))

@@ -50,9 +50,16 @@ class Activity:
             return self._done.get(stage, 0)
 
 
+@dataclass(slots=True, eq=False)
+class Witness:
+    """Somebody who wants to know what becomes of each activity; one is never taken for another."""
+
+    ended: dict[str, Activity] = field(default_factory=dict)
+
+
 _activities: dict[tuple[str, str], Activity] = {}
 _watchers: list[ProgressSink] = []
-_witnesses: list[dict[str, Activity]] = []
+_witnesses: list[Witness] = []
 
 
 @contextmanager
@@ -68,12 +75,12 @@ def watched(sink: ProgressSink) -> Iterator[None]:
 @contextmanager
 def witnessed() -> Iterator[dict[str, Activity]]:
     """The activities that end while the block runs, by name: what became of them whatever Prefect says of it."""
-    ended: dict[str, Activity] = {}
-    _witnesses.append(ended)
+    witness = Witness()
+    _witnesses.append(witness)
     try:
-        yield ended
+        yield witness.ended
     finally:
-        _witnesses.remove(ended)
+        _witnesses.remove(witness)
 
 
 def working() -> bool:
@@ -91,8 +98,8 @@ def activity(config: str, name: str) -> Iterator[Activity]:
         made.failure = error
         raise
     finally:
-        for ended in _witnesses:
-            ended[name] = made
+        for witness in _witnesses:
+            witness.ended[name] = made
         _activities.pop((config, name), None)
 
 

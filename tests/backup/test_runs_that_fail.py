@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import pytest
 
 import flows.backup as flow
 from flows.parameters import BackupVm
+from tasks import control, lost
 from tests.backup.world import SIZE, EmptySource, again, make_engine
 from vmcellar.backup import pipeline, recover, stages
-from vmcellar.backup.model import BackupRequest, ExportResult
+from vmcellar.backup.model import BackupRequest, ExportResult, PointSummary, RunHandle
 from vmcellar.engine import Engine
-from vmcellar.errors import IntegrityError, PermanentError, TransientError
+from vmcellar.errors import CancelledError, IntegrityError, PermanentError, TransientError
 from vmcellar.progress import CancelToken
 from vmcellar.repository.layout import POINTS
 from vmcellar.tiers.local import LocalTier
@@ -201,6 +204,65 @@ def test_recover_undoes_nothing_and_fails_while_libvirt_is_away(engine: Engine, 
     source.away = False
     stages.recover(again(engine))
     assert not source.held
+
+
+def test_jobs_that_go_on_without_prefect_are_told_apart(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once, one of which got as far as its point, while the command line looks on."""
+    monkeypatch.setattr(lost, "engine_of", lambda _config: engine)
+    together = threading.Barrier(2)
+
+    async def prefect_fails(*, point: PointSummary | None) -> PointSummary:
+        await asyncio.to_thread(together.wait, 60)
+        if point is not None:
+            with control.activity("", point.vm) as work:
+                work.point = point
+        raise httpx.ConnectError("All connection attempts failed")
+
+    async def both(done: PointSummary) -> list[PointSummary]:
+        both_points = await asyncio.gather(
+            lost.or_without("", BackupRequest("done"), prefect_fails(point=done)),
+            lost.or_without("", REQUEST, prefect_fails(point=None)),
+        )
+        return list(both_points)
+
+    with control.witnessed() as ended:
+        done = pipeline.run(engine, BackupRequest("done"))
+        points = asyncio.run(both(done))
+    assert points[0] == done
+    assert [point.id for point in engine.repository.points_of("vm")] == [points[1].id]
+    assert {vm: work.point for vm, work in ended.items()} == {"done": done, "vm": points[1]}
+    assert len(engine.repository.points_of("done")) == 1
+
+
+def test_a_cancel_stops_a_backup_that_goes_on_without_prefect(
+    engine: Engine, source: EmptySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost, "engine_of", lambda _config: engine)
+    begun, stopped = threading.Event(), threading.Event()
+    snapshot = stages.snapshot
+
+    def waits(*arguments: Any) -> RunHandle:
+        begun.set()
+        assert stopped.wait(60)
+        return snapshot(*arguments)
+
+    monkeypatch.setattr(stages, "snapshot", waits)
+
+    async def prefect_fails() -> PointSummary:
+        raise httpx.ConnectError("All connection attempts failed")
+
+    async def cancelled() -> None:
+        going = asyncio.create_task(lost.or_without("", REQUEST, prefect_fails()))
+        await asyncio.to_thread(begun.wait, 60)
+        going.cancel()
+        await asyncio.sleep(0)
+        stopped.set()
+        with pytest.raises(CancelledError):
+            await going
+
+    asyncio.run(cancelled())
+    assert not source.held
+    assert engine.repository.points_of("vm") == []
 
 
 def test_a_full_tier_is_cleared_of_what_dead_runs_staged_before_a_backup_gives_up(

@@ -9,9 +9,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import libvirt
 import pytest
 
+import flows.backup as flow
 from flows.backup import backup_job, backup_vm
 from flows.parameters import BackupJob, BackupVm
 from lab.disks import DiskSpec, make_image
@@ -217,6 +219,29 @@ def test_all_vms_that_fail_are_named(seen: Seen, cellar: Cellar) -> None:
     assert seen
     with pytest.raises(PermanentError, match=r"2 of 2 VMs .*: nonesuch: no such VM.*; neither: no such VM"):
         back_up_all(cellar, "nonesuch", "neither")
+
+
+@pytest.mark.parametrize("told", ["nothing", "all but the end"])
+def test_a_job_goes_on_without_a_server_that_is_lost(
+    seen: Seen, cellar: Cellar, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """Prefect fails a VM's flow before its work, or after it: either way there is one point, and the job is green."""
+    backing_up = flow.backup_vm
+
+    async def lost(request: BackupVm) -> PointSummary:
+        if told != "nothing":
+            await backing_up(request)
+        raise httpx.ConnectError("All connection attempts failed")
+
+    monkeypatch.setattr(flow, "backup_vm", lost)
+    (point,) = back_up_all(cellar, flow_guest.name)
+    assert [each.id for each in cellar.points(flow_guest)] == [point.id]
+    state = seen.flow_run(f"backup {flow_guest.name}").state
+    assert state is not None
+    assert state.is_completed()
+    with pytest.raises(PermanentError, match="no such VM"):
+        back_up_all(cellar, "nonesuch")
+    cellar.assert_nothing_left(flow_guest)
 
 
 def test_a_vm_that_is_off_is_listed_and_red_until_it_has_a_point(

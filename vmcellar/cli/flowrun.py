@@ -77,6 +77,7 @@ def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose:
     from flows.backup import backup_job, backup_vm
     from flows.parameters import BackupJob, BackupVm
     from tasks.control import watched, witnessed
+    from tasks.lost import is_of_prefect
 
     async def flow() -> object:
         if len(names) == 1 and not job:
@@ -98,14 +99,9 @@ def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose:
         return FlowEnd(points, failures, lost="its server does not answer any more")
     if error is None or isinstance(error, VmcellarError):
         return FlowEnd(points, failures, error)
-    if not _is_of_prefect(error):
+    if not is_of_prefect(error):
         raise error
     return FlowEnd(points, failures, lost=str(error) or type(error).__name__)
-
-
-def _is_of_prefect(error: BaseException) -> bool:
-    """Whether Prefect, its HTTP client or its server failed, rather than our own code."""
-    return type(error).__module__.partition(".")[0] in ("prefect", "httpx", "httpcore") or "Prefect" in str(error)
 
 
 class _FlowThread(threading.Thread):
