@@ -9,6 +9,7 @@ from prefect import Flow
 from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 
+from flows.analysis import analyse_history
 from flows.backup import backup_job, backup_vm
 from flows.lifecycle import rebalance_tiers
 from flows.recover import recover_host
@@ -38,6 +39,7 @@ FORMS: tuple[Flow[..., Any], ...] = (
     recover_host,
     watch_fleet,
     upkeep_repository,
+    analyse_history,
     reconcile_schedules,
 )
 """Flows that people start from the UI's form."""

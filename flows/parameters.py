@@ -134,6 +134,10 @@ class VerifyRestores(FlowParameters):
         return ", ".join(self.vms) or "all VMs"
 
 
+class AnalyseHistory(FlowParameters):
+    """Look at the history of backups."""
+
+
 class Recover(FlowParameters):
     """Settle what dead runs left."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from prefect.artifacts import (
+    acreate_image_artifact,
     acreate_markdown_artifact,
     acreate_progress_artifact,
     acreate_table_artifact,
@@ -82,6 +84,23 @@ async def job_artifact(job: str, results: Mapping[str, Result]) -> None:
     title = f"# {job or 'backup'}: {new} of {len(results)} VMs have a new verified point"
     text = "\n".join([title, "", *lines])
     await or_warn(acreate_markdown_artifact(key=artifact_key("job", job or "backup"), markdown=text), None)
+
+
+async def quality_artifact(markdown: str, *, ok: bool) -> None:
+    """Publish how good the history is that the analysis goes by."""
+    title = "The history is sound" if ok else "Some of the history is not used"
+    text = f"# {title}\n\n{markdown}\n"
+    await or_warn(acreate_markdown_artifact(key="history-quality", markdown=text, description=title), None)
+
+
+async def analysis_artifacts(markdown: str, images: Mapping[str, bytes]) -> None:
+    """Publish the tables on one page and each plot as an image of its own; an image is its own address."""
+    page = acreate_markdown_artifact(key="history", markdown=markdown, description="What the history tells")
+    await or_warn(page, None)
+    for name, image in images.items():
+        uri = "data:image/png;base64," + base64.b64encode(image).decode()
+        made = acreate_image_artifact(image_url=uri, key=artifact_key("plot", name), description=name.replace("-", " "))
+        await or_warn(made, None)
 
 
 async def tiers_artifact(report: RebalanceReport, standing: Sequence[TierSummary]) -> None:
