@@ -160,15 +160,21 @@ class InPlace:
     def _shut_down(self) -> None:
         """As its power button does; by force when the guest does not follow. The safety point holds what it had."""
         try:
-            self._domain.shutdown()
-            limit = time.monotonic() + _SHUTDOWN_SECONDS
+            limit = time.monotonic() + (_SHUTDOWN_SECONDS if self._press_button() else 0.0)
             while self._domain.isActive() and time.monotonic() < limit:
                 time.sleep(_POLL_SECONDS)
             if self._domain.isActive():
                 self._domain.destroy()
         except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # it went off by itself just then
+            if self._domain.isActive():
                 raise explain(error, self._point.vm, "shutting it down") from error
+
+    def _press_button(self) -> bool:
+        """Whether the guest may follow: a paused one cannot, nor one that has just gone off."""
+        if self._domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+            return False
+        self._domain.shutdown()
+        return True
 
     def _keep_disks(self, cancel: CancelToken) -> list[Path]:
         """Copy each image; one that an earlier restore left half is worth no copy, its own is there already."""
