@@ -83,14 +83,19 @@ def forget(trial: Path, journal: Path, durable: set[int], is_cache: Callable[[Pa
     replay = _Replay()
     for line in (journal / "journal").read_text().splitlines():
         replay.take(json.loads(line))
+    back: set[int] = set()
     for step in reversed(replay.pending):
-        _undo(step)
+        _undo(step, back)
+    for path in trial.rglob("*"):
+        if path.is_dir() and path.stat().st_ino in back:
+            os.utime(path, (0, 0))  # as it was: its time of change was not durable either
     for path in sorted(trial.rglob("*")):
         if path.is_file() and not is_cache(path) and path.stat().st_ino not in durable | replay.synced:
             os.truncate(path, 0)
 
 
-def _undo(step: Record) -> None:
+def _undo(step: Record, back: set[int]) -> None:
+    """Undo one step; notes in `back` the folders that are there again, or hold again what they held."""
     path, to = Path(step["path"]), Path(step.get("to", ""))
     if step["op"] == "link":
         to.unlink(missing_ok=True)
@@ -101,10 +106,13 @@ def _undo(step: Record) -> None:
             _put_back(Path(step["kept"]), to)
     elif step["op"] in ("unlink", "remove") and "kept" in step:
         _put_back(Path(step["kept"]), path)
+        if path.parent.is_dir():
+            back.add(path.parent.stat().st_ino)
     elif step["op"] == "mkdir":
         shutil.rmtree(path, ignore_errors=True)
     elif step["op"] == "rmdir" and path.parent.is_dir():
         path.mkdir(exist_ok=True)
+        back.add(path.stat().st_ino)
 
 
 def _put_back(kept: Path, path: Path) -> None:
