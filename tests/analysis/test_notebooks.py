@@ -15,7 +15,7 @@ PLOTS = {"capacity": 3, "change_rates": 5, "incident_review": 2, "rpo_rto": 2, "
 
 
 def read(path: Path) -> Any:
-    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # nbformat has none
 
 
 def test_they_are_all_known() -> None:

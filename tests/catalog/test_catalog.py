@@ -65,7 +65,7 @@ def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
 
 def test_all_rows_of_a_call_or_none(catalog: Catalog) -> None:
     broken = run("r2", repository=REPOSITORY.hex())
-    broken.vm = None  # type: ignore[assignment]
+    broken.vm = None  # type: ignore[assignment]  # the database is to refuse it
     with pytest.raises(PermanentError, match="NOT NULL"):
         catalog.add([run("r1", repository=REPOSITORY.hex()), broken])
     assert catalog.run_ids() == set()
