@@ -75,6 +75,17 @@ def test_the_newest_of_each_kind_counts(repository: Repository) -> None:
     assert evidence.standings(tier, other).keys() == {other}
 
 
+def test_of_one_second_what_speaks_against_the_point_counts(repository: Repository) -> None:
+    """Names tell no order within a second, so a failed proof must not hide behind one that passed just before."""
+    kinds: tuple[Kind, ...] = ("drill", "verification")
+    verdicts: tuple[Verdict, ...] = ("passed", "failed", "passed")
+    for kind in kinds:
+        for verdict in verdicts:
+            evidence.write(repository, some(kind=kind, verdict=verdict))
+        assert evidence.standings(repository.tier)[POINT].failed
+        assert [each.verdict for each in evidence.names(repository.tier) if each.kind == kind][-1] == "failed"
+
+
 def test_doubt_is_handed_down_until_all_is_read_anew(repository: Repository) -> None:
     disk = DiskRecord("vda", 1 << 20, "ab" * 32, 0, "raw", "image")
     first = point_of("web", disk, 1.8e9)

@@ -171,11 +171,12 @@ def test_a_thaw_that_ends_in_the_middle_is_no_loss(
     frozen.archive("GLACIER")
     assert cli("thaw", frozen.points[0], "--yes", "--days", "1").code == 0
     frozen.server.advance(hours=6)
-    after_the_check(monkeypatch, lambda: frozen.server.advance(days=3))
     target = RestoreTarget(tmp_path / "out", "raw", (), best_effort)
     point = frozen.repository.point(frozen.points[0])
-    with pytest.raises(ArchivedError, match=r"data/.* lies in an archive class") as raised:
-        restore_point(frozen.repository, point, target)
+    with monkeypatch.context() as once:
+        after_the_check(once, lambda: frozen.server.advance(days=3))
+        with pytest.raises(ArchivedError, match=r"data/.* lies in an archive class") as raised:
+            restore_point(frozen.repository, point, target)
     assert "vmcellar thaw" in raised.value.hint
     assert not (tmp_path / "out").exists()
     assert cli("thaw", frozen.points[0], "--yes").code == 0

@@ -238,14 +238,17 @@ def read(repository: Repository, name: EvidenceName) -> Evidence:
 
 
 def names(tier: Tier, point: str = "") -> list[EvidenceName]:
-    """All evidence, or that of one point, oldest first, by listing alone; a name that is none is left out."""
+    """All evidence, or that of one point, oldest first, by listing alone; a name that is none is left out.
+
+    Names tell the time to the second: of one second's, what speaks against a point counts as the newest.
+    """
     found = []
     for key, _ in tier.list(layout.EVIDENCE + point):
         try:
             found.append(parse_name(key.removeprefix(layout.EVIDENCE)))
         except IntegrityError:
             continue
-    return sorted(found, key=lambda each: (each.stamp, each.key))
+    return sorted(found, key=lambda each: (each.stamp, each.verdict == "failed", each.key))
 
 
 def standings(tier: Tier, point: str = "") -> dict[str, Standing]:
