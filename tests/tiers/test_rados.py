@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +43,27 @@ def test_namespaces_do_not_see_each_other(rados: RadosTier, ceph_settings: TierS
     other = open_rados(ceph_settings.model_copy(update={"storage": f"{ceph_settings.storage}-b"}), tmp_path)
     assert list(other.list("points/")) == []
     assert not other.exists("points/one")
+
+
+def test_the_connection_ends_with_the_process(ceph_settings: TierSettings) -> None:
+    """Else its threads meet what the end of the process has taken apart, and abort it: exit code 134 after success."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT_FOR_EVER, str(ceph_settings.conf), ceph_settings.storage],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "connected\nshutdown\n", "")
+
+
+KEPT_FOR_EVER = """
+import atexit, ctypes, sys
+from vmcellar.config.tiers import TierSettings
+from vmcellar.tiers.rados_pool import Pool
+
+atexit.register(lambda: print(pool._cluster.state))
+pool = Pool(TierSettings.model_validate({"conf": sys.argv[1], "storage": sys.argv[2]}), "hot")
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))  # as a thread or a traceback does that keeps it to the end
+print(pool._cluster.state)
+"""
 
 
 def test_no_object_is_larger_than_was_asked_for(rados: RadosTier, ceph_settings: TierSettings) -> None:

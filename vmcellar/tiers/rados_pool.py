@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,11 @@ def load_rados() -> Any:
 
 
 class Pool:
-    """The tier's part of a pool. `heads` and `parts` are I/O contexts; any thread may use them."""
+    """The tier's part of a pool. `heads` and `parts` are I/O contexts; any thread may use them.
+
+    The connection ends with the object, and with the process at the latest: librados' threads would meet what the end
+    of the process has taken apart, and abort it.
+    """
 
     def __init__(self, settings: TierSettings, what: str) -> None:
         """Connect; PermanentError for a wrong key, a missing file or pool, TransientError when no monitor answers."""
@@ -45,8 +50,10 @@ class Pool:
         self._what = what
         self.name, _, self.namespace = settings.storage.removeprefix("ceph::").partition("/")
         self._cluster = self._connect(settings)
-        self.heads = self._context(self.namespace)
-        self.parts = self._context(f"{self.namespace}.parts")
+        contexts: list[Any] = []
+        weakref.finalize(self, _end, self._cluster, contexts)
+        self.heads, self.parts = (self._context(name) for name in (self.namespace, f"{self.namespace}.parts"))
+        contexts += self.heads, self.parts
 
     def _connect(self, settings: TierSettings) -> Any:
         if not settings.conf.is_file():
@@ -61,10 +68,13 @@ class Pool:
             cluster = self.rados.Rados(conffile=str(settings.conf), name=settings.user, conf=options)
             try:
                 cluster.connect()
-            except self.rados.ObjectNotFound as error:
-                raise PermanentError(
-                    f"{self._what}: no key for {settings.user}", hint="name its file in `keyring:` of the tier"
-                ) from error
+            except BaseException as error:
+                cluster.shutdown()
+                if isinstance(error, self.rados.ObjectNotFound):
+                    raise PermanentError(
+                        f"{self._what}: no key for {settings.user}", hint="name its file in `keyring:` of the tier"
+                    ) from error
+                raise
         return cluster
 
     def _context(self, namespace: str) -> Any:
@@ -189,3 +199,9 @@ class Pool:
         code, out, _ = self._cluster.mon_command(asked, b"")
         copies = "" if code else f", {json.loads(out)['size']} copies"
         return f"pool {self.name}{copies}, cluster {self._cluster.get_fsid()}"
+
+
+def _end(cluster: Any, contexts: list[Any]) -> None:
+    for context in contexts:
+        context.close()
+    cluster.shutdown()
