@@ -11,6 +11,7 @@ from tasks.control import engine_of
 
 if TYPE_CHECKING:
     from vmcellar.analysis.report import Analysis, Quality
+    from vmcellar.catalog.models import Anomaly
 
 
 @task(name="check-history", cache_policy=NO_CACHE)
@@ -20,6 +21,31 @@ def check_history(config: str) -> Quality:
 
     engine = engine_of(config)
     return check(engine.catalog, engine.repository)
+
+
+@task(name="act-on-anomalies", cache_policy=NO_CACHE)
+def act_on_anomalies(config: str) -> list[Anomaly]:
+    """Write down the anomalies that have consequences, pin points and ask for full backups; gives those that people
+    were not told of yet, or that wait for a drill.
+    """
+    from vmcellar.analysis import consequences  # noqa: PLC0415
+    from vmcellar.analysis.anomalies import find  # noqa: PLC0415
+    from vmcellar.analysis.history import history  # noqa: PLC0415
+    from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
+
+    engine = engine_of(config)
+    catalog, repository = engine.catalog, engine.repository
+    now = repository.clock()
+    good, _ = quarantine(history(catalog), now)
+    consequences.note(catalog, repository, engine.config, find(good, now, consequences.LOOK_DAYS), now)
+    consequences.act(catalog, repository, engine.config, now)
+    return [row for row in catalog.anomalies() if row.judged is None and (row.told is None or row.drill == "wanted")]
+
+
+@task(name="note-anomalies", cache_policy=NO_CACHE)
+def note_anomalies(config: str, rows: list[Anomaly]) -> None:
+    """Write down what was told, and what came of drills."""
+    engine_of(config).catalog.add(rows)
 
 
 @task(name="analyse-history", cache_policy=NO_CACHE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.events import emit_event
@@ -14,7 +15,11 @@ from vmcellar.policy.risk import Risk
 from vmcellar.quality.judge import Result
 from vmcellar.repository.evidence import Check, Evidence
 
+if TYPE_CHECKING:
+    from vmcellar.catalog.models import Anomaly
+
 UNVERIFIED = "vmcellar.point.unverified"
+ANOMALY = "vmcellar.anomaly.found"
 RISKS_SHOWN = 200
 
 
@@ -94,6 +99,22 @@ def emit_unverified(outcome: Outcome) -> None:
         },
         payload={"point": outcome.point, "vm": outcome.vm, "worst": worst_of(outcome), "evidence": outcome.key},
     )
+
+
+def emit_anomaly(row: Anomaly) -> None:
+    """The event that automations listen for: a VM's backups look strange."""
+    emit_event(
+        event=ANOMALY,
+        resource={
+            "prefect.resource.id": f"vmcellar.anomaly.{row.id}",
+            "prefect.resource.name": f"{row.vm} {row.kind}",
+            "vmcellar.vm": row.vm,
+        },
+        payload={
+            "vm": row.vm, "disks": row.disks, "kind": row.kind, "text": row.text, "began": row.began,
+            "pinned": row.pins, "full": row.full, "drill": row.drill,
+        },
+    )  # fmt: skip
 
 
 def worst_of(outcome: Outcome) -> str:

@@ -67,7 +67,7 @@ def test_time_to_restore() -> None:
 def test_forecast_and_incident() -> None:
     made = forecast_change(FRAME, NOW).forecasts[0]
     assert f"{made.vm} {made.disk}" in drawn(plots.change_forecast(FRAME, made))
-    strange = Anomaly(VM, "vda", "ransomware", NOW - 9e4, NOW - 4e4, 2.0, "")
+    strange = Anomaly(VM, "vda", "ransomware", NOW - 9e4, NOW - 4e4, 2.0, "", NOW - 9.5e4)
     assert "ransomware from" in drawn(plots.incident(FRAME, VM, "vda", [strange]))
     assert "nothing strange" in drawn(plots.incident(FRAME, VM, "vda", []))
 

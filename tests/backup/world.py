@@ -60,14 +60,18 @@ class EmptyCapture:
 
 @dataclass
 class EmptySource:
-    """What is held at the moment, by run; `away`: libvirt does not answer, `full`: it has data; `used` is in %."""
+    """What is held at the moment, by run, and all that was `begun`; `away`: libvirt does not answer, `full`: it has
+    data; `used` is in %.
+    """
 
     held: dict[str, EmptyCapture] = field(default_factory=dict)
+    begun: list[CaptureRequest] = field(default_factory=list)
     away: bool = False
     full: bool = False
     used: int = 0
 
     def begin(self, request: CaptureRequest) -> EmptyCapture:
+        self.begun.append(request)
         disk = SourceDisk("vda", SIZE, "id", "qcow2", tracked=True, full_reason="first backup")
         result = CaptureResult(
             vm=request.vm,

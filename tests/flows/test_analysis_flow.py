@@ -5,18 +5,50 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.analysis import analyse_history
 from flows.parameters import AnalyseHistory
+from tasks import evidence as shown
+from tests.analysis.attacked import attack, attacked_history, note_runs
 from tests.flows.seen import Seen
 from tests.repository.writing import back_up
+from vmcellar.backup import wanted_full
 from vmcellar.config import load_config
 from vmcellar.engine import open_engine
 from vmcellar.repository.repository import Repository
+from vmcellar.upkeep import pins
 
 pytestmark = pytest.mark.prefect
+
+
+def test_ransomware_in_a_vm_is_told_its_good_points_pinned_and_its_next_backup_a_full(
+    seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pass").write_text("correct horse\n")
+    config = tmp_path / "vmcellar.yaml"
+    config.write_text("tiers: {hot: repo}\nkey: {file: pass}\nstate: state\nbackups: [{name: all}]\n")
+    Repository.init(load_config(config)).close()
+    engine = open_engine(config)
+    world = attack(engine)
+    note_runs(engine.catalog, attacked_history()[2])
+    events: list[Any] = []
+    monkeypatch.setattr(shown, "emit_event", lambda **event: events.append(event))
+    first, again = (asyncio.run(analyse_history(AnalyseHistory(config=str(config)))) for _ in range(2))
+    engine.repository.close()
+    assert (first["anomalies"], again["anomalies"]) == (1, 0), "once"
+    (event,) = events
+    assert event["event"] == "vmcellar.anomaly.found"
+    assert (event["payload"]["vm"], event["payload"]["kind"]) == (world.vm, "ransomware")
+    held = pins.listed(engine.repository)
+    assert set(held) == set(event["payload"]["pinned"])
+    assert all(engine.repository.point(name).time < world.at for name in held)
+    assert "ransomware" in wanted_full.asked(engine.state, world.vm, engine.repository.points_of(world.vm))
+    page = str(seen.artifacts(seen.flow_run("analyse history"))["history"].data)
+    assert "## What followed" in page
+    assert all(name in page for name in held)
 
 
 def test_it_publishes_quality_tables_and_plots(seen: Seen, tmp_path: Path) -> None:

@@ -46,13 +46,16 @@ LEAST_FROZEN = 2.0
 MERGE_HOURS = 72.0
 ZEROS = {1: 3, 6: 2, 24: 1}
 """How many unexpected steps without any change are a stuck bitmap, by hours of the step."""
+UNSEEN_STEPS = {"ransomware": 2, "slow": SLOW_RUNS}
+"""How many steps a kind may last before it is seen, where that is not one; of `stuck` see `ZEROS`."""
 USUAL = weekly(decay=0.9, share=0.3, follow=0.9)
 
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
     """One strange thing: `at` when it was first seen and `last` when it was seen last (ends of steps, seconds since
-    the epoch); `score` how many times its threshold; `text` says what was seen against what is usual.
+    the epoch); `score` how many times its threshold; `text` says what was seen against what is usual. What is older
+    than `began` can be trusted: it lies before `at` by as many steps as it may take to see this kind.
     """
 
     vm: str
@@ -62,6 +65,7 @@ class Anomaly:
     last: float
     score: float
     text: str
+    began: float
 
 
 @dataclass(slots=True)
@@ -224,8 +228,13 @@ def _anomalies(grid: Grid, kind: str, score: Floats, signals: Signals, since: fl
             best = steps[part[np.argmax(score[row, steps[part]])]]
             text = _text(kind, signals, int(row), int(best))
             at, until = float(times[part[0]]), float(times[part[-1]])
-            found.append(Anomaly(one.vm, one.disk, kind, at, until, float(score[row, best]), text))
+            began = at - _steps_unseen(kind, grid.step) * grid.step * HOUR
+            found.append(Anomaly(one.vm, one.disk, kind, at, until, float(score[row, best]), text, began))
     return found
+
+
+def _steps_unseen(kind: str, step: int) -> int:
+    return ZEROS[step] if kind == "stuck" else UNSEEN_STEPS.get(kind, 1)
 
 
 def _text(kind: str, signals: Signals, row: int, step: int) -> str:
@@ -261,5 +270,5 @@ def _growth(grid: Grid, since: float) -> list[Anomaly]:
             times = float(np.exp(kept.shift[row]))
             text = f"change is {times:.1f} times what it was, for {kept.shift_days[row]} days now"
             one = grid.series[row]
-            found.append(Anomaly(one.vm, one.disk, "growth", at, float(grid.ends[row]), times / 2, text))
+            found.append(Anomaly(one.vm, one.disk, "growth", at, float(grid.ends[row]), times / 2, text, at))
     return found

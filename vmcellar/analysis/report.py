@@ -99,6 +99,7 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
         "Age of the newest point": tables.markdown(tables.rpo(reached)),
         "Time to restore": tables.markdown(tables.rto(measured)),
         f"Strange in the last {RECENT_DAYS} days": tables.markdown(tables.anomalies(found), "Nothing."),
+        "What followed": tables.markdown(tables.consequences(catalog.anomalies()), "Nothing had consequences."),
         "What will change": tables.markdown(tables.outlook(forecast_change(good, now))),
         "VMs": tables.markdown(tables.vms(overview(good))),
     }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vmcellar.analysis.overview import VmOverview
     from vmcellar.analysis.quality import Finding
     from vmcellar.analysis.whatif import Outcome
+    from vmcellar.catalog.models import Anomaly as Row
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -102,6 +103,18 @@ def anomalies(found: Iterable[Anomaly]) -> pd.DataFrame:
             for one in sorted(found, key=lambda one: -one.score)
         ],
     )
+
+
+def consequences(rows: Iterable[Row]) -> pd.DataFrame:
+    """Anomalies that had consequences: those that wait to be judged first, then by time, newest first."""
+    return _frame(
+        ("VM", "what", "since", "pinned", "full", "drill", "judged"),
+        [
+            (one.vm, one.kind, _moment(one.at), ", ".join(one.pins) or "nothing", "asked for" if one.full else "no",
+             one.drill or "no", one.verdict if one.judged is not None else "not yet")
+            for one in sorted(rows, key=lambda one: (one.judged is not None, -one.at))
+        ],
+    )  # fmt: skip
 
 
 def outlook(made: Outlook, days: float = 7.0) -> pd.DataFrame:

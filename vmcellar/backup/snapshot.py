@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmcellar.backup import clean_check, heal, planning, recover
+from vmcellar.backup import clean_check, heal, planning, recover, wanted_full
 from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
@@ -73,13 +73,16 @@ def _begin(
 
 
 def _parent(engine: Engine, request: BackupRequest) -> tuple[RestorePoint | None, str]:
-    """The newest verified point; or None, and why, when evidence speaks against it or what it was made from: then all
-    is read anew.
+    """The newest verified point; or None, and why, when evidence speaks against it or what it was made from, or a note
+    asks for it: then all is read anew.
     """
     every = engine.repository.points_of(request.vm)
     points = [p for p in every if p.verified]
     if points and points[-1].id in evidence.doubtful(every, evidence.standings(engine.repository.tier)):
         return None, f"evidence speaks against point {points[-1].id} or one that it was made from"
+    asked = wanted_full.asked(engine.state, request.vm, every)
+    if asked:
+        return None, asked
     if request.mode == "incremental" and not points:
         raise PermanentError(
             f"{request.vm}: there is no verified restore point to be incremental to",

@@ -79,6 +79,16 @@ class Catalog:
             own = models.Run.repository == self.repository
             return set(connection.execute(select(models.Run.id).where(own)).scalars())
 
+    def anomalies(self, vm: str = "") -> list[models.Anomaly]:
+        """The anomalies that had consequences, of one VM or all, oldest first; detached rows."""
+        wanted = select(models.Anomaly).where(models.Anomaly.repository == self.repository)
+        if vm:
+            wanted = wanted.where(models.Anomaly.vm == vm)
+        with self.reading() as connection, Session(connection, expire_on_commit=False) as session:
+            found = list(session.scalars(wanted.order_by(models.Anomaly.at, models.Anomaly.id)))
+            session.expunge_all()
+            return found
+
     def mark_gone(self, there: Collection[str], now: float) -> int:
         """Note that every known point which is not `there` has gone, and that those which are have not; how many
         went.

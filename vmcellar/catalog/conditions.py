@@ -53,7 +53,15 @@ def conditions(standing: Mapping[str, Sequence[Row]], jobs: Sequence[BackupJob],
         for row in standing["tiers"]
         if row["free"] is not None and row["free"] < FREE_LEAST
     ]
+    found += [_of_anomaly(row) for row in standing["anomalies"]]
     return sorted(found, key=lambda each: (each.severity != "critical", each.key))
+
+
+def _of_anomaly(row: Row) -> Condition:
+    """It holds until a person has judged it."""
+    text = f"{row['vm']}: {row['kind']}: {row['text']}; `vmcellar anomalies {row['vm']}` shows it and what was done"
+    severity: Severity = "critical" if row["kind"] in ("ransomware", "stuck") else "warning"
+    return Condition(f"{row['vm']}: {row['kind']}", severity, text)
 
 
 def _of_vm(row: Row, verified: float | None, rpo: int | None, now: float) -> list[Condition]:

@@ -82,6 +82,7 @@ _TIERS = """
 SELECT repository, tier, used, free FROM tier_use WHERE NOT EXISTS (SELECT 1 FROM tier_use AS newer
   WHERE newer.repository = tier_use.repository AND newer.tier = tier_use.tier AND newer.time > tier_use.time)
 """
+_ANOMALIES = "SELECT repository, vm, kind, text, at FROM anomalies WHERE judged IS NULL"
 
 Row = Mapping[str, Any]
 
@@ -112,7 +113,7 @@ class CatalogCollector(Collector):
 
 def standing(catalog: Catalog) -> dict[str, list[Row]]:
     """Where VMs and tiers stand, in one transaction: `newest` runs, `outcomes`, `stages`, `points`, `evidence`, `rto`,
-    `tiers`.
+    `tiers`, `anomalies` that had consequences and are not judged.
     """
     queries = {
         "newest": _NEWEST,
@@ -122,6 +123,7 @@ def standing(catalog: Catalog) -> dict[str, list[Row]]:
         "evidence": _EVIDENCE,
         "rto": _RTO,
         "tiers": _TIERS,
+        "anomalies": _ANOMALIES,
     }
     with catalog.reading() as connection:
         return {name: _rows(connection.execute(text(query))) for name, query in queries.items()}

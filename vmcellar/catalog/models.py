@@ -140,6 +140,37 @@ class ScheduleChange(Base, kw_only=True):
     applied: Mapped[bool] = mapped_column(default=False)
 
 
+class Anomaly(Base, kw_only=True):
+    """A strange thing of one VM that has consequences, noted once: what was done, until a person has `judged` it.
+
+    `began` is the instant before which points can be trusted, `at` when it was first and `last` when it was last seen.
+    `pins` are points that were pinned for it, `acted` when that was done, `told` when the event was sent. `drill` is
+    empty (none), `wanted`, or what came of it.
+    """
+
+    __tablename__ = "anomalies"
+    __table_args__ = (Index("anomalies_by_vm", "repository", "vm", "at"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    repository: Mapped[str] = mapped_column(String(32))
+    vm: Mapped[str] = mapped_column(String(255))
+    kind: Mapped[str] = mapped_column(String(16))
+    disks: Mapped[str] = mapped_column(Text)
+    began: Mapped[float] = mapped_column(Double)
+    at: Mapped[float] = mapped_column(Double)
+    last: Mapped[float] = mapped_column(Double)
+    score: Mapped[float] = mapped_column(Double)
+    text: Mapped[str] = mapped_column(Text)
+    noted: Mapped[float] = mapped_column(Double)
+    pins: Mapped[list[str]] = mapped_column(JSON, default_factory=list)
+    full: Mapped[bool] = mapped_column(default=False)
+    drill: Mapped[str] = mapped_column(Text, default="")
+    acted: Mapped[float | None] = mapped_column(Double, default=None)
+    told: Mapped[float | None] = mapped_column(Double, default=None)
+    judged: Mapped[float | None] = mapped_column(Double, default=None)
+    verdict: Mapped[str] = mapped_column(Text, default="")
+
+
 class TierUse(Base, kw_only=True):
     """How full a tier was at an instant; `free` is unknown where a tier has no end."""
 

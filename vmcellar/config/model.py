@@ -114,6 +114,9 @@ class Maintenance(Section):
     watch: OptionalSchedule = Field(
         default=Schedule(cron="*/15 * * * *"), description="look at all VMs and tiers, and tell who is to be told"
     )
+    analyse: OptionalSchedule = Field(
+        default=None, description="look at the history: tables and plots, and what follows from anomalies"
+    )
     verify_sample: float = Field(default=0.05, gt=0, le=1, description="share of the stored bytes that verify reads")
 
 

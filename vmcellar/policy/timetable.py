@@ -135,6 +135,7 @@ def maintenance_entries(config: Config) -> dict[str, list[Entry]]:
         "upkeep-repository": (what.upkeep, {}),
         "rebalance-tiers": (what.rebalance if several else None, {}),
         "verify-restores": (what.prove, {"minutes": what.prove_minutes}),
+        "analyse-history": (what.analyse, {}),
         "verify-repository": (what.verify, {"deep": True, "sample": what.verify_sample}),
     }
     return {

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from vmcellar.cli.commands.catalog import open_catalog
 from vmcellar.cli.historyframe import HistoryOption, SampleOption, Source, read_frame
 from vmcellar.cli.output import console, note, print_json
-from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption
+from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_config
+from vmcellar.errors import UsageError
 
 VmArgument = Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM.")]
 
@@ -55,22 +57,52 @@ def anomalies(
     days: Annotated[float, typer.Option(help="How many days to look back.", min=0.01, max=365)] = 7.0,
     history: HistoryOption = None,
     sample: SampleOption = None,
+    judged: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Close what waits at this VM with your words; removes the pins made for it."),
+    ] = None,
+    keep_pins: Annotated[bool, typer.Option("--keep-pins", help="With --judged: leave the pins.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is strange about the latest backups, judged by each VM's own past.
+    """Show what is strange about the latest backups, judged by each VM's own past, and what followed from it.
 
     Ransomware (entropy up, ratio and deduplication down), sudden change, nothing changed at all, slow runs, long
-    freezes, growth.
+    freezes, growth. What follows is done by the flow analyse-history, as on_anomaly: of the VM's job says.
     """
+    source = Source(config, history, sample)
+    if judged is not None:
+        _judge(ctx, source, vm, judged, unpin=not keep_pins)
+        return
     from vmcellar.analysis.anomalies import STATED, find
     from vmcellar.cli.render import analysis as render
 
-    frame, now = read_frame(ctx, Source(config, history, sample), vm)
+    frame, now = read_frame(ctx, source, vm)
     found = find(frame, now, days)
+    rows = open_catalog(ctx, config)[1].anomalies(vm or "") if source.is_catalog else []
     if as_json:
-        print_json({"anomalies": [render.anomaly_json(one) for one in found], "false_alarms_per_vm_year": STATED})
+        print_json(
+            {
+                "anomalies": [render.anomaly_json(one) for one in found],
+                "consequences": [render.consequence_json(row) for row in rows],
+                "false_alarms_per_vm_year": STATED,
+            }
+        )
         return
     if found:
         console().print(render.anomalies_table(found))
+    if rows:
+        console().print(render.consequences_table(rows))
     note(f"{len(found)} anomalies in {days:g} days; false alarms at most {sum(STATED.values()):.1f} per VM and year")
+
+
+def _judge(ctx: typer.Context, source: Source, vm: str | None, verdict: str, *, unpin: bool) -> None:
+    if vm is None or not source.is_catalog or not verdict.strip():
+        raise UsageError(
+            "--judged takes your words about one VM of this host", hint="type `vmcellar anomalies VM --judged TEXT`"
+        )
+    from vmcellar.analysis import consequences
+
+    repository, catalog = open_catalog(ctx, source.config)
+    rows = consequences.judge(catalog, repository, read_config(ctx, source.config), vm, verdict.strip(), unpin=unpin)
+    note(f"{vm}: judged: {', '.join(row.kind for row in rows)}; {'their pins are gone' if unpin else 'pins stay'}")

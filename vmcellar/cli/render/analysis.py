@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vmcellar.analysis.forecast import Forecast, Outlook
     from vmcellar.analysis.judging import Judgement, Starts
     from vmcellar.analysis.next_run import NextRun, Range
+    from vmcellar.catalog.models import Anomaly as Row
 
 DAY = 86400.0
 STYLES = {"ransomware": "bold red", "stuck": "bold red", "freeze": "yellow", "slow": "yellow"}
@@ -117,6 +118,40 @@ def anomalies_table(found: Iterable[Anomaly]) -> Table:
     for one in found:
         kind = Text(one.kind, style=STYLES.get(one.kind, ""))
         table.add_row(time_text(rfc3339(one.at)), one.vm, one.disk, kind, f"{one.score:.1f}", one.text)
+    return table
+
+
+def consequence_json(row: Row) -> dict[str, Any]:
+    """What was done about an anomaly, and how it was judged."""
+    return {
+        "vm": row.vm,
+        "disks": row.disks,
+        "kind": row.kind,
+        "first_seen": rfc3339(row.at),
+        "last_seen": rfc3339(row.last),
+        "trusted_before": rfc3339(row.began),
+        "text": row.text,
+        "pinned": row.pins,
+        "full": row.full,
+        "drill": row.drill,
+        "judged": None if row.judged is None else rfc3339(row.judged),
+        "verdict": row.verdict,
+    }
+
+
+def consequences_table(rows: Iterable[Row]) -> Table:
+    """A row per anomaly that had consequences."""
+    table = Table("done about", "VM", "since", "pinned", "full", "drill", "judged", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(
+            Text(row.kind, style=STYLES.get(row.kind, "")),
+            row.vm,
+            time_text(rfc3339(row.at)),
+            "\n".join(row.pins) or "nothing",
+            "asked for" if row.full else "no",
+            row.drill or "no",
+            row.verdict if row.judged is not None else "not yet",
+        )
     return table
 
 

@@ -1,0 +1,145 @@
+"""What follows from ransomware in a VM: pins of points from before it, a forced full, once; how a person ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.analysis.attacked import DAY, Attacked, attack, found_at
+from tests.backup.world import make_engine
+from vmcellar.analysis import consequences
+from vmcellar.backup import snapshot, wanted_full
+from vmcellar.backup.model import BackupRequest
+from vmcellar.catalog.conditions import conditions
+from vmcellar.catalog.metrics import standing
+from vmcellar.catalog.models import Anomaly
+from vmcellar.config.jobs import BackupJob
+from vmcellar.config.onanomaly import OnAnomaly
+from vmcellar.errors import UsageError
+from vmcellar.progress import CancelToken
+from vmcellar.upkeep import pins
+
+
+@pytest.fixture
+def attacked(tmp_path: Path) -> Iterator[Attacked]:
+    engine = make_engine(tmp_path)
+    engine.config = engine.config.model_copy(update={"backups": (BackupJob(name="all"),)})
+    yield attack(engine)
+    engine.repository.close()
+
+
+def look(world: Attacked, now: float | None = None) -> list[Anomaly]:
+    """What the flow does: write down, then do; the new rows."""
+    engine, at = world.engine, now or world.now
+    new = consequences.note(engine.catalog, engine.repository, engine.config, found_at(at), at)
+    consequences.act(engine.catalog, engine.repository, engine.config, at)
+    return new
+
+
+def wanted(world: Attacked) -> str:
+    return wanted_full.asked(world.engine.state, world.vm, world.engine.repository.points_of(world.vm))
+
+
+def policy(world: Attacked, rules: OnAnomaly) -> None:
+    job = BackupJob(name="all", on_anomaly=rules)
+    world.engine.config = world.engine.config.model_copy(update={"backups": (job,)})
+
+
+def test_good_points_are_pinned_and_the_next_backup_reads_everything(attacked: Attacked) -> None:
+    (row,) = look(attacked)
+    assert (row.kind, row.vm) == ("ransomware", attacked.vm)
+    held = pins.listed(attacked.engine.repository)
+    assert set(held) == {attacked.before(0.2), attacked.before(2), attacked.before(8)}, "now, a day and a week older"
+    assert all(pin is not None and pin.note.startswith("ransomware was seen after it") for pin in held.values())
+    handle = snapshot.snapshot(attacked.engine, BackupRequest(attacked.vm), CancelToken())
+    assert attacked.engine.run(handle.run_id).record.kind == "full"
+    assert attacked.engine.source.begun[-1].force_full == "its backups looked strange: ransomware"  # type: ignore[attr-defined]
+
+
+def test_people_are_told_for_as_long_as_nobody_has_judged_it(attacked: Attacked) -> None:
+    def critical() -> list[str]:
+        found = conditions(standing(attacked.engine.catalog), attacked.engine.config.backups, attacked.now)
+        return [one.key for one in found if one.key.endswith("ransomware")]
+
+    assert critical() == []
+    look(attacked)
+    assert critical() == [f"{attacked.vm}: ransomware"]
+    judge(attacked)
+    assert critical() == []
+
+
+def judge(world: Attacked, *, unpin: bool = True) -> list[Anomaly]:
+    engine = world.engine
+    return consequences.judge(
+        engine.catalog, engine.repository, engine.config, world.vm, "import of videos", unpin=unpin
+    )
+
+
+def test_it_happens_once_however_often_one_looks(attacked: Attacked) -> None:
+    look(attacked)
+    pins.unpin(attacked.engine.repository, attacked.before(8))
+    for hours in (1, 5, 24, 30):
+        assert look(attacked, attacked.now + hours * 3600) == []
+    assert attacked.before(8) not in pins.pinned(attacked.engine.repository), "a person removed it"
+    assert len(attacked.engine.catalog.anomalies()) == 1
+
+
+def test_what_is_judged_is_over_and_stays_judged(attacked: Attacked) -> None:
+    own = attacked.before(2)
+    pins.pin(attacked.engine.repository, attacked.engine.repository.point(own), "mine")
+    look(attacked)
+    (row,) = judge(attacked)
+    assert row.verdict == "import of videos"
+    assert pins.pinned(attacked.engine.repository) == {own}, "what a person pinned is theirs"
+    assert wanted(attacked) == ""
+    assert look(attacked, attacked.now + DAY) == [], "it goes on, and is the same"
+    with pytest.raises(UsageError, match="no anomaly that waits"):
+        judge(attacked)
+
+
+def test_a_call_that_died_is_finished_by_the_next(attacked: Attacked) -> None:
+    engine = attacked.engine
+    consequences.note(engine.catalog, engine.repository, engine.config, found_at(attacked.now), attacked.now)
+    assert pins.pinned(engine.repository) == set()
+    pins.pin(engine.repository, engine.repository.point(attacked.before(8)), "as far as it came")
+    look(attacked)
+    assert len(pins.pinned(engine.repository)) == 3
+    assert wanted(attacked)
+
+
+def test_policy_decides_what_follows(attacked: Attacked) -> None:
+    policy(attacked, OnAnomaly(kinds=("stuck",)))
+    assert look(attacked) == []
+    policy(attacked, OnAnomaly(pin=1, full=False, drill=True))
+    (row,) = look(attacked)
+    assert pins.pinned(attacked.engine.repository) == {attacked.before(0.2)}
+    assert (row.full, row.drill, wanted(attacked)) == (False, "wanted", "")
+
+
+def test_without_a_job_it_is_only_told(attacked: Attacked) -> None:
+    attacked.engine.config = attacked.engine.config.model_copy(update={"backups": ()})
+    assert len(look(attacked)) == 1
+    assert pins.pinned(attacked.engine.repository) == set()
+    assert wanted(attacked) == ""
+
+
+def test_a_full_that_came_ends_the_wish_and_an_unreadable_note_does_not(attacked: Attacked) -> None:
+    look(attacked)
+    (newest,) = attacked.points[-1:]
+    later = replace(newest, kind="full", time=attacked.now + 60)
+    state = attacked.engine.state
+    assert wanted_full.asked(state, attacked.vm, [newest, replace(later, verified=False)])
+    assert wanted_full.asked(state, attacked.vm, [newest, replace(later, kind="incremental")])
+    assert wanted_full.asked(state, attacked.vm, [newest, later]) == ""
+    (note,) = (state / wanted_full.FOLDER).iterdir()
+    note.write_text("{")
+    assert "cannot be read" in wanted_full.asked(state, attacked.vm, [newest])
+
+
+def test_points_that_cannot_be_trusted_are_not_pinned(attacked: Attacked) -> None:
+    bad = [replace(point, verified=False) for point in attacked.points]
+    assert consequences.trusted(bad, attacked.at, 4, ()) == []
+    assert consequences.trusted(attacked.points, attacked.points[0].time, 4, ()) == [], "none is older"

@@ -1,0 +1,171 @@
+"""What follows from an anomaly, by the policy of the VM's job: pins, a forced full, a drill, an event; each once.
+
+An anomaly is first written down with what is to be done, then that is done, and then noted as done: what dies in
+between is finished by the next call. Which points can be trusted is decided when the anomaly is written down, and does
+not change. Later finds of the same strangeness belong to the same row; so do those after a person has judged it, for
+as long as it lasts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from vmcellar.analysis.anomalies import MERGE_HOURS
+from vmcellar.backup import wanted_full
+from vmcellar.catalog.models import Anomaly as Row
+from vmcellar.config.onanomaly import OnAnomaly
+from vmcellar.errors import UsageError
+from vmcellar.policy.governing import governing_job
+from vmcellar.repository import evidence
+from vmcellar.upkeep import pins
+
+if TYPE_CHECKING:
+    from vmcellar.analysis.anomalies import Anomaly
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.config.model import Config
+    from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+
+DAY = 86400.0
+LOOK_DAYS = 7.0
+"""Anomalies that ended longer ago have no consequences any more."""
+SAME_SECONDS = {"growth": 21 * DAY}
+OLDER_DAYS = (0.0, 1.0, 7.0, 30.0)
+"""How much older than the newest good point each pinned point is, at least: an attack may have begun unseen."""
+TOLD_ONLY = OnAnomaly(pin=0, full=False, drill=False)
+"""For a VM that no job governs: no policy is guessed."""
+
+
+def note(catalog: Catalog, repository: Repository, config: Config, found: Sequence[Anomaly], now: float) -> list[Row]:
+    """Write down what is found and not known yet, with what is to follow; bring what is known up to date.
+
+    Gives the rows that are new. Nothing is done yet.
+    """
+    known = catalog.anomalies()
+    new: list[Row] = []
+    standings = evidence.standings(repository.tier) if found else {}
+    for together in _by_vm_and_kind(found):
+        vm, kind = together[0].vm, together[0].kind
+        points = evidence.judged(repository.points_of(vm), standings)
+        rules = _rules(config, vm, points)
+        if kind not in rules.kinds:
+            continue
+        row = next((each for each in known if _same(each, together)), None)
+        if row is None:
+            row = _row(catalog.repository, together, now)
+            row.pins = trusted(points, row.began, rules.pin, pins.pinned(repository))
+            row.full, row.drill = rules.full, "wanted" if rules.drill else ""
+            new.append(row)
+        else:
+            row.last = max(row.last, *(each.last for each in together))
+        catalog.add([row])
+    return new
+
+
+def act(catalog: Catalog, repository: Repository, config: Config, now: float) -> list[Row]:
+    """Do what was written down and not done: pin, and ask for a full backup. Gives those rows."""
+    waiting = [row for row in catalog.anomalies() if row.acted is None and row.judged is None]
+    for row in waiting:
+        _pin(repository, row)
+        if row.full:
+            wanted_full.ask(config.state, row.vm, f"its backups looked strange: {row.kind}", now)
+        row.acted = now
+        catalog.add([row])
+    return waiting
+
+
+def judge(catalog: Catalog, repository: Repository, config: Config, vm: str, verdict: str, *, unpin: bool) -> list[Row]:
+    """Close all open anomalies of a VM with a person's words; with `unpin` the pins made for them go, too.
+
+    A full backup that was asked for and has not come yet is not asked for any more. UsageError when none is open.
+    """
+    known = catalog.anomalies(vm)
+    judged = [row for row in known if row.judged is None]
+    if not judged:
+        raise UsageError(f"{vm} has no anomaly that waits to be judged", hint="`vmcellar anomalies` lists them")
+    now = repository.clock()
+    if unpin:
+        _unpin(repository, judged)
+    wanted_full.withdraw(config.state, vm)
+    for row in judged:
+        row.judged, row.verdict = now, verdict
+    catalog.add(judged)
+    return judged
+
+
+def trusted(points: Sequence[RestorePoint], began: float, most: int, pinned: Iterable[str]) -> list[str]:
+    """The ids of up to `most` verified points from before `began` to pin: the newest, and older ones apart from it.
+
+    Those that are pinned already need no pin of ours.
+    """
+    good = sorted((p for p in points if p.verified and p.time < began), key=lambda p: (p.time, p.id))
+    if not good:
+        return []
+    chosen: list[str] = []
+    for days in OLDER_DAYS[:most]:
+        older = [p.id for p in good if p.time <= good[-1].time - days * DAY]
+        chosen += older[-1:]
+    held = set(pinned)
+    return [point for point in dict.fromkeys(chosen) if point not in held]
+
+
+def _pin(repository: Repository, row: Row) -> None:
+    """Pin the row's points that are there; those of a call that died in between are pinned already."""
+    there = {point.id: point for point in repository.points_of(row.vm)}
+    for name in row.pins:
+        if name not in there or name in pins.pinned(repository):
+            continue
+        pins.pin(repository, there[name], _why(row))
+
+
+def _unpin(repository: Repository, rows: Sequence[Row]) -> None:
+    """Remove the pins that were made for these; one that says something else is a person's."""
+    notes = {point: _why(row) for row in rows for point in row.pins}
+    for point, pin in pins.listed(repository).items():
+        if pin is not None and pin.note == notes.get(point):
+            pins.unpin(repository, point)
+
+
+def _why(row: Row) -> str:
+    """The note of a pin."""
+    return f"{row.kind} was seen after it; `vmcellar anomalies {row.vm} --judged TEXT` removes this pin"
+
+
+def _by_vm_and_kind(found: Sequence[Anomaly]) -> list[list[Anomaly]]:
+    groups: dict[tuple[str, str], list[Anomaly]] = {}
+    for one in found:
+        groups.setdefault((one.vm, one.kind), []).append(one)
+    return list(groups.values())
+
+
+def _same(row: Row, together: Sequence[Anomaly]) -> bool:
+    """Whether a known anomaly is what is found now: as `find` takes repeats for one."""
+    if (row.vm, row.kind) != (together[0].vm, together[0].kind):
+        return False
+    apart = SAME_SECONDS.get(row.kind, MERGE_HOURS * 3600)
+    return any(one.at <= row.last + apart and one.last >= row.at - apart for one in together)
+
+
+def _row(repository: str, together: Sequence[Anomaly], now: float) -> Row:
+    worst = max(together, key=lambda one: one.score)
+    return Row(
+        id=uuid.uuid4().hex,
+        repository=repository,
+        vm=worst.vm,
+        kind=worst.kind,
+        disks=", ".join(sorted({one.disk for one in together})),
+        began=min(one.began for one in together),
+        at=min(one.at for one in together),
+        last=max(one.last for one in together),
+        score=worst.score,
+        text=worst.text,
+        noted=now,
+    )
+
+
+def _rules(config: Config, vm: str, points: Sequence[RestorePoint]) -> OnAnomaly:
+    newest = max(points, key=lambda point: point.time, default=None)
+    job = governing_job(config.backups, vm, newest.job if newest else "")
+    return job.on_anomaly if job else TOLD_ONLY
