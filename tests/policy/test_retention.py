@@ -143,7 +143,8 @@ def test_what_holds_for_any_points_and_rules(
 
 
 NAMES = st.sampled_from(["last", "hourly", "daily", "weekly", "monthly", "yearly"])
-ONE_RULE = st.one_of(st.integers(1, 400 * DAY), st.builds(lambda name, count: KeepByAge(**{name: count}), NAMES, COUNTS))
+GENERATIONS = st.builds(lambda name, count: KeepByAge(**{name: count}), NAMES, COUNTS)
+ONE_RULE = st.one_of(st.integers(1, 400 * DAY), GENERATIONS)
 
 
 @given(TIMES, ONE_RULE, st.integers(1, 10**8))
