@@ -9,6 +9,7 @@ from prefect import Flow
 from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 
+from flows.adapting import adapt_schedules
 from flows.analysis import analyse_history
 from flows.backup import backup_job, backup_vm
 from flows.lifecycle import rebalance_tiers
@@ -40,6 +41,7 @@ FORMS: tuple[Flow[..., Any], ...] = (
     watch_fleet,
     upkeep_repository,
     analyse_history,
+    adapt_schedules,
     reconcile_schedules,
 )
 """Flows that people start from the UI's form."""

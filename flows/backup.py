@@ -70,7 +70,7 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     within the window. A scheduled run outside of its window, or one whose work another does, is `Skipped`.
     """
     engine = engine_of(request.config)
-    turns = Turns(engine.config.job(request.job)) if request.scheduled else None
+    turns = Turns(engine.config.job(request.job), spread=not request.vms) if request.scheduled else None
     skipped = turns and (turns.closed or await superseded())
     if skipped:
         return cast("list[PointSummary]", Cancelled(name="Skipped", message=skipped))  # a state that is returned holds

@@ -138,6 +138,18 @@ class AnalyseHistory(FlowParameters):
     """Look at the history of backups."""
 
 
+class AdaptSchedules(FlowParameters):
+    """Advise when and how often to back up each VM, apply it, or take it back."""
+
+    action: Literal["show", "apply", "undo"] = Field(
+        default="show", description="show: change nothing; apply: make it the schedules; undo: take the last one back"
+    )
+    budget: float = Field(
+        default=1.0, ge=0.1, le=10, description="work that may be done, as a share of what today's schedules cost"
+    )
+    where: str = Field(default="here", description="the name under which this host's flows are deployed")
+
+
 class Recover(FlowParameters):
     """Settle what dead runs left."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -10,8 +11,17 @@ from prefect.cache_policies import NO_CACHE
 from tasks.control import engine_of
 
 if TYPE_CHECKING:
+    from vmcellar.analysis.adapting import Applied
+    from vmcellar.analysis.advise import Advice
+    from vmcellar.analysis.gains import Gain
     from vmcellar.analysis.report import Analysis, Quality
     from vmcellar.catalog.models import Anomaly
+
+
+ADAPT = "adapt-schedules"
+"""Who changed a schedule, in the audit trail."""
+WEEKS = 25
+"""What forecasts look back on, and a week more: older history is not loaded."""
 
 
 @task(name="check-history", cache_policy=NO_CACHE)
@@ -55,3 +65,38 @@ def analyse_history(config: str) -> Analysis:
 
     engine = engine_of(config)
     return analyse(engine.catalog, engine.repository, engine.config)
+
+
+@task(name="advise-schedules", cache_policy=NO_CACHE)
+def advise_schedules(config: str, budget: float) -> tuple[Advice, list[Gain]]:
+    """Advice by the good rows of the history; and what advice that was applied before has brought."""
+    from vmcellar.analysis import adapting  # noqa: PLC0415
+    from vmcellar.analysis.gains import gains  # noqa: PLC0415
+    from vmcellar.analysis.history import history  # noqa: PLC0415
+    from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
+
+    engine = engine_of(config)
+    now = engine.repository.clock()
+    since = datetime.fromtimestamp(now - WEEKS * 7 * 86400, UTC)
+    good, _ = quarantine(history(engine.catalog, since=since), now)
+    limits, jobs = engine.config.limits, engine.config.backups
+    advice = adapting.advice_for(good, now, jobs, concurrent=limits.vms, budget=budget)
+    return advice, gains(engine.catalog.schedule_changes(), good, now)
+
+
+@task(name="apply-advice", cache_policy=NO_CACHE)
+def apply_advice(config: str, advice: Advice) -> Applied:
+    """Make it the schedules of this host; the server is told by `reconcile-schedules`."""
+    from vmcellar.analysis import adapting  # noqa: PLC0415
+
+    engine = engine_of(config)
+    return adapting.apply(engine.config, engine.catalog, advice, ADAPT)
+
+
+@task(name="undo-advice", cache_policy=NO_CACHE)
+def undo_advice(config: str) -> tuple[str, ...]:
+    """Take the last applied advice back."""
+    from vmcellar.analysis import adapting  # noqa: PLC0415
+
+    engine = engine_of(config)
+    return adapting.undo(engine.config, engine.catalog, ADAPT)

@@ -31,6 +31,8 @@ from vmcellar.upkeep.rebalance import RebalanceReport
 from vmcellar.upkeep.tierstat import TierSummary
 
 if TYPE_CHECKING:
+    from vmcellar.analysis.advise import Advice
+    from vmcellar.analysis.gains import Gain
     from vmcellar.catalog.catalog import Catalog
     from vmcellar.catalog.conditions import Condition
 
@@ -139,6 +141,54 @@ async def upkeep_artifact(plan: Sequence[Decision], report: GcReport) -> None:
         verdict = "keep" if decision.keep else "**drop**"
         lines.append(f"| `{decision.point.id}` | {decision.point.vm} | {verdict} | {decision.why} |")
     await or_warn(acreate_markdown_artifact(key="upkeep", markdown="\n".join(lines[:ROWS_MOST])), None)
+
+
+async def advice_artifact(advice: Advice) -> None:
+    """Publish each VM's schedule before and after, what both mean, and why; those that change first."""
+    rows = [
+        {
+            "VM": one.vm,
+            "today": _starts(one.before),
+            "advised": "the same" if one.before == one.after else _starts(one.after),
+            "breaches a year": f"{one.was.breaches * 365:.0f} to {one.will.breaches * 365:.0f}",
+            "hours over a year": f"{one.was.late_hours * 365:.0f} to {one.will.late_hours * 365:.0f}",
+            "seconds a day": f"{one.was.seconds:.0f} to {one.will.seconds:.0f}",
+            "why": one.why,
+        }
+        for one in sorted(advice.changes, key=lambda one: (one.before == one.after, one.vm))[:ROWS_MOST]
+    ]
+    title = f"Schedules before and after (UTC); cannot be had: {'; '.join(advice.conflicts) or 'nothing'}"
+    await or_warn(acreate_table_artifact(table=rows, key="schedules-advised", description=title), None)
+
+
+async def gains_artifact(gains: Sequence[Gain]) -> None:
+    """Publish what applied advice really brought, beside what was predicted."""
+    rows = [
+        {
+            "VM": one.vm,
+            "since": _when(one.time),
+            "days": f"{one.after.days:.1f}",
+            "breaches before": _count(one.before.breaches),
+            "predicted": f"{one.expected:.1f}",
+            "came": _count(one.after.breaches),
+            "seconds a day before": f"{one.before.seconds:.0f}",
+            "work predicted": f"{one.work:.0f}",
+            "work that came": f"{one.after.seconds:.0f}",
+            "verdict": one.verdict,
+        }
+        for one in gains[:ROWS_MOST]
+    ]
+    title = "What applied schedules really brought"
+    await or_warn(acreate_table_artifact(table=rows, key="schedule-gains", description=title), None)
+
+
+def _count(number: int | None) -> str:
+    return "no RPO" if number is None else str(number)
+
+
+def _starts(starts: Sequence[int]) -> str:
+    times = [f"{start // 60:02}:{start % 60:02}" for start in starts]
+    return times[0] if len(times) == 1 else f"{len(times)} times from {times[0]}"
 
 
 async def schedules_artifact(changed: Sequence[str]) -> None:

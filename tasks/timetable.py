@@ -56,7 +56,7 @@ def job_deployment(job: str, where: str) -> str:
 def timetable(config: Config, advised: Sequence[Advised], where: str) -> dict[str, list[Entry]]:
     """The schedules that each deployment of this configuration has, by `flow/deployment`."""
     jobs = {f"backup-job/{job_deployment(name, where)}": each for name, each in job_entries(config, advised).items()}
-    return {**jobs, **{f"{flow}/{where}": each for flow, each in maintenance_entries(config).items()}}
+    return {**jobs, **{f"{flow}/{where}": each for flow, each in maintenance_entries(config, where).items()}}
 
 
 async def changes(wanted: dict[str, list[Entry]]) -> list[Change]:

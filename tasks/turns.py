@@ -49,8 +49,10 @@ def now() -> datetime:
 class Turns:
     """The VMs of one run of a job, each of which waits for its turn."""
 
-    def __init__(self, job: BackupJob, clock: Clock = now) -> None:
+    def __init__(self, job: BackupJob, clock: Clock = now, *, spread: bool = True) -> None:
+        """Without `spread` no VM waits: its start was chosen for it alone, as an advised one is."""
         self._job = job
+        self._spread = (job.spread or 0) if spread else 0
         self._clock = clock
         self._begun = clock()
         self._left = seconds_left(job.window, self._begun)
@@ -64,7 +66,7 @@ class Turns:
 
     async def wait(self, vm: str) -> None:
         """Return when the VM's own time within `spread:` has come."""
-        due = delay(vm, min(self._job.spread or 0, self._left or float("inf")))
+        due = delay(vm, min(self._spread, self._left or float("inf")))
         await asyncio.sleep(max(0.0, due - (self._clock() - self._begun).total_seconds()))
 
     def check(self, vm: str) -> None:

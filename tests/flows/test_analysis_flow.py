@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from flows.adapting import adapt_schedules
 from flows.analysis import analyse_history
-from flows.parameters import AnalyseHistory
+from flows.parameters import AdaptSchedules, AnalyseHistory
 from tasks import evidence as shown
 from tests.analysis.attacked import attack, attacked_history, note_runs
 from tests.flows.seen import Seen
@@ -18,6 +19,7 @@ from tests.repository.writing import back_up
 from vmcellar.backup import wanted_full
 from vmcellar.config import load_config
 from vmcellar.engine import open_engine
+from vmcellar.policy.timetable import read_advised
 from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import pins
 
@@ -49,6 +51,35 @@ def test_ransomware_in_a_vm_is_told_its_good_points_pinned_and_its_next_backup_a
     page = str(seen.artifacts(seen.flow_run("analyse history"))["history"].data)
     assert "## What followed" in page
     assert all(name in page for name in held)
+
+
+def test_schedules_are_shown_applied_and_taken_back(seen: Seen, tmp_path: Path) -> None:
+    (tmp_path / "pass").write_text("correct horse\n")
+    config = tmp_path / "vmcellar.yaml"
+    job = '{name: all, schedule: "0 * * * *", rpo: 12h}'
+    config.write_text(f"tiers: {{hot: repo}}\nkey: {{file: pass}}\nstate: state\nbackups: [{job}]\n")
+    Repository.init(load_config(config)).close()
+    engine = open_engine(config)
+    vm, at, frame = attacked_history()
+    note_runs(engine.catalog, frame[frame["started"].dt.hour % 8 == 0])
+    engine.repository.clock = lambda: at
+
+    def adapt(action: str) -> dict[str, int]:
+        request = AdaptSchedules.model_validate({"config": str(config), "action": action, "budget": 2.0})
+        return asyncio.run(adapt_schedules(request))
+
+    shown_only = adapt("show")
+    assert (shown_only, read_advised(engine.state)) == ({"advised": 1, "changed": 0}, ())
+    table = str(seen.artifacts(seen.flow_run("adapt schedules: show"))["schedules-advised"].data)
+    assert vm in table
+    assert "breaches a year" in table
+    assert adapt("apply")["changed"] == 1
+    assert {name for each in read_advised(engine.state) for name in each.vms} == {vm}
+    assert "schedule-gains" in seen.artifacts(seen.flow_run("adapt schedules: apply"))
+    assert adapt("undo")["changed"] == 1
+    engine.repository.close()
+    assert read_advised(engine.state) == ()
+    assert [row.by for row in engine.catalog.schedule_changes()] == ["adapt-schedules"] * 2
 
 
 def test_it_publishes_quality_tables_and_plots(seen: Seen, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_damaged_file_is_an_error_that_says_what_holds_without_it(tmp_path: Pa
 def test_maintenance_can_be_switched_off() -> None:
     every = maintenance_entries(Config())
     without = {flow for flow, entries in every.items() if not entries}
-    assert without == {"verify-restores", "rebalance-tiers", "analyse-history"}, "not unasked, or for several tiers"
+    assert without == {"verify-restores", "rebalance-tiers", "analyse-history", "adapt-schedules"}, "not unasked"
     cold = Config.model_validate({"tiers": {"hot": "/srv/hot", "cold": "/srv/cold"}})
     assert len(maintenance_entries(cold)["rebalance-tiers"]) == 1
     proving = Config.model_validate({"maintenance": {"prove": "0 1 * * *", "prove_minutes": 90}})

@@ -136,6 +136,10 @@ def _runs_of_all(
     steps: list[_Step] = []
     for need in needs:
         load = loads[need.vm]
+        if need.fixed:
+            fewest[need.vm] = len(current[need.vm])
+            left -= was[need.vm].seconds
+            continue
         tried = {runs: judge(load, spread_runs(runs, need), need.rpo) for runs in _choices(need, load)}
         least = _least_runs(need, tried, conflicts)
         fewest[need.vm] = least
@@ -148,7 +152,7 @@ def _runs_of_all(
             counts[step.vm] = step.after
             left -= step.seconds
     for need in needs:
-        if _not_worth_it(need, loads[need.vm], current[need.vm], counts[need.vm], was[need.vm]):
+        if not need.fixed and _not_worth_it(need, loads[need.vm], current[need.vm], counts[need.vm], was[need.vm]):
             counts[need.vm] = len(current[need.vm])
     return counts, fewest
 
@@ -233,6 +237,8 @@ def _options(need: Need, load: Load, runs: int, current: Starts) -> list[Starts]
     Without a window runs are even over the day. In a window they are even from any start in it to its end, so that the
     long first run, which carries the change of the day, need not be at its opening.
     """
+    if need.fixed:
+        return [current]
     begin, length = open_time(need)
     if need.window is None:
         gap = length / runs

@@ -27,13 +27,15 @@ Starts = tuple[int, ...]
 @dataclass(frozen=True, slots=True)
 class Need:
     """What policy asks for a VM: `rpo` in seconds (None: no target), `window` as (first, last) minute of a UTC day in
-    which runs may start and must end, over midnight when last is not after first (None: any time), and its host.
+    which runs may start and must end, over midnight when last is not after first (None: any time), and its host. A
+    `fixed` VM keeps the schedule that it has.
     """
 
     vm: str
     host: str = "local"
     rpo: float | None = None
     window: tuple[int, int] | None = None
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

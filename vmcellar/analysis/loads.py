@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 DAY_MINUTES = 1440
 UNKNOWN_SPREAD = 0.3
+DAILY = 36 * HOUR
+SILENT = 3.0
+"""Usual intervals without a good run after which a VM counts as not backed up any more."""
 PRIOR_RUNS, PRIOR_FAILURES = 50.0, 1.0
 """How often a run fails is drawn towards 2 % while a VM has few runs."""
 
@@ -83,9 +86,15 @@ def loads_of(frame: pd.DataFrame, outlook: Outlook) -> dict[str, Load]:
 
 
 def current_starts(frame: pd.DataFrame, now: float) -> dict[str, tuple[int, ...]]:
-    """When every VM's runs start today, as the history shows it: its usual interval, in phase with its last run."""
+    """When every VM's runs start today, as the history shows it: its usual interval, in phase with its last run.
+
+    Left out is who is backed up less than daily, which no starts of a day can say, and who is not backed up any more: a
+    VM that is gone would have its share of the work for ever.
+    """
     found = {}
     for runs in runs_of(frame, now):
+        if runs.cadence > DAILY or now - runs.last > max(SILENT * runs.cadence, DAILY):
+            continue
         count = int(np.clip(round(86400 / runs.cadence), 1, 96))
         last = round(runs.last / 60) % DAY_MINUTES
         found[runs.vm] = tuple(sorted({round(last + k * DAY_MINUTES / count) % DAY_MINUTES for k in range(count)}))

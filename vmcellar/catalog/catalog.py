@@ -89,6 +89,14 @@ class Catalog:
             session.expunge_all()
             return found
 
+    def schedule_changes(self) -> list[models.ScheduleChange]:
+        """All changes of schedules, oldest first; detached rows."""
+        wanted = select(models.ScheduleChange).where(models.ScheduleChange.repository == self.repository)
+        with self.reading() as connection, Session(connection, expire_on_commit=False) as session:
+            found = list(session.scalars(wanted.order_by(models.ScheduleChange.time, models.ScheduleChange.vm)))
+            session.expunge_all()
+            return found
+
     def mark_gone(self, there: Collection[str], now: float) -> int:
         """Note that every known point which is not `there` has gone, and that those which are have not; how many
         went.

@@ -8,6 +8,8 @@ A change here needs a new file in `migrations/versions`; a test compares the two
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import JSON, BigInteger, Double, Index, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
@@ -124,7 +126,10 @@ class Evidence(Base, kw_only=True):
 
 
 class ScheduleChange(Base, kw_only=True):
-    """A change of a VM's schedule, and why; `before` and `after` are the schedule's own words."""
+    """A change of a VM's schedule, and why; `before` and `after` are the schedule's own words.
+
+    `predicted` is what was expected of it: `rpo` in seconds, and figures per day of `was` and `will`.
+    """
 
     __tablename__ = "schedule_changes"
     __table_args__ = (Index("schedule_changes_by_vm", "repository", "vm", "time"),)
@@ -138,6 +143,7 @@ class ScheduleChange(Base, kw_only=True):
     reason: Mapped[str] = mapped_column(Text)
     by: Mapped[str] = mapped_column(String(64), default="")
     applied: Mapped[bool] = mapped_column(default=False)
+    predicted: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
 
 
 class Anomaly(Base, kw_only=True):

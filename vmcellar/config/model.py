@@ -117,6 +117,10 @@ class Maintenance(Section):
     analyse: OptionalSchedule = Field(
         default=None, description="look at the history: tables and plots, and what follows from anomalies"
     )
+    adapt: OptionalSchedule = Field(
+        default=None, description="advise better schedules for VMs, and report the gain of what was applied"
+    )
+    adapt_apply: bool = Field(default=False, description="apply what adapt advises; else it is only shown")
     verify_sample: float = Field(default=0.05, gt=0, le=1, description="share of the stored bytes that verify reads")
 
 

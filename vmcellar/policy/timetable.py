@@ -77,13 +77,13 @@ def undo_advised(state: Path) -> tuple[Advised, ...]:
     return before
 
 
-def daily(starts: Sequence[int]) -> list[Schedule]:
-    """Cron lines, in UTC, that begin at these minutes of the day: one for each minute of the hour among them."""
+def daily(starts: Sequence[int], zone: str = "UTC") -> list[Schedule]:
+    """Cron lines that begin at these minutes of the zone's day: one for each minute of the hour among them."""
     hours: dict[int, list[int]] = {}
     for start in sorted(set(starts)):
         hours.setdefault(start % 60, []).append(start // 60)
     return [
-        Schedule(cron=f"{minute} {','.join(map(str, each))} * * *", timezone="UTC")
+        Schedule(cron=f"{minute} {','.join(map(str, each))} * * *", timezone=zone)
         for minute, each in sorted(hours.items())
     ]
 
@@ -125,8 +125,10 @@ def _entries(job: str, schedule: Schedule | None, advised: Sequence[Advised]) ->
     return entries
 
 
-def maintenance_entries(config: Config) -> dict[str, list[Entry]]:
-    """The schedules of what is done besides backups, by the flow's name; off: an empty list."""
+def maintenance_entries(config: Config, where: str = "here") -> dict[str, list[Entry]]:
+    """The schedules of what is done besides backups, by the flow's name; off: an empty list. `where` is the name under
+    which this host's flows are deployed.
+    """
     what = config.maintenance
     several = config.tiers.warm is not None or config.tiers.cold is not None
     flows: dict[str, tuple[Schedule | None, dict[str, Any]]] = {
@@ -136,6 +138,7 @@ def maintenance_entries(config: Config) -> dict[str, list[Entry]]:
         "rebalance-tiers": (what.rebalance if several else None, {}),
         "verify-restores": (what.prove, {"minutes": what.prove_minutes}),
         "analyse-history": (what.analyse, {}),
+        "adapt-schedules": (what.adapt, {"where": where, "action": "apply" if what.adapt_apply else "show"}),
         "verify-repository": (what.verify, {"deep": True, "sample": what.verify_sample}),
     }
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +14,10 @@ from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_conf
 from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vmcellar.analysis.advise import Advice
-    from vmcellar.analysis.judging import Need
-    from vmcellar.config.jobs import BackupJob
+    from vmcellar.catalog.catalog import Catalog
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +30,9 @@ def advise(
     rpo: Annotated[
         str | None, typer.Option(metavar="TIME", help="The RPO of VMs whose job names none, as in 8h or 1d.")
     ] = None,
-    concurrent: Annotated[int, typer.Option(help="How many backups this host runs at once.", min=1)] = 2,
+    concurrent: Annotated[
+        int | None, typer.Option(help="How many backups this host runs at once; default: limits.vms, else 2.", min=1)
+    ] = None,
     budget: Annotated[
         float, typer.Option(help="Work that may be done, as a share of what today's schedules cost.", min=0.1, max=10)
     ] = 1.0,
@@ -37,6 +40,9 @@ def advise(
         bool, typer.Option("--apply", help="Make it the schedules of the jobs that have one, on the server too.")
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the last applied advice back.")] = False,
+    gains: Annotated[
+        bool, typer.Option("--gains", help="Only show what applied advice really brought, beside what was predicted.")
+    ] = False,
     host: Annotated[str, typer.Option(metavar="NAME", help="As given to `deploy --host`; default `vmcellar up`.")] = "",
     history: HistoryOption = None,
     sample: SampleOption = None,
@@ -55,34 +61,45 @@ def advise(
     if undo:
         applyadvice.undo(read_config(ctx, config), open_catalog(ctx, config)[1], where)
         return
-    if apply and (history is not None or sample is not None):
-        raise UsageError("--apply goes by this host's own history", hint="leave --history and --sample out")
-    from vmcellar.analysis.advise import advise as advise_all
-    from vmcellar.analysis.forecast import forecast_change
-    from vmcellar.analysis.judging import Host
-    from vmcellar.analysis.loads import current_starts, loads_of
+    if (apply or gains) and (history is not None or sample is not None):
+        raise UsageError("--apply and --gains go by this host's own history", hint="leave --history and --sample out")
+    source = Source(config, history, sample)
+    frame, now = read_frame(ctx, source)
+    if gains:
+        _show_gains(open_catalog(ctx, config)[1], frame, now, as_json=as_json)
+        return
+    from vmcellar.analysis import adapting
     from vmcellar.cli.render import analysis as render
 
-    source = Source(config, history, sample)
-    jobs = read_config(ctx, config).backups if config is not None or source.is_catalog else ()
-    seconds = _seconds(rpo)
-    frame, now = read_frame(ctx, source)
-    outlook = forecast_change(frame, now)
-    current = current_starts(frame, outlook.now)
-    needs = [_need(vm, jobs, seconds) for vm in sorted(current)]
-    if not any(need.rpo for need in needs):
+    settings = read_config(ctx, config) if config is not None or source.is_catalog else None
+    jobs = settings.backups if settings else ()
+    at_once = concurrent or (settings.limits.vms if settings else 2)
+    advice = adapting.advice_for(frame, now, jobs, concurrent=at_once, budget=budget, rpo=_seconds(rpo))
+    if rpo is None and not any(job.rpo for job in jobs):
         note("no VM has an RPO (rpo: in the configuration, or --rpo): only the load is laid out better")
-    advice = advise_all(needs, [Host(concurrent=concurrent)], loads_of(frame, outlook), current, budget)
     if as_json:
         print_json({**render.advice_json(advice), "applied": apply})
     else:
         _show(advice)
-    if apply:
-        applyadvice.apply(
-            read_config(ctx, config), open_catalog(ctx, config)[1], advice, lambda vm: _job(vm, jobs), where
-        )
+    if apply and settings is not None:
+        applyadvice.apply(settings, open_catalog(ctx, config)[1], advice, where)
     else:
         note("nothing was changed; times are UTC")
+
+
+def _show_gains(catalog: Catalog, frame: pd.DataFrame, now: float | None, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from vmcellar.analysis.gains import gains
+    from vmcellar.cli.render import analysis as render
+
+    found = gains(catalog.schedule_changes(), frame, time.time() if now is None else now)
+    if as_json:
+        print_json({"gains": [{**asdict(one), "time": render.rfc3339(one.time)} for one in found]})
+    elif found:
+        console().print(render.gains_table(found))
+    else:
+        note("no advice holds that was applied")
 
 
 def _show(advice: Advice) -> None:
@@ -94,11 +111,6 @@ def _show(advice: Advice) -> None:
         note(f"cannot be had: {conflict}")
 
 
-def _job(vm: str, jobs: tuple[BackupJob, ...]) -> BackupJob | None:
-    """The first job that selects the VM."""
-    return next((one for one in jobs if one.selects(vm)), None)
-
-
 def _seconds(rpo: str | None) -> float | None:
     from vmcellar.config.units import parse_duration
 
@@ -106,17 +118,3 @@ def _seconds(rpo: str | None) -> float | None:
         return None if rpo is None else float(parse_duration(rpo))
     except ValueError as error:
         raise UsageError(f"--rpo {rpo}: {error}") from None
-
-
-def _need(vm: str, jobs: tuple[BackupJob, ...], rpo: float | None) -> Need:
-    """What the first job that selects the VM asks; windows are local time, the advice UTC."""
-    from vmcellar.analysis.judging import Need
-
-    job = _job(vm, jobs)
-    window = None
-    if job is not None and job.window is not None:
-        offset = datetime.now().astimezone().utcoffset()
-        ahead = round(offset.total_seconds() / 60) if offset else 0
-        window = ((job.window.start - ahead) % 1440, (job.window.end - ahead) % 1440)
-    asked = float(job.rpo) if job is not None and job.rpo else rpo
-    return Need(vm, rpo=asked, window=window)

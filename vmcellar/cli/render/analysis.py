@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vmcellar.analysis.advise import Advice, Change
     from vmcellar.analysis.anomalies import Anomaly
     from vmcellar.analysis.forecast import Forecast, Outlook
+    from vmcellar.analysis.gains import Gain
     from vmcellar.analysis.judging import Judgement, Starts
     from vmcellar.analysis.next_run import NextRun, Range
     from vmcellar.catalog.models import Anomaly as Row
@@ -219,4 +220,18 @@ def advice_totals(advice: Advice) -> Table:
     table.add_row("work a day", seconds_text(was.seconds), seconds_text(will.seconds))
     for host, (before, after) in advice.peaks.items():
         table.add_row(f"most runs at once on {host}", str(before), str(after))
+    return table
+
+
+def gains_table(found: Iterable[Gain]) -> Table:
+    """A row per VM: breaches in the days since the change, and work a day; before, predicted and come."""
+    table = Table("VM", "since", "days", "breaches", "predicted", "came", "work a day", "predicted", "came", "verdict",
+                  box=None, pad_edge=False)  # fmt: skip
+    for one in found:
+        breaches = [str(each.breaches) if each.breaches is not None else "" for each in (one.before, one.after)]
+        work = [seconds_text(value) for value in (one.before.seconds, one.work, one.after.seconds)]
+        table.add_row(
+            one.vm, time_text(rfc3339(one.time)), f"{one.after.days:.1f}", breaches[0], f"{one.expected:.1f}",
+            breaches[1], *work, one.verdict,
+        )  # fmt: skip
     return table

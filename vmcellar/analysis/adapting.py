@@ -1,0 +1,191 @@
+"""Advice on schedules for the VMs of a configuration, made the schedules of its jobs, and taken back.
+
+The command `vmcellar advise` and the flow `adapt-schedules` both come through here. Advised schedules lie in the state
+directory (`policy/timetable.py`); a Prefect server gets them from the one flow that owns all schedules.
+
+A VM whose schedule cannot be changed stays as it is, and its work counts all the same: one that no job with a schedule
+has, or several; one that is backed up less than daily, or always in full.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING
+
+from vmcellar.analysis.advise import Advice, advise
+from vmcellar.analysis.forecast import forecast_change
+from vmcellar.analysis.judging import Host, Need
+from vmcellar.analysis.loads import current_starts, loads_of
+from vmcellar.catalog.models import ScheduleChange
+from vmcellar.policy import timetable
+from vmcellar.policy.localzone import local_zone
+from vmcellar.policy.timetable import Advised
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vmcellar.analysis.advise import Change
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.config.jobs import BackupJob
+    from vmcellar.config.model import Config
+
+OWN = "the job's own"
+UNDONE = "undone"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The VMs whose schedules changed; `left_out` are those that had no single job whose schedule could change."""
+
+    changed: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def advice_for(
+    frame: pd.DataFrame,
+    now: float | None,
+    jobs: Sequence[BackupJob],
+    *,
+    concurrent: int,
+    budget: float = 1.0,
+    rpo: float | None = None,
+) -> Advice:
+    """Advice by the good rows of a history at `now` (seconds since the epoch; None: its last start).
+
+    `rpo` in seconds is that of VMs whose job names none. Without jobs every VM is free. An empty history gives none.
+    """
+    outlook = forecast_change(frame, now)
+    current = current_starts(frame, outlook.now)
+    needs = [need_of(vm, jobs, rpo, outlook.now) for vm in sorted(current)]
+    return advise(needs, [Host(concurrent=concurrent)], loads_of(frame, outlook), current, budget)
+
+
+def need_of(vm: str, jobs: Sequence[BackupJob], rpo: float | None, now: float) -> Need:
+    """What policy asks for a VM at `now`: a job's window is local time, the need's is UTC by today's offset."""
+    job = job_of(vm, jobs)
+    first = job or next((one for one in jobs if one.selects(vm)), None)
+    window = None
+    if first is not None and first.window is not None:
+        ahead = _ahead(now, local_zone())
+        window = ((first.window.start - ahead) % 1440, (first.window.end - ahead) % 1440)
+    asked = float(first.rpo) if first is not None and first.rpo else rpo
+    fixed = bool(jobs) and (job is None or job.mode == "full")
+    return Need(vm, rpo=asked, window=window, fixed=fixed)
+
+
+def job_of(vm: str, jobs: Iterable[BackupJob]) -> BackupJob | None:
+    """The one job with a schedule that selects a VM; None when there is none, or several: whose turn would it be?"""
+    scheduled = [job for job in jobs if job.schedule is not None and job.selects(vm)]
+    return scheduled[0] if len(scheduled) == 1 else None
+
+
+def advised_of(
+    advice: Advice, jobs: Sequence[BackupJob], standing: Sequence[Advised], now: datetime, zone: tzinfo
+) -> tuple[list[Advised], list[str]]:
+    """What is to hold from `now` on, and the VMs that cannot be changed.
+
+    VMs that begin at the same times share a schedule. One that stays as it is keeps what was advised before; one that
+    has no history any more loses it. In a window schedules are local time, as the window is: in UTC they would lie
+    outside of it once the clocks change.
+    """
+    together: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}
+    kept: dict[Advised, list[str]] = {}
+    left_out = []
+    ahead, key = _ahead(now.timestamp(), zone), getattr(zone, "key", "")
+    for change in advice.changes:
+        job = job_of(change.vm, jobs)
+        if job is None:
+            left_out.append(change.vm)
+        elif change.before != change.after:
+            local = job.window is not None and bool(key)
+            starts = tuple(sorted((start + ahead) % 1440 for start in change.after)) if local else change.after
+            together.setdefault((job.name, key if local else "UTC", tuple(starts)), []).append(change.vm)
+        else:
+            for entry in standing:
+                if entry.job == job.name and change.vm in entry.vms:
+                    kept.setdefault(entry, []).append(change.vm)
+    found = [entry for entry in standing if not entry.vms]
+    found += [entry.model_copy(update={"vms": tuple(sorted(vms))}) for entry, vms in kept.items()]
+    when = now.isoformat(timespec="seconds")
+    found += [
+        Advised(job=job, vms=tuple(sorted(vms)), schedule=schedule, why="vmcellar advise", time=when)
+        for (job, name, starts), vms in sorted(together.items())
+        for schedule in timetable.daily(starts, name)
+    ]
+    return found, left_out
+
+
+def apply(config: Config, catalog: Catalog, advice: Advice, by: str) -> Applied:
+    """Make the advice the schedules of this host's jobs, and note in the catalog what was changed, why, and which gain
+    is expected. Nothing is written when nothing changes. The server is told by `reconcile_schedules`.
+    """
+    now = datetime.now(UTC)
+    before = timetable.read_advised(config.state)
+    after, left_out = advised_of(advice, config.backups, before, now, local_zone())
+    was, will = _words(before), _words(after)
+    changed = tuple(vm for vm in sorted(was.keys() | will.keys()) if was.get(vm) != will.get(vm))
+    if changed:
+        timetable.apply_advised(config.state, after)
+        _trail(catalog, before, after, by, {one.vm: one for one in advice.changes}, config)
+    return Applied(changed, tuple(left_out))
+
+
+def undo(config: Config, catalog: Catalog, by: str) -> tuple[str, ...]:
+    """Bring back what was there before the last `apply`; the VMs that changed. PermanentError when nothing was."""
+    before = timetable.read_advised(config.state)
+    after = timetable.undo_advised(config.state)
+    return _trail(catalog, before, after, by, {}, config)
+
+
+def _trail(
+    catalog: Catalog,
+    before: Sequence[Advised],
+    after: Sequence[Advised],
+    by: str,
+    changes: dict[str, Change],
+    config: Config,
+) -> tuple[str, ...]:
+    """A row per VM whose schedule changed."""
+    was, will = _words(before), _words(after)
+    now = datetime.now(UTC).timestamp()
+    rows = [
+        ScheduleChange(
+            id=uuid.uuid4().hex,
+            repository=catalog.repository,
+            vm=vm,
+            time=now,
+            before=was.get(vm, OWN),
+            after=will.get(vm, OWN),
+            reason=changes[vm].why if vm in changes else UNDONE if not changes else "it has no history any more",
+            by=by,
+            applied=True,
+            predicted=_predicted(changes[vm], config) if vm in changes else None,
+        )
+        for vm in sorted(was.keys() | will.keys())
+        if was.get(vm) != will.get(vm)
+    ]
+    catalog.add(rows)
+    return tuple(row.vm for row in rows)
+
+
+def _predicted(change: Change, config: Config) -> dict[str, object]:
+    """What `gains` compares with what came: figures per day, before and after."""
+    job = job_of(change.vm, config.backups)
+    return {"rpo": job.rpo if job else None, "was": asdict(change.was), "will": asdict(change.will)}
+
+
+def _words(advised: Sequence[Advised]) -> dict[str, str]:
+    words: dict[str, list[str]] = {}
+    for each in advised:
+        for vm in each.vms:
+            words.setdefault(vm, []).append(str(each.schedule))
+    return {vm: "; ".join(sorted(lines)) for vm, lines in words.items()}
+
+
+def _ahead(moment: float, zone: tzinfo) -> int:
+    """Minutes that local time is ahead of UTC at a moment."""
+    offset = datetime.fromtimestamp(moment, zone).utcoffset()
+    return round(offset.total_seconds() / 60) if offset else 0
