@@ -35,7 +35,7 @@ async def plan(config: Config, where: str, **options: Any) -> Plan:
 
     Gone are deployments of jobs of this place that the configuration does not have any more; no other is touched.
     """
-    found = await _ours(where)
+    found = await deployed(where)
     made = Plan(where, options)
     for each in wanted(config, where):
         (made.there if each.full_name in found else made.new).append(each)
@@ -67,7 +67,8 @@ async def schedule_changes(config: Config, where: str) -> list[timetable.Change]
     return await timetable.changes(timetable.timetable(config, read_advised(config.state), where))
 
 
-async def _ours(where: str) -> dict[str, DeploymentResponse]:
+async def deployed(where: str) -> dict[str, DeploymentResponse]:
+    """The deployments of a place that are on the server, by FLOW/DEPLOYMENT."""
     tags = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, f"{TAG}-{where}"]))
     found: dict[str, DeploymentResponse] = {}
     async with get_client() as client:

@@ -8,20 +8,27 @@ their VMs let go.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import time
 
 from prefect import serve
 
 from deployments import registration
 from deployments.wanted import wanted
+from tasks.server import answers
 from tasks.timetable import SERVED
 from vmcellar.config import find_config, load_config
 from vmcellar.config.model import Config
 from vmcellar.errors import UsageError, VmcellarError
 
+START_SECONDS = 120
+POLL_SECONDS = 0.5
+
 
 def main() -> None:
     """Serve until stopped."""
+    _wait_for_server(os.environ.get("PREFECT_API_URL", ""))
     try:
         config = _config()
     except VmcellarError as error:
@@ -30,6 +37,13 @@ def main() -> None:
     if config is not None:
         asyncio.run(registration.register(config, SERVED))
     serve(*(each.deployment() for each in wanted(config)), pause_on_shutdown=False, print_starting_message=False)
+
+
+def _wait_for_server(url: str) -> None:
+    """At boot the server begins with us. One that does not answer in time is for Prefect to complain of."""
+    end = time.monotonic() + START_SECONDS
+    while url and not answers(url) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
 
 
 def _config() -> Config | None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import libvirt
 
 from vmcellar.errors import PermanentError, VmcellarError
+from vmcellar.folders import PASSABLE, make_passable
 from vmcellar.restore.domain_xml import BOOT_FILES
 from vmcellar.sources.libvirt_connection import Connection, explain
 
@@ -136,8 +137,9 @@ def _read(path: Path) -> Journal | None:
 
 def _make_folder(journal: Journal) -> None:
     folder = Path(journal.folder)
-    folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o711)
+    make_passable(folder.parent)
+    folder.mkdir()
+    folder.chmod(PASSABLE)
     (folder / MARK).write_text(journal.name)
 
 

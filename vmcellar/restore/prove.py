@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import vmcellar
 from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.folders import make_passable
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import layout, scrub
 from vmcellar.repository.evidence import Check, DiskProof, Evidence
@@ -229,7 +230,7 @@ def _remove(report: RestoreReport) -> None:
 def _folder(scratch: Path) -> Iterator[Path]:
     """A new folder for images, under a lock; folders whose process is gone are removed first. Always removed."""
     base = scratch / FOLDER
-    base.mkdir(mode=0o711, parents=True, exist_ok=True)
+    make_passable(base)
     made = base / secrets.token_hex(8)
     with ExitStack() as held:
         try:

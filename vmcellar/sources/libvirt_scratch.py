@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from vmcellar.errors import PermanentError, TransientError
+from vmcellar.folders import make_passable
 from vmcellar.sources.base import ScratchPressure
 
 SOCKET_PATH_MAX = 107
@@ -79,7 +80,7 @@ def create(base: Path, owner: Owner, user: tuple[int, int]) -> tuple[Path, Hold]
     name = _PREFIX + secrets.token_hex(6)
     _check_path(base / name / "nbd")
     try:
-        base.mkdir(mode=0o711, parents=True, exist_ok=True)
+        make_passable(base)
         building = base / f".{name}"
         building.mkdir(mode=0o770)
         (building / OWNER_FILE).write_bytes(_OWNER.dump_json(owner))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vmcellar.cli.onserver import on_server
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, JsonOption, config_path, read_config
 from vmcellar.errors import PermanentError, UsageError
@@ -61,7 +62,6 @@ def deploy(
     paused, in the UI stay. Then, on this host: prefect worker start --pool POOL --work-queue HOST
     """
     _needs_prefect()
-    import asyncio
     import os
 
     if not os.environ.get("PREFECT_API_URL"):
@@ -71,27 +71,16 @@ def deploy(
     path, settings, where = config_path(ctx, config), read_config(ctx, config), host or socket.gethostname()
     from deployments import pools, registration
 
-    def run(what: Any) -> Any:
-        try:
-            return asyncio.run(what)
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] not in ("prefect", "httpx", "httpcore"):
-                raise
-            raise PermanentError(
-                f"the Prefect server at {os.environ['PREFECT_API_URL']}: {error}",
-                hint="start it, or correct PREFECT_API_URL; what was written stays, and the command may be repeated",
-            ) from error
-
     options = pools.options(pool, where, path)
-    plan = run(registration.plan(settings, where, **options))
-    schedules = run(registration.schedule_changes(settings, where))
+    plan = on_server(registration.plan(settings, where, **options))
+    schedules = on_server(registration.schedule_changes(settings, where))
     if not as_json:
         _show(plan, schedules)
     if dry_run:
         note("nothing was changed")
     elif _agreed(plan, yes):
-        run(pools.ensure(pool, where))
-        schedules = run(registration.apply(plan, settings))
+        on_server(pools.ensure(pool, where))
+        schedules = on_server(registration.apply(plan, settings))
         note(f"registered; on this host run: prefect worker start --pool {pool} --work-queue {where} --type process")
     if as_json:
         print_json(_as_json(plan, schedules, dry_run))

@@ -1,0 +1,133 @@
+"""`vmcellar drain`: a host takes no new work, what runs on it ends, then it may go down.
+
+A host with a worker has its queue paused: what comes due meanwhile waits there. A host that serves its flows by
+itself has its deployments paused: what comes due meanwhile is not made, and a run that somebody starts by hand is still
+taken. What was paused is kept in `<state>/drained.json`, so that the end undoes nothing that somebody paused in the UI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
+
+from deployments.registration import deployed
+from deployments.wanted import TAG
+from tasks.timetable import SERVED
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+FILE = "drained.json"
+_MARK = b"PREFECT__FLOW_RUN_ID="
+_STARTING = timedelta(minutes=1)
+"""A pending run without a process is one that is being started, until it is this old."""
+
+
+@dataclass(slots=True)
+class Drained:
+    """What was paused on the server, by id."""
+
+    where: str
+    deployments: list[UUID] = field(default_factory=list)
+    queues: list[UUID] = field(default_factory=list)
+
+
+async def pause(state: Path, host: str) -> Drained:
+    """Pause the queue of the host's worker, or, where it has none, the deployments that it serves. May be repeated."""
+    where = host if await deployed(host) else SERVED
+    found = (await deployed(where)).values()
+    done = read(state) or Drained(where)
+    queues = {each.work_queue_id for each in found if each.work_queue_id is not None}
+    served = [each.id for each in found if each.work_queue_id is None and not each.paused]
+    async with get_client() as client:
+        open_queues = [queue for queue in queues if not (await client.read_work_queue(queue)).is_paused]
+        done = Drained(where, [*done.deployments, *served], [*done.queues, *open_queues])
+        _write(state, done)  # first: what a kill leaves half paused is undone as a whole
+        for queue in open_queues:
+            await client.update_work_queue(queue, is_paused=True)
+        for deployment in served:
+            await client.pause_deployment(deployment)
+    return done
+
+
+async def resume(state: Path) -> Drained | None:
+    """Undo it; None when nothing was paused."""
+    done = read(state)
+    if done is None:
+        return None
+    async with get_client() as client:
+        for queue in done.queues:
+            with suppress(ObjectNotFound):
+                await client.update_work_queue(queue, is_paused=False)
+        for deployment in done.deployments:
+            with suppress(ObjectNotFound):
+                await client.resume_deployment(deployment)
+    (state / FILE).unlink()
+    return done
+
+
+async def running(where: str) -> list[str]:
+    """The flow runs of a place that go on in a process of this host, or are being started; by name."""
+    wanted = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[f"{TAG}-{where}"]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)),
+    )
+    async with get_client() as client:
+        runs = await client.read_flow_runs(flow_run_filter=wanted)
+    living = _with_process()
+    return [run.name for run in runs if str(run.id) in living or _starting(run)]
+
+
+_ALIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+
+
+def read(state: Path) -> Drained | None:
+    """What a drain paused; None when none did."""
+    try:
+        kept = json.loads((state / FILE).read_text())
+    except FileNotFoundError:
+        return None
+    return Drained(kept["where"], *([UUID(text) for text in kept[what]] for what in ("deployments", "queues")))
+
+
+def _write(state: Path, done: Drained) -> None:
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = state / f"{FILE}.new"
+    new.write_text(json.dumps(asdict(done), default=str))
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(state / FILE)
+
+
+def _starting(run: FlowRun) -> bool:
+    state = run.state
+    return state is not None and state.type == StateType.PENDING and datetime.now(UTC) - state.timestamp < _STARTING
+
+
+def _with_process() -> set[str]:
+    """The ids of the flow runs that have a process here, as the kernel says: a run whose process was killed stays
+    Running on the server, perhaps for ever.
+    """
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            for entry in (folder / "environ").read_bytes().split(b"\0"):
+                if entry.startswith(_MARK):
+                    found.add(os.fsdecode(entry.removeprefix(_MARK)))
+    return found
