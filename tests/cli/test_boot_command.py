@@ -8,7 +8,10 @@ import uuid
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
-from vmcellar.restore.boot_journal import begin, new_entry
+from vmcellar.cli.commands.boot import PIN_NOTE
+from vmcellar.errors import CancelledError
+from vmcellar.restore.boot import Booter, BootReport
+from vmcellar.restore.boot_journal import BootJournal, begin, new_entry
 
 
 @pytest.mark.parametrize("words", [[], ["web1@latest", "--status"], ["--finish", "a", "--abort", "b"]])
@@ -55,3 +58,33 @@ def test_what_does_not_go_with_in_place(cli: Cli, cellar: Cellar, beside: list[s
     refused = cli("restore", "web1@latest", "--in-place", "--yes", *beside)
     assert refused.code == 2
     assert f"--in-place and {beside[0]}" in refused.err
+
+
+def test_no_retention_drops_the_point_while_a_vm_needs_it(
+    cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pinned() -> list[str]:
+        return [pin["note"] for pin in json.loads(cli("pin", "--json").out)]
+
+    def stopped(*_: object) -> BootReport:
+        assert len(pinned()) == 1
+        raise CancelledError("stopped")
+
+    def finished(_self: object, journal: BootJournal, *_: object) -> BootReport:
+        journal.end()
+        return BootReport("web1-now", cellar.first.id, "/x", 0.0, 0.0, runs=True)
+
+    entry = new_entry("web1-now", str(uuid.uuid4()), cellar.first.id, "web1", cellar.folder / "new", ("vda",))
+    with begin(cellar.folder / "state", entry):
+        pass
+    monkeypatch.setattr(Booter, "go", stopped)
+    cli("boot", "--finish", "web1-now")
+    assert pinned() == [PIN_NOTE], "the VM still needs it"
+    monkeypatch.setattr(Booter, "go", finished)
+    assert cli("boot", "--finish", "web1-now").code == 0
+    assert pinned() == []
+    assert cli("pin", cellar.first.id, "--note", "mine").code == 0
+    with begin(cellar.folder / "state", entry):
+        pass
+    assert cli("boot", "--finish", "web1-now").code == 0
+    assert pinned() == ["mine"], "what a user pinned stays pinned"

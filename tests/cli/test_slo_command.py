@@ -88,3 +88,28 @@ def test_prove_writes_evidence_and_says_what_failed(cli: Cli, cellar: Cellar, mo
     assert "expectation not met: points: every chunk decodes to its id" in result.out
     assert json.loads(cli("list", "web1", "--json").out)[1]["verified"] is False
     assert cli("prove").code == cli("prove", "x", "--due", "1").code == 2
+
+
+def test_a_vm_that_was_never_backed_up_is_out_of_policy(cli: Cli, cellar: Cellar) -> None:
+    job = '  - {name: db, domains: [mail1, "db-*", "tag:prod", "!db2", db2, web1]}\n'
+    cellar.config.write_text(cellar.config.read_text() + POLICY + job)
+    result = cli("slo", "--json")
+    levels = {level["vm"]: level for level in json.loads(result.out)}
+    assert result.code == 1
+    assert (levels["mail1"]["problems"], levels["mail1"]["job"], levels["mail1"]["rpo"]) == (
+        ["no verified point"],
+        "db",
+        None,
+    )
+    assert not {"db-*", "tag:prod", "!db2", "db2"} & set(levels)
+    assert "mail1" in cli("slo").out
+
+
+def test_a_drill_whose_record_cannot_be_read_is_no_proof_of_rto(cli: Cli, cellar: Cellar) -> None:
+    cellar.config.write_text(cellar.config.read_text() + POLICY)
+    add(cellar, drill(cellar, 60))
+    (record,) = [path for path in cellar.folder.rglob("*-drill-passed-*") if path.is_file()]
+    record.chmod(0o600)
+    record.write_bytes(b"torn")
+    web = next(level for level in json.loads(cli("slo", "--json").out) if level["vm"] == "web1")
+    assert "the record of the last drill cannot be read, so rto is not known" in web["problems"]

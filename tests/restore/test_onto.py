@@ -23,7 +23,7 @@ from vmcellar.errors import CancelledError, IntegrityError, PermanentError, Tran
 from vmcellar.progress import CancelToken
 from vmcellar.repository.points import RestorePoint
 from vmcellar.restore.destinations import Destination, find_destination
-from vmcellar.restore.differ import GRAIN
+from vmcellar.restore.differ import GRAIN, DifferentialTarget
 from vmcellar.restore.image_server import ImageServer
 from vmcellar.restore.in_use import NoMachines, machines_at
 from vmcellar.restore.onto import OntoReport, restore_onto
@@ -65,7 +65,7 @@ def image_of(folder: Path, data: bytes, image_format: ImageFormat, name: str = "
 
 
 def onto(world: World, point: RestorePoint, **paths: Path) -> OntoReport:
-    pairs: dict[str, Destination] = {k: disk_at(v) for k, v in paths.items()}
+    pairs = {target: disk_at(path) for target, path in paths.items()}
     return restore_onto(world.repository, point, pairs, world.settings.state, NoMachines())
 
 
@@ -253,6 +253,29 @@ def test_a_stop_leaves_the_mark(world: World, tmp_path: Path) -> None:
     with pytest.raises(CancelledError):
         restore_onto(world.repository, point, pairs, world.settings.state, NoMachines(), stop, cancel)
     assert len(unfinished(world.settings.state)) == 1
+
+
+def test_disks_of_two_instants_are_named_until_all_are_whole(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = world.add({target: random.Random(target).randbytes(2 * MIB) for target in ("vda", "vdb")})
+    paths = {target: image_of(tmp_path, bytes(2 * MIB), "raw", target) for target in ("vda", "vdb")}
+    look_at = DifferentialTarget.look_at
+
+    def failing(self: DifferentialTarget, start: int, end: int) -> None:
+        if paths["vda"].read_bytes() == world.models[point.id]["vda"]:
+            raise TransientError("no answer")
+        look_at(self, start, end)
+
+    monkeypatch.setattr(DifferentialTarget, "look_at", failing)
+    with pytest.raises(TransientError) as caught:
+        onto(world, point, **paths)
+    monkeypatch.undo()
+    named = {entry.disk for entry in unfinished(world.settings.state) if entry.disk in caught.value.hint}
+    assert named == {str(path) for path in paths.values()}
+    assert [disk.went_on for disk in onto(world, point, **paths).disks] == [True, True]
+    assert {target: path.read_bytes() for target, path in paths.items()} == world.models[point.id]
+    assert unfinished(world.settings.state) == []
 
 
 KILLED = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +15,16 @@ import pytest
 from tests.restore.test_restore import cut, damage, flip_one
 from tests.restore.world import World, changed_disk, random_disk
 from tests.verify.images import broken, ext4, journal_dirty, partitioned
-from vmcellar.errors import IntegrityError, TransientError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError
 from vmcellar.quality import judge
-from vmcellar.repository import layout, points
+from vmcellar.repository import layout, leases, points, scrub
 from vmcellar.repository.evidence import Evidence
 from vmcellar.repository.points import RestorePoint
 from vmcellar.restore import prove
 from vmcellar.restore.file_systems import check_file_systems
 from vmcellar.restore.prove import ProofOrder, prove_point, unreadable
 from vmcellar.restore.restore import restore_point
+from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
@@ -216,3 +218,26 @@ def test_a_tier_that_does_not_answer_is_no_evidence(
         assert proven(world, point, tmp_path).verdict == "passed"
     except TransientError as error:
         assert "no answer" in error.message
+
+
+def test_a_point_that_is_dropped_meanwhile_is_no_evidence(
+    world: World, disk: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropped before the proof: gc may take its packs. Dropped while it runs: a lease holds gc off."""
+    world.add({"vda": disk}, {"domain.xml": XML})
+    gone = world.add({"vda": changed_disk(random.Random(4), disk, len(disk))}, {"domain.xml": XML})
+    decode = scrub.verify_point
+
+    def dropping(*args: object, **options: object) -> object:
+        held = [found.newest.what for found in leases.found(tier, world.repository.keyring)]
+        assert "prove vm" in held
+        with suppress(NotFoundError):
+            tier.delete(layout.point_key(gone.id))
+        return decode(*args, **options)  # type: ignore[arg-type]  # as it was called
+
+    tier = world.repository.tier
+    with monkeypatch.context() as patch:
+        patch.setattr(scrub, "verify_point", dropping)
+        assert proven(world, gone, tmp_path).verdict == "passed"
+    with pytest.raises(PermanentError, match="was dropped meanwhile"):
+        proven(world, gone, tmp_path)

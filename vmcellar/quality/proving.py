@@ -38,7 +38,9 @@ def prove(
 ) -> Recorded:
     """Prove a point and write the evidence; `stale` is what a comparison with its VM found. See `prove_point`."""
     job = governing_job(config.backups, point.vm, point.job)
-    age = selection.age_of_newest(repository.points_of(point.vm), point, repository.clock())
+    others = [each for each in repository.points_of(point.vm) if each.id != point.id]
+    points = [*evidence.judged(others, evidence.standings(repository.tier)), point]
+    age = selection.age_of_newest(points, point, repository.clock())
     limit = float(job.rpo) if job and job.rpo and age is not None else None
     order = ProofOrder(config.scratch, age, limit, stale)
     return record(repository, config, prove_point(repository, point, order, progress, cancel))

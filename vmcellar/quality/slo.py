@@ -40,16 +40,23 @@ class Level:
 
 
 def levels(repository: Repository, jobs: Sequence[BackupJob], now: float) -> list[Level]:
-    """Every VM that has points, by name; of all evidence only the last drill of each VM is read."""
+    """Every VM that has points or that a job names in full, by name; only the last drill of each VM is read."""
     standings = evidence.standings(repository.tier)
-    by_vm: dict[str, list[RestorePoint]] = {}
+    by_vm: dict[str, list[RestorePoint]] = {vm: [] for vm in _named(jobs)}
     for point in evidence.judged(repository.readable_points(), standings):
         by_vm.setdefault(point.vm, []).append(point)
-    return [_level(repository, by_vm[vm], jobs, standings, now) for vm in sorted(by_vm)]
+    return [_level(repository, vm, by_vm[vm], jobs, standings, now) for vm in sorted(by_vm)]
+
+
+def _named(jobs: Sequence[BackupJob]) -> set[str]:
+    """The VMs that jobs name in full, so that one whose backups never came about is not passed over."""
+    entries = {(job, entry) for job in jobs for entry in job.domains if not entry.startswith(("!", "tag:"))}
+    return {entry for job, entry in entries if not set(entry) & set("*?[") and job.selects(entry)}
 
 
 def _level(
     repository: Repository,
+    vm: str,
     points: list[RestorePoint],
     jobs: Sequence[BackupJob],
     standings: Mapping[str, Standing],
@@ -57,14 +64,14 @@ def _level(
 ) -> Level:
     points.sort(key=lambda point: (point.time, point.id))
     newest = next((point for point in reversed(points) if point.verified), None)
-    job = governing_job(jobs, points[-1].vm, points[-1].job)
+    job = governing_job(jobs, vm, points[-1].job if points else "")
     proofs = [each for point in points for each in standings.get(point.id, evidence.NEVER).newest]
     drill = _latest(each for each in proofs if each.kind == "drill")
     rpo = max(0.0, now - newest.time) if newest else None
     rpo_limit, rto_limit = (float(job.rpo) if job and job.rpo else None), (float(job.rto) if job and job.rto else None)
     rto = _rto(repository, drill)
     return Level(
-        vm=points[-1].vm,
+        vm=vm,
         job=job.name if job else "",
         point=newest.id if newest else "",
         rpo=rpo,
@@ -87,6 +94,8 @@ def _problems(
         found.append("the newest verified point is older than rpo")
     if rto_limit is not None and drill is None:
         found.append("never drilled, so rto is not known")
+    elif rto_limit is not None and drill is not None and rto is None and drill.verdict == "passed":
+        found.append("the record of the last drill cannot be read, so rto is not known")
     elif rto_limit is not None and rto is not None and rto > rto_limit:
         found.append("the last drill took longer than rto")
     if drill is not None and drill.verdict == "failed":

@@ -160,6 +160,11 @@ class Repository:
                 _log.warning("%s goes on with the index as this host knows it: %s", what, error.message)
             yield
 
+    def check_kept(self, point: RestorePoint) -> None:
+        """PermanentError when the point was dropped. Asked under a lease, it stays whole while that is held."""
+        if not self.tier.exists(layout.point_key(point.id)):
+            raise PermanentError(f"point {point.id} of {point.vm} was dropped meanwhile")
+
     def pack_writer(self, folder: Path, compression: str) -> PackWriter:
         """A writer of data packs that builds them in `folder`; UsageError for an unknown compression."""
         return PackWriter(self.keyring, folder, compression=Compression.parse(compression))

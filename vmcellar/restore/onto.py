@@ -1,8 +1,8 @@
 """Restore disks onto disks that are there, writing only what differs.
 
 Order: everything that the point needs is resolved and checked, the disks are found unused and of the right size, and
-only then does a journal entry say that a disk is in work. A kill after that leaves a disk that is half the old and half
-the new one; the same command finishes it, since it compares everything again.
+only then do journal entries say that all of them are in work, until the last is whole: disks of two instants are as
+useless together as a half one. A kill in between is finished by the same command, since it compares everything again.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def restore_onto(
         opened = [_open(stack, record, pairs[record.target], state, machines) for record in records]
         resolver = Resolver(repository, point, best_effort=False, cancel=cancel)
         work = _Work(repository, point, resolver, progress, cancel)
-        done = [work.run(one) for one in opened]
+        done = work.run(opened)
     disks = tuple(disk for disk, _ in done)
     return OntoReport(point.id, point.vm, disks, sum(read for _, read in done), time.monotonic() - started)
 
@@ -141,23 +141,29 @@ class _Work:
         self._progress = progress
         self._cancel = cancel
 
-    def run(self, opened: _Opened) -> tuple[OverwrittenDisk, int]:
-        """Overwrite one disk; the bytes read from the repository beside what came of it."""
-        record, onto, before = opened.record, opened.onto, opened.journal.before
-        target = DifferentialTarget(opened.image)
-        entry = Unfinished(onto.name, self._point.id, self._point.vm, record.target, time.time())
-        opened.journal.begin(entry)
+    def run(self, opened: list[_Opened]) -> list[tuple[OverwrittenDisk, int]]:
+        """Overwrite the disks one after the other; what came of each, beside the bytes read from the repository."""
+        for one in opened:
+            target = one.record.target
+            one.journal.begin(Unfinished(one.onto.name, self._point.id, self._point.vm, target, time.time()))
         try:
-            read = self._overwrite(record, target)
-            target.finish()
+            done = [self._run(one) for one in opened]
         except VmcellarError as error:
-            raise type(error)(error.message, hint=_half(onto.name, error.hint)) from error
-        opened.journal.end()
+            raise type(error)(error.message, hint=_half([one.onto.name for one in opened], error.hint)) from error
+        for one in opened:
+            one.journal.end()
+        return done
+
+    def _run(self, opened: _Opened) -> tuple[OverwrittenDisk, int]:
+        record, onto = opened.record, opened.onto
+        target = DifferentialTarget(opened.image)
+        read = self._overwrite(record, target)
+        target.finish()
         beyond = opened.image.size - record.size
-        done = OverwrittenDisk(
-            record.target, onto.name, record.size, target.written, target.zeroed, beyond, before is not None
-        )
-        return done, read
+        went_on = opened.journal.before is not None
+        return OverwrittenDisk(
+            record.target, onto.name, record.size, target.written, target.zeroed, beyond, went_on
+        ), read
 
     def _overwrite(self, record: DiskRecord, target: DifferentialTarget) -> int:
         read = 0
@@ -174,7 +180,11 @@ class _Work:
         return read
 
 
-def _half(name: str, hint: str) -> str:
-    """What to do about a disk that is half."""
-    finish = f"{name} is half old and half new now: do not use it; the same command, typed again, finishes it"
+def _half(names: list[str], hint: str) -> str:
+    """What to do about disks that are half."""
+    them = "it" if len(names) == 1 else "them"
+    finish = (
+        f"{', '.join(names)}: half old and half new now, do not use {them}; the same command, typed again, "
+        f"finishes {them}"
+    )
     return f"{hint}; {finish}" if hint else finish

@@ -62,9 +62,12 @@ def prove_point(
     """Prove one point; the evidence is given, not written.
 
     PermanentError or TransientError when this host cannot do it (no space, a tier that does not answer), ArchivedError
-    when packs must be thawed first: that says nothing about the point. CancelledError when stopped.
+    when packs must be thawed first: that says nothing about the point, nor does a prune that drops it (PermanentError).
+    CancelledError when stopped.
     """
-    return _Proof(repository, point, order, progress, cancel or CancelToken()).run()
+    with repository.reading(f"prove {point.vm}"):
+        repository.check_kept(point)
+        return _Proof(repository, point, order, progress, cancel or CancelToken()).run()
 
 
 def unreadable(repository: Repository, point_id: str, problem: str) -> Evidence:

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from vmcellar.errors import PermanentError
-from vmcellar.repository import leases
-from vmcellar.repository.layout import point_key
 from vmcellar.restore.thaw import refuse_asleep
 
 if TYPE_CHECKING:
@@ -89,9 +87,9 @@ class Server:
         check_nbdkit()
         self._refuse_taken()
         with ExitStack() as stack:
-            what = f"serve {self._point.vm}"
-            stack.enter_context(leases.holding(self._repository.tier, self._repository.keyring, what))
-            self._check_point()
+            stack.enter_context(self._repository.reading(f"serve {self._point.vm}"))
+            self._repository.check_kept(self._point)
+            refuse_asleep(self._repository, self._point, [disk.target for disk in self._disks])
             stack.callback(self._end)
             self._start()
             self._held = stack.pop_all()
@@ -123,13 +121,6 @@ class Server:
             raise PermanentError(
                 f"{path} exists already", hint="remove it if nothing serves there any more, or name another socket"
             )
-
-    def _check_point(self) -> None:
-        """Once the lease is held: what is there now stays."""
-        self._repository.index.refresh()
-        if not self._repository.tier.exists(point_key(self._point.id)):
-            raise PermanentError(f"point {self._point.id} of {self._point.vm} was dropped meanwhile")
-        refuse_asleep(self._repository, self._point, [disk.target for disk in self._disks])
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()

@@ -16,7 +16,7 @@ from vmcellar.cli.commands.restore import IMAGES
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, config_path
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import CancelledError, UsageError
+from vmcellar.errors import CancelledError, UsageError, VmcellarError
 
 if TYPE_CHECKING:
     from vmcellar.config import Config
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vmcellar.restore.boot import Booter
     from vmcellar.restore.boot_journal import BootJournal
     from vmcellar.restore.serve import Opening
+
+PIN_NOTE = "a VM runs from it: vmcellar boot"
 
 
 def register(app: typer.Typer) -> None:
@@ -65,11 +67,17 @@ def boot(
         if abort:
             from vmcellar.restore.boot_journal import go_on
 
-            booter.abort(stack.enter_context(go_on(settings.state, abort)))
+            journal = stack.enter_context(go_on(settings.state, abort))
+            booter.abort(journal)
+            _unpin(settings, repository, journal.entry.point)
             note(f"VM {abort} and its images were removed")
             return
         journal = stack.enter_context(_journal(settings, repository, point, finish, name, to))
-        _go(booter, journal, as_json)
+        _pin(repository, journal.entry.point)
+        try:
+            _go(booter, journal, as_json)
+        finally:
+            _unpin(settings, repository, journal.entry.point)
 
 
 def _open(
@@ -110,6 +118,32 @@ def _journal(
         raise UsageError(f"{folder} is not empty", hint="name a new folder with --to")
     targets = tuple(disk.target for disk in found.disks)
     return begin(settings.state, new_entry(chosen, str(uuid.uuid4()), found.id, found.vm, folder, targets))
+
+
+def _pin(repository: Repository, point: str) -> None:
+    """No retention drops the point while the VM needs it, also when this process dies. A mirror cannot be written."""
+    from vmcellar.upkeep import pins
+
+    try:
+        if point not in pins.pinned(repository):
+            pins.pin(repository, repository.point(point), PIN_NOTE)
+    except VmcellarError as error:
+        note(f"note: point {point} is not pinned, so keep prune from it until the VM is finished: {error.message}")
+
+
+def _unpin(settings: Config, repository: Repository, point: str) -> None:
+    """Unless a VM on this host still needs it, or somebody else pinned it."""
+    from vmcellar.restore.boot_journal import all_boots
+    from vmcellar.upkeep import pins
+
+    if any(entry.point == point for entry in all_boots(settings.state)):
+        return
+    try:
+        found = pins.listed(repository).get(point)
+        if found is not None and found.note == PIN_NOTE:
+            pins.unpin(repository, point)
+    except VmcellarError as error:
+        note(f"note: point {point} stays pinned (`vmcellar pin {point} --remove`): {error.message}")
 
 
 def _go(booter: Booter, journal: BootJournal, as_json: bool) -> None:
