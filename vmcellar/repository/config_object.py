@@ -40,7 +40,10 @@ def parse(data: bytes) -> RepositoryConfig:
         fields = json.loads(data)
         version = fields["version"]
         if fields["format"] == _FORMAT and isinstance(version, int) and version > layout.FORMAT_VERSION:
-            raise PermanentError(f"the repository has format version {version}", hint="use a newer vmcellar")
+            raise PermanentError(
+                f"the repository has format version {version}, this vmcellar reads version {layout.FORMAT_VERSION}",
+                hint="use a newer vmcellar",
+            )
         found = RepositoryConfig(bytes.fromhex(fields["id"]), bytes.fromhex(fields["seal"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"the repository's config object is damaged: {error}", hint=_HINT) from error
