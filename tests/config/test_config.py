@@ -83,6 +83,22 @@ def test_a_job_leaves_out_what_an_entry_with_an_exclamation_mark_matches() -> No
     assert not job.selects("db", frozenset({"scratch"}))
     with pytest.raises(ValidationError, match="only leaves VMs out"):
         BackupJob(name="none", domains=("!db-old",))
+    with pytest.raises(ValidationError, match="a tag is letters"):
+        BackupJob(name="none", domains=("tag:prod*",))
+
+
+def test_every_vm_is_meant_by_the_word_all() -> None:
+    jobs = parse_config("backups: [{name: a, domains: all}]", FILE).backups
+    assert jobs == parse_config("backups: [{name: a}]", FILE).backups
+    with pytest.raises(UsageError, match="must be a list"):
+        parse_config("backups: [{name: a, domains: web1}]", FILE)
+
+
+def test_where_a_tag_decides_the_name_alone_tells_nothing() -> None:
+    job = BackupJob(name="a", domains=("web*", "tag:prod", "!tag:scratch", "!web-old"))
+    assert [job.selects_by_name(vm) for vm in ("web-old", "web1", "db")] == [False, None, None]
+    assert BackupJob(name="b", domains=("web*", "tag:prod")).selects_by_name("web1") is True
+    assert BackupJob(name="c", domains=("web*", "!tag:x")).selects_by_name("db") is False
 
 
 @pytest.mark.parametrize(

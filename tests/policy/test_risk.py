@@ -73,3 +73,6 @@ def test_the_governing_job() -> None:
     assert governing_job((web, every), "db1") == every
     assert governing_job((web, every), "web1") is None, "two jobs select it: none is guessed"
     assert governing_job((web,), "db1", "gone") is None
+    prod = BackupJob(name="prod", domains=("tag:prod",))
+    assert governing_job((web, prod), "web1") is None, "it may carry the tag"
+    assert governing_job((web, prod), "web1", "prod") == prod

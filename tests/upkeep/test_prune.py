@@ -66,6 +66,18 @@ def test_the_point_on_which_the_next_backup_builds_stays() -> None:
     assert [decision.why for decision in decisions[:2]] == ["the next backup builds on it"] * 2
 
 
+def test_a_point_made_by_hand_stays_where_a_tag_decides_whose_it_is() -> None:
+    """Its VM may be gone: nobody can ask for its tags, and the policy of the other job may be the wrong one."""
+    jobs = [BackupJob(name="web", domains=("web",), retention=KeepByAge(last=1)),
+            BackupJob(name="prod", domains=("tag:prod",))]  # fmt: skip
+    base = point_of("web", DISK, START)
+    made = [renamed(base, id=f"20270115T080000Z-0000000{n}", time=START + n, job="") for n in range(3)]
+    assert [d.keep for d in plan(made, rules_of_jobs(jobs[:1]), pins=(), now=START)] == [False, False, True]
+    decisions = plan(made, rules_of_jobs(jobs), pins=(), now=START)
+    assert [d.keep for d in decisions] == [True] * 3
+    assert "a tag decides whether job prod" in decisions[0].why
+
+
 def test_each_point_follows_the_job_that_made_it() -> None:
     jobs = [BackupJob(name="hourly", domains=("web",), retention=KeepByAge(last=1)),
             BackupJob(name="safe", domains=("web",))]  # fmt: skip

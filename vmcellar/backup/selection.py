@@ -80,10 +80,13 @@ def _selected(config: Config, job: str) -> tuple[list[str], list[str]]:
     if not job:
         raise UsageError("no VM named", hint="vmcellar backup VM..., or vmcellar backup --job NAME")
     entry = config.job(job)
-    running, off = ([vm for vm in some if entry.selects(vm)] for some in _known_vms(config.libvirt.uri))
+    found = [vm for vm in known_vms(config.libvirt.uri, tags=entry.by_tag) if entry.selects(vm.name, vm.tags)]
+    running = [vm.name for vm in found if vm.running]
+    off = [vm.name for vm in found if not vm.running]
     if not running and not off:
         raise PermanentError(
-            f"job {job}: no VM matches domains: {', '.join(entry.domains)}", hint="see `virsh list --all`"
+            f"job {job}: no VM matches domains: {', '.join(entry.domains)}",
+            hint="see `virsh list --all`, and `vmcellar tag VM` for tags",
         )
     return running, off
 
@@ -103,15 +106,27 @@ def _request(config: Config, vm: str, job: str, full: bool) -> BackupRequest:
     return BackupRequest(vm, mode, job, exclude_disks=entry.excluded_disks(vm), compression=entry.compression)
 
 
-def _known_vms(uri: str) -> tuple[list[str], list[str]]:
-    """The running VMs and those that are off, sorted."""
+@dataclass(frozen=True, slots=True)
+class KnownVm:
+    """A VM that libvirt knows; `tags` are empty when nobody asked for them."""
+
+    name: str
+    running: bool
+    tags: frozenset[str] = frozenset()
+
+
+def known_vms(uri: str, *, tags: bool) -> list[KnownVm]:
+    """All VMs by name, with their tags if these are wanted: that is one question to libvirt more for each VM."""
     import libvirt  # noqa: PLC0415  (only where VMs are)
 
     from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415
+    from vmcellar.sources.libvirt_tags import read_tags  # noqa: PLC0415
 
     with closing(Connection(uri)) as connection:
-        running, off = (
-            sorted(domain.name() for domain in connection.domains(flag))
-            for flag in (libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE, libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
-        )
-    return running, off
+        kinds = ((libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE, True), (libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE, False))
+        found = [
+            KnownVm(domain.name(), running, read_tags(domain) if tags else frozenset())
+            for flag, running in kinds
+            for domain in connection.domains(flag)
+        ]
+    return sorted(found, key=lambda vm: vm.name)

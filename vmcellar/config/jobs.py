@@ -29,6 +29,8 @@ ZSTD_LEVELS = range(1, 20)
 
 _CEPH = re.compile(r"ceph::(?P<place>[^/\s]+(?:/\S+)?)")
 _S3 = re.compile(r"s3://(?P<place>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/\S*)?)")
+TAG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TAG_WORDS = "letters, digits, dot, dash, underscore"
 _DISK = re.compile(r"disk:(?:(?P<vm>[^/\s]+)/)?(?P<target>[^/\s]+)")
 
 
@@ -76,6 +78,11 @@ def parse_compression(value: object) -> str:
     raise ValueError("compression is none, zstd:auto, or zstd with a level of 1 to 19, as in zstd:3")
 
 
+def parse_domains(value: object) -> object:
+    """The word `all` is every VM; anything else is left to be checked as a list."""
+    return ("*",) if value == "all" else value
+
+
 class KeepByAge(Section):
     """Retention by generations (grandfather, father, son): how many points of each age are kept."""
 
@@ -112,8 +119,11 @@ class BackupJob(Section):
     storage: Annotated[Storage, BeforeValidator(parse_storage), WithJsonSchema({**_TEXT, "examples": ["hot"]})] = (
         Storage("tier", "hot")
     )
-    domains: tuple[str, ...] = Field(
-        default=("*",), min_length=1, description="names, globs (web-*), tags (tag:prod); !NAME or !GLOB leaves out"
+    domains: Annotated[tuple[str, ...], BeforeValidator(parse_domains)] = Field(
+        default=("*",),
+        min_length=1,
+        description="all, or a list of names, globs (web-*) and tags (tag:prod); !NAME, !GLOB, !tag:NAME leave out",
+        json_schema_extra={"anyOf": [{"const": "all"}, {"type": "array", "minItems": 1}]},
     )
     mode: Literal["auto", "full", "incremental", "differential"] = "auto"
     retention: Retention | None = Field(
@@ -150,6 +160,10 @@ class BackupJob(Section):
     @field_validator("domains")
     @classmethod
     def _something_is_wanted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            tag = entry.removeprefix("!").partition("tag:")
+            if tag[1] and not tag[0] and not TAG_NAME.fullmatch(tag[2]):
+                raise ValueError(f'"{entry}": a tag is {TAG_WORDS}, as in tag:prod; it knows no globs')
         if all(entry.startswith("!") for entry in value):
             raise ValueError(f'only leaves VMs out; name those that are wanted, too, as in ["*", "{value[0]}"]')
         return value
@@ -163,14 +177,35 @@ class BackupJob(Section):
         """Guest paths under `exclude:`. A disk is read in whole blocks, so they are kept as notes and skip nothing."""
         return tuple(entry for entry in self.exclude if entry.startswith("/"))
 
+    @property
+    def by_tag(self) -> bool:
+        """Whether the tags of VMs matter to `domains:`."""
+        return any(entry.removeprefix("!").startswith("tag:") for entry in self.domains)
+
+    def selects_by_name(self, vm: str) -> bool | None:
+        """Whether `vm` belongs to this job as its name alone tells; None when that depends on tags.
+
+        For points whose VM may be gone: nobody can ask for its tags any more.
+        """
+        left_out, wanted = self._entries()
+        if _matches(left_out, vm, frozenset()):
+            return False
+        named = _matches(wanted, vm, frozenset())
+        deciding = left_out if named else wanted
+        return None if any(entry.startswith("tag:") for entry in deciding) else named
+
     def selects(self, vm: str, tags: frozenset[str] = frozenset()) -> bool:
         """Whether `vm`, which carries `tags`, belongs to this job; globs as in fnmatch(3).
 
         An entry that begins with `!` leaves out what it matches, wherever it stands.
         """
-        left_out = [entry[1:] for entry in self.domains if entry.startswith("!")]
-        wanted = [entry for entry in self.domains if not entry.startswith("!")]
+        left_out, wanted = self._entries()
         return _matches(wanted, vm, tags) and not _matches(left_out, vm, tags)
+
+    def _entries(self) -> tuple[list[str], list[str]]:
+        """What `domains:` leaves out, without the `!`, and what it wants."""
+        left_out = [entry[1:] for entry in self.domains if entry.startswith("!")]
+        return left_out, [entry for entry in self.domains if not entry.startswith("!")]
 
 
 def _matches(entries: Sequence[str], vm: str, tags: frozenset[str]) -> bool:

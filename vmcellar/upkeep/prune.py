@@ -61,7 +61,10 @@ def rules_of_jobs(jobs: Sequence[BackupJob]) -> Callable[[RestorePoint], Choice]
             if job is None:
                 return Choice(point.job, None, f"its job {point.job} is not in the configuration")
             return Choice(job.name, job.retention, f"job {job.name} has no retention")
-        selecting = [job for job in jobs if job.selects(point.vm)]
+        selecting = [job for job in jobs if job.selects_by_name(point.vm) is not False]
+        perhaps = next((job for job in selecting if job.selects_by_name(point.vm) is None), None)
+        if perhaps is not None:
+            return Choice("", None, f"a tag decides whether job {perhaps.name} selects its VM")
         if len(selecting) == 1:
             return Choice(selecting[0].name, selecting[0].retention, f"job {selecting[0].name} has no retention")
         return Choice("", None, "several jobs select its VM" if selecting else "no job selects its VM")
