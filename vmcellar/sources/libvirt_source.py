@@ -14,6 +14,7 @@ from vmcellar.sources.libvirt_begin import Beginning
 from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
 from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
 from vmcellar.sources.libvirt_job import JobFiles
+from vmcellar.sources.libvirt_uri import refuse_other_host
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class LibvirtSource:
         TransientError when the VM is busy or libvirt is away, PermanentError with what to do otherwise; then nothing
         temporary is left, but perhaps an orphan checkpoint that the next `reconcile` removes.
         """
+        refuse_other_host(self._connection.uri, request.vm)
         domain = self._connection.running(request.vm)
         try:
             for folder, owner in libvirt_scratch.owned(self._scratch, request.vm, request.repository_id):

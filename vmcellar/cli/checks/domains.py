@@ -27,7 +27,11 @@ def check_domains(uri: str) -> Iterator[Finding]:
         yield Finding("libvirt", "failed", f"Python cannot import libvirt: {error}", "apt install python3-libvirt")
         return
     from vmcellar.sources.libvirt_keepalive import open_alive
+    from vmcellar.sources.libvirt_uri import WORKER_THERE, other_host
 
+    if host := other_host(uri):
+        yield Finding("libvirt", "failed", f"{uri} is that of another host, {host}: no backups from here", WORKER_THERE)
+        return
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     try:
         connection = open_alive(uri)
