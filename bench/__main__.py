@@ -13,6 +13,7 @@ NAMES = (
     "dedup",
     "export",
     "fuzz",
+    "histories",
     "proofs",
     "repository",
     "restore",

@@ -165,9 +165,9 @@ def _prove_anomalies(base: Settings) -> None:
 
 
 def _prove_schedules(base: Settings) -> None:
-    for budget in (1.0, 0.85):
-        print(f"\nschedules, five estates of 100 VMs over four weeks, budget {budget}")
-        print(compare(replace(base, vms=100, days=112, newcomers=0.0, leavers=0.0), 5, budget).round(1))
+    for budget, even in ((1.0, False), (0.7, False), (1.05, True), (1.1, True)):
+        print(f"\nschedules, two estates of 100 VMs over four weeks, budget {budget}{', even' if even else ''}")
+        print(compare(replace(base, vms=100, days=112, newcomers=0.0, leavers=0.0), 2, budget, even=even).round(1))
 
 
 if __name__ == "__main__":

@@ -63,14 +63,14 @@ def fixed_starts(need: Need) -> Starts:
     return spread_runs(24 // every, replace(need, window=None))
 
 
-def advice_for(sample: Sample, case: Case, cut: int, budget: float) -> Advice:
+def advice_for(sample: Sample, case: Case, cut: int, budget: float, *, even: bool = True) -> Advice:
     """What would have been advised on the day of the cut."""
     now = sample.start.timestamp() + cut * DAY
     frame = sample.frame[sample.frame["started"] <= pd.Timestamp(now, unit="s", tz="UTC")]
-    return advise(case.needs, case.hosts, loads_of(frame, forecast_change(frame, now)), case.fixed, budget)
+    return advise(case.needs, case.hosts, loads_of(frame, forecast_change(frame, now)), case.fixed, budget, even=even)
 
 
-def compare(settings: Settings, seeds: int, budget: float, days: int = 28) -> pd.DataFrame:
+def compare(settings: Settings, seeds: int, budget: float, days: int = 28, *, even: bool = True) -> pd.DataFrame:
     """A row per RPO class and for all, fixed beside adapted, summed over seeds."""
     sums: dict[tuple[str, str], Outcome] = {}
     peaks: dict[str, int] = {"fixed": 0, "adapted": 0}
@@ -78,7 +78,7 @@ def compare(settings: Settings, seeds: int, budget: float, days: int = 28) -> pd
         sample = generate(replace(settings, seed=settings.seed + 500 + number))
         cut = settings.days - days
         case = case_of(sample, cut, days)
-        advice = advice_for(sample, case, cut, budget)
+        advice = advice_for(sample, case, cut, budget, even=even)
         adapted = {**case.fixed, **{one.vm: one.after for one in advice.changes}}
         for name, schedules in (("fixed", case.fixed), ("adapted", adapted)):
             done = replay(case.needs, case.hosts, case.truths, schedules, days, seed=number)

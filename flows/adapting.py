@@ -24,7 +24,7 @@ async def adapt_schedules(request: AdaptSchedules) -> dict[str, int]:
         if request.action == "undo":
             changed = await threads.value(tasks.undo_advice, request.config)
         else:
-            advice, gains = await threads.value(tasks.advise_schedules, request.config, request.budget)
+            advice, gains = await threads.value(tasks.advise_schedules, request.config, request.budget, request.even)
             await advice_artifact(advice)
             await gains_artifact(gains)
             if request.action == "apply":

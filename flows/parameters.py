@@ -145,8 +145,9 @@ class AdaptSchedules(FlowParameters):
         default="show", description="show: change nothing; apply: make it the schedules; undo: take the last one back"
     )
     budget: float = Field(
-        default=1.0, ge=0.1, le=10, description="work that may be done, as a share of what today's schedules cost"
+        default=1.05, ge=0.1, le=10, description="work that may be done, as a share of what today's schedules cost"
     )
+    even: bool = Field(default=True, description="serve no class of RPO worse than today")
     where: str = Field(default="here", description="the name under which this host's flows are deployed")
 
 

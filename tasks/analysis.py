@@ -68,7 +68,7 @@ def analyse_history(config: str) -> Analysis:
 
 
 @task(name="advise-schedules", cache_policy=NO_CACHE)
-def advise_schedules(config: str, budget: float) -> tuple[Advice, list[Gain]]:
+def advise_schedules(config: str, budget: float, even: bool) -> tuple[Advice, list[Gain]]:
     """Advice by the good rows of the history; and what advice that was applied before has brought."""
     from vmcellar.analysis import adapting  # noqa: PLC0415
     from vmcellar.analysis.gains import gains  # noqa: PLC0415
@@ -80,8 +80,10 @@ def advise_schedules(config: str, budget: float) -> tuple[Advice, list[Gain]]:
     since = datetime.fromtimestamp(now - WEEKS * 7 * 86400, UTC)
     good, _ = quarantine(history(engine.catalog, since=since), now)
     limits, jobs = engine.config.limits, engine.config.backups
-    advice = adapting.advice_for(good, now, jobs, concurrent=limits.vms, budget=budget)
-    return advice, gains(engine.catalog.schedule_changes(), good, now)
+    changes = engine.catalog.schedule_changes()
+    own = adapting.own_runs(changes)
+    advice = adapting.advice_for(good, now, jobs, adapting.Wishes(limits.vms, budget, even), own)
+    return advice, gains(changes, good, now)
 
 
 @task(name="apply-advice", cache_policy=NO_CACHE)

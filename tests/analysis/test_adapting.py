@@ -63,13 +63,13 @@ def test_who_has_no_single_job_with_a_schedule_stays_as_it_is(sample: Sample) ->
         job("twice", domains=["office-0000"]),
         job("full", domains=["office-0001"], mode="full", rpo="7h"),
     ]
-    made = adapting.advice_for(sample.frame, now, jobs, concurrent=2, budget=4.0)
+    made = adapting.advice_for(sample.frame, now, jobs, adapting.Wishes(2, budget=4.0))
     assert {one.vm for one in made.changes if one.before == one.after} == {"office-0000", "office-0001"}
     assert len(made.changes) == 3
 
 
 def test_an_empty_history_gives_no_advice() -> None:
-    assert adapting.advice_for(empty_history(), NOW.timestamp(), [job()], concurrent=2).changes == ()
+    assert adapting.advice_for(empty_history(), NOW.timestamp(), [job()], adapting.Wishes(2)).changes == ()
 
 
 def test_in_a_window_schedules_move_with_the_clock_of_the_window() -> None:
@@ -130,7 +130,7 @@ def day_figures(breaches: float, seconds: float) -> dict[str, float]:
     return {"breaches": breaches, "late_hours": 0.0, "exposure": 0.0, "seconds": seconds}
 
 
-PREDICTED = {"rpo": 10 * HOUR, "was": day_figures(2.0, 120.0), "will": day_figures(0.0, 240.0)}
+PREDICTED = {"runs": 2, "rpo": 10 * HOUR, "was": day_figures(2.0, 120.0), "will": day_figures(0.0, 240.0)}
 
 
 def test_the_gain_that_came_stands_beside_what_was_predicted() -> None:
@@ -159,6 +159,15 @@ def test_what_was_taken_back_or_came_from_elsewhere_has_no_gain() -> None:
     assert gains(changes, runs((-30, 0, 6)), NOW.timestamp()) == []
     (only,) = gains([change(-20, PREDICTED, vm="new")], runs((-30, 0, 6)), NOW.timestamp())
     assert only.early, "a VM without any run"
+
+
+def test_the_runs_before_any_advice_are_remembered_until_it_is_taken_back() -> None:
+    first, second = change(-20, PREDICTED), change(-10, {**PREDICTED, "runs": 4})
+    first.before = adapting.OWN
+    assert adapting.own_runs([first, second]) == {"a": 2}
+    back = change(-5, None)
+    back.after = adapting.OWN
+    assert adapting.own_runs([first, second, back]) == {}
 
 
 def test_figures_of_no_time_at_all_are_nothing() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bench.analysis_schedules import case_of, compare
-from vmcellar.analysis.advise import advise
+from vmcellar.analysis.advise import BUDGET, advise
 from vmcellar.analysis.anomalies import find
 from vmcellar.analysis.forecast import forecast_change
 from vmcellar.analysis.judging import Host, Need, Starts, judge, spread_runs
@@ -31,10 +31,12 @@ def gaps(starts: Starts) -> list[int]:
     return [(b - a) % 1440 or 1440 for a, b in zip(starts, (*starts[1:], starts[0]), strict=True)]
 
 
+ESTATES = replace(TUNING, vms=50, days=98, newcomers=0.0, leavers=0.0)
+
+
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    settings = replace(TUNING, vms=50, days=98, newcomers=0.0, leavers=0.0)
-    return compare(settings, seeds=2, budget=1.0)
+    return compare(ESTATES, seeds=2, budget=1.0, even=False)
 
 
 def figures(table: pd.DataFrame, name: str) -> dict[str, float]:
@@ -61,6 +63,17 @@ def test_no_class_of_rpo_is_served_worse(table: pd.DataFrame) -> None:
     breaches = table["breaches"].to_dict()
     for group in ("4 h", "8 h", "12 h", "24 h", "26 h"):
         assert breaches[group, "adapted"] <= breaches[group, "fixed"] + 3
+
+
+def test_with_a_little_more_work_no_class_pays_for_another() -> None:
+    table = compare(ESTATES, seeds=2, budget=BUDGET)
+    fixed, adapted = (figures(table, name) for name in ("fixed", "adapted"))
+    assert adapted["breaches"] <= 0.4 * fixed["breaches"]
+    assert adapted["work"] <= 1.08 * fixed["work"]
+    breaches, hours = (table[name].to_dict() for name in ("breaches", "breach_hours"))
+    for group in ("4 h", "8 h", "12 h", "24 h", "26 h"):
+        assert breaches[group, "adapted"] <= breaches[group, "fixed"] + 3
+        assert hours[group, "adapted"] <= hours[group, "fixed"] + 6, "hours of 20 VMs in four weeks: noise"
 
 
 def test_every_vm_gets_its_rpo_and_one_run_a_day_even_without_budget() -> None:
@@ -106,7 +119,7 @@ def test_the_vm_whose_runs_fail_gets_the_runs() -> None:
     runs = {one.vm: len(one.after) for one in advice.changes}
     assert runs["flaky"] > 6 > runs["good"]
     assert advice.total(after=True).breaches < 0.5 * advice.total(after=False).breaches
-    assert advice.total(after=True).seconds <= advice.total(after=False).seconds
+    assert advice.total(after=True).seconds <= BUDGET * advice.total(after=False).seconds
 
 
 def test_expected_breaches_follow_from_gaps_failures_and_durations() -> None:
@@ -133,12 +146,24 @@ def test_advice_that_was_followed_does_not_flap() -> None:
         now = sample.start.timestamp() + day * 86400
         frame = sample.frame[sample.frame["started"] <= pd.Timestamp(now, unit="s", tz="UTC")]
         loads = loads_of(frame, forecast_change(frame, now))
-        advice = advise(case.needs, case.hosts, loads, following)
+        own = {vm: len(starts) for vm, starts in case.fixed.items()}
+        advice = advise(case.needs, case.hosts, loads, following, own=own)
         changed.append(sum(one.before != one.after for one in advice.changes))
         following.update({one.vm: one.after for one in advice.changes})
-    assert changed[0] > 0.8 * len(case.needs)
+    assert changed[0] > 0.7 * len(case.needs)
     assert changed[1] < 0.2 * len(case.needs)
     assert changed[2] < 0.2 * len(case.needs)
+
+
+def test_advice_upon_advice_does_not_grow_beyond_the_budget_of_the_first() -> None:
+    needs = [Need(f"vm{n}", rpo=8 * HOUR) for n in range(6)]
+    loads = {need.vm: load(need.vm, fails=0.05) for need in needs}
+    current: dict[str, Starts] = {need.vm: spread_runs(4, need) for need in needs}
+    first = sum(judge(loads[vm], starts, None).seconds for vm, starts in current.items())
+    for _ in range(12):
+        advice = advise(needs, [Host()], loads, current, budget=1.3, own={need.vm: 4 for need in needs})
+        current = {one.vm: one.after for one in advice.changes}
+    assert advice.total(after=True).seconds <= 1.3 * first
 
 
 def test_a_history_that_knows_no_times_is_good_enough() -> None:

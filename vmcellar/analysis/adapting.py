@@ -10,12 +10,12 @@ has, or several; one that is backed up less than daily, or always in full.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
-from vmcellar.analysis.advise import Advice, advise
+from vmcellar.analysis.advise import BUDGET, Advice, advise
 from vmcellar.analysis.forecast import forecast_change
 from vmcellar.analysis.judging import Host, Need
 from vmcellar.analysis.loads import current_starts, loads_of
@@ -44,23 +44,34 @@ class Applied:
     left_out: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How many backups this host runs at once; `budget` and `even` as `advise` has them; `rpo` in seconds is that of
+    VMs whose job names none.
+    """
+
+    concurrent: int
+    budget: float = BUDGET
+    even: bool = True
+    rpo: float | None = None
+
+
 def advice_for(
     frame: pd.DataFrame,
     now: float | None,
     jobs: Sequence[BackupJob],
-    *,
-    concurrent: int,
-    budget: float = 1.0,
-    rpo: float | None = None,
+    wishes: Wishes,
+    own: Mapping[str, int] | None = None,
 ) -> Advice:
     """Advice by the good rows of a history at `now` (seconds since the epoch; None: its last start).
 
-    `rpo` in seconds is that of VMs whose job names none. Without jobs every VM is free. An empty history gives none.
+    `own` is what `own_runs` gives. Without jobs every VM is free. An empty history gives no advice.
     """
     outlook = forecast_change(frame, now)
     current = current_starts(frame, outlook.now)
-    needs = [need_of(vm, jobs, rpo, outlook.now) for vm in sorted(current)]
-    return advise(needs, [Host(concurrent=concurrent)], loads_of(frame, outlook), current, budget)
+    needs = [need_of(vm, jobs, wishes.rpo, outlook.now) for vm in sorted(current)]
+    hosts = [Host(concurrent=wishes.concurrent)]
+    return advise(needs, hosts, loads_of(frame, outlook), current, wishes.budget, even=wishes.even, own=own)
 
 
 def need_of(vm: str, jobs: Sequence[BackupJob], rpo: float | None, now: float) -> Need:
@@ -74,6 +85,17 @@ def need_of(vm: str, jobs: Sequence[BackupJob], rpo: float | None, now: float) -
     asked = float(first.rpo) if first is not None and first.rpo else rpo
     fixed = bool(jobs) and (job is None or job.mode == "full")
     return Need(vm, rpo=asked, window=window, fixed=fixed)
+
+
+def own_runs(changes: Iterable[ScheduleChange]) -> dict[str, int]:
+    """The runs a day that VMs had before the advice that holds for them, by the audit trail, oldest change first."""
+    found: dict[str, int] = {}
+    for change in changes:
+        if change.after == OWN:
+            found.pop(change.vm, None)
+        elif change.before == OWN and change.predicted is not None:
+            found[change.vm] = int(change.predicted["runs"])
+    return found
 
 
 def job_of(vm: str, jobs: Iterable[BackupJob]) -> BackupJob | None:
@@ -172,9 +194,14 @@ def _trail(
 
 
 def _predicted(change: Change, config: Config) -> dict[str, object]:
-    """What `gains` compares with what came: figures per day, before and after."""
+    """What `gains` compares with what came: figures per day, before and after; `runs` a day before."""
     job = job_of(change.vm, config.backups)
-    return {"rpo": job.rpo if job else None, "was": asdict(change.was), "will": asdict(change.will)}
+    return {
+        "rpo": job.rpo if job else None,
+        "runs": len(change.before),
+        "was": asdict(change.was),
+        "will": asdict(change.will),
+    }
 
 
 def _words(advised: Sequence[Advised]) -> dict[str, str]:

@@ -39,6 +39,12 @@ EXPOSURE_WEIGHT = 0.001
 """Being over the RPO for as long as the RPO itself weighs so many breaches; exposure (as a share of a day's change)
 only decides between equals.
 """
+BUDGET = 1.05
+"""With so much of today's work no class of RPO needs to pay for another; with as much as today one would."""
+ROUNDS = 8
+GROWS = 2.0
+LEAST_WORSE = 0.005
+"""How often weights may grow, how much at a time, and what a class may have more of a day without being worse off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,14 @@ class Advice:
         )
 
 
+@dataclass(slots=True)
+class _Weights:
+    """What a breach and the time over the RPO, as a share of it, weigh in a class of VMs."""
+
+    breaches: float = 1.0
+    late_hours: float = LATE_WEIGHT
+
+
 class _Step(NamedTuple):
     """More runs for a VM: `slope` is how much cost each further second of work takes away (below zero)."""
 
@@ -87,17 +101,24 @@ def advise(
     hosts: Sequence[Host],
     loads: Mapping[str, Load],
     current: Mapping[str, Starts],
-    budget: float = 1.0,
+    budget: float = BUDGET,
+    *,
+    even: bool = True,
+    own: Mapping[str, int] | None = None,
 ) -> Advice:
     """Advice for all VMs of `needs`; those without a load or a current schedule keep what they have.
 
-    `budget` is the work that may be done, as a share of what the current schedules cost.
+    `budget` is the work that may be done, as a share of what today's schedules cost. `even`: no class of RPO is served
+    worse than today, so that what VMs of one gain is not paid by those of another. `own` are the runs a day that VMs
+    had before any advice: they count as today's then, so that advice upon advice neither grows nor flaps.
     """
     names = {host.name for host in hosts}
     known = [need for need in needs if need.vm in loads and current.get(need.vm) and need.host in names]
     was = {need.vm: judge(loads[need.vm], current[need.vm], need.rpo) for need in known}
     conflicts = [f"{need.vm}: no history, schedule or host to start from" for need in needs if need not in known]
-    counts, fewest = _runs_of_all(known, loads, current, was, budget, conflicts)
+    base = {need.vm: _before_advice(need, loads[need.vm], was[need.vm], own or {}) for need in known}
+    left = budget * sum(judgement.seconds for judgement in base.values())
+    counts, fewest = _runs_of_all(known, loads, current, (was, base), left, conflicts, even=even)
     starts: dict[str, Starts] = {}
     peaks = {}
     for host in hosts:
@@ -116,9 +137,14 @@ def advise(
     return Advice(tuple(changes), tuple(conflicts), peaks)
 
 
-def _cost_of(judgement: Judgement, need: Need, load: Load) -> float:
+def _before_advice(need: Need, load: Load, was: Judgement, own: Mapping[str, int]) -> Judgement:
+    """What the schedule meant that a VM had before any advice; today's, where there was none."""
+    return judge(load, spread_runs(own[need.vm], need), need.rpo) if need.vm in own else was
+
+
+def _cost_of(judgement: Judgement, need: Need, load: Load, weight: _Weights) -> float:
     """What is to be made small: breaches a day, time over the RPO, and a little of the exposure."""
-    late = judgement.breaches + LATE_WEIGHT * judgement.late_hours * 3600 / (need.rpo or np.inf)
+    late = weight.breaches * judgement.breaches + weight.late_hours * judgement.late_hours * 3600 / (need.rpo or np.inf)
     return late + EXPOSURE_WEIGHT * judgement.exposure / max(load.day_bytes, 1.0)
 
 
@@ -126,35 +152,88 @@ def _runs_of_all(
     needs: Sequence[Need],
     loads: Mapping[str, Load],
     current: Mapping[str, Starts],
-    was: Mapping[str, Judgement],
-    budget: float,
+    today: tuple[Mapping[str, Judgement], Mapping[str, Judgement]],
+    left: float,
     conflicts: list[str],
+    *,
+    even: bool,
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """How many runs a day each VM gets, and how few its policy allows."""
-    left = budget * sum(judgement.seconds for judgement in was.values())
+    """How many runs a day each VM gets for `left` seconds of work, and how few its policy allows. `today` is what the
+    schedules mean that VMs have, and that they had before any advice.
+
+    VMs of one RPO are a class. If all are to be served evenly and a class would be served worse than today, in hours
+    or in breaches, its weight grows and all is shared out anew.
+    """
+    was = today[0]
     fewest: dict[str, int] = {}
-    steps: list[_Step] = []
+    ways: dict[str, dict[int, Judgement]] = {}
     for need in needs:
-        load = loads[need.vm]
         if need.fixed:
             fewest[need.vm] = len(current[need.vm])
             left -= was[need.vm].seconds
             continue
+        load = loads[need.vm]
         tried = {runs: judge(load, spread_runs(runs, need), need.rpo) for runs in _choices(need, load)}
-        least = _least_runs(need, tried, conflicts)
-        fewest[need.vm] = least
+        fewest[need.vm] = least = _least_runs(need, tried, conflicts)
         left -= tried[least].seconds
-        points = [(one.seconds, _cost_of(one, need, load), runs) for runs, one in tried.items() if runs >= least]
-        steps += _hull(need.vm, points)
-    counts = dict(fewest)
+        ways[need.vm] = {runs: one for runs, one in tried.items() if runs >= least}
+    free = [need for need in needs if not need.fixed]
+    weights = {need.rpo: _Weights() for need in free}
+    counts = fewest
+    for _ in range(ROUNDS if even else 1):
+        counts = {**fewest, **_share_out(free, loads, current, was, ways, weights, left)}
+        worse = [rpo for rpo in weights if _serves_worse(rpo, free, today, ways, counts, weights)]
+        if not worse:
+            break
+    return counts, fewest
+
+
+def _share_out(
+    needs: Sequence[Need],
+    loads: Mapping[str, Load],
+    current: Mapping[str, Starts],
+    was: Mapping[str, Judgement],
+    ways: Mapping[str, Mapping[int, Judgement]],
+    weights: Mapping[float | None, _Weights],
+    left: float,
+) -> dict[str, int]:
+    """Runs a day of each VM: from the fewest on, `left` seconds of work go where a second prevents most."""
+    counts = {need.vm: min(ways[need.vm]) for need in needs}
+    steps: list[_Step] = []
+    for need in needs:
+        load, weight = loads[need.vm], weights[need.rpo]
+        steps += _hull(
+            need.vm, [(one.seconds, _cost_of(one, need, load, weight), runs) for runs, one in ways[need.vm].items()]
+        )
     for step in sorted(steps):
         if step.seconds <= left and counts[step.vm] == step.before:
             counts[step.vm] = step.after
             left -= step.seconds
     for need in needs:
-        if not need.fixed and _not_worth_it(need, loads[need.vm], current[need.vm], counts[need.vm], was[need.vm]):
+        if _not_worth_it(need, loads[need.vm], current[need.vm], counts[need.vm], was[need.vm]):
             counts[need.vm] = len(current[need.vm])
-    return counts, fewest
+    return counts
+
+
+def _serves_worse(
+    rpo: float | None,
+    needs: Sequence[Need],
+    today: tuple[Mapping[str, Judgement], Mapping[str, Judgement]],
+    ways: Mapping[str, Mapping[int, Judgement]],
+    counts: Mapping[str, int],
+    weights: Mapping[float | None, _Weights],
+) -> bool:
+    """Whether a class has more hours over its RPO, or more breaches, than today; its weights grow where it has."""
+    was, base = today
+    members = [need.vm for need in needs if need.rpo == rpo]
+    will = [ways[vm].get(counts[vm], was[vm]) for vm in members]
+    weight, found = weights[rpo], False
+    for name in ("late_hours", "breaches"):
+        before = sum(getattr(base[vm], name) for vm in members)
+        if sum(getattr(one, name) for one in will) > before * (1 + HYSTERESIS) + LEAST_WORSE:
+            setattr(weight, name, getattr(weight, name) * GROWS)
+            found = True
+    return found
 
 
 def _choices(need: Need, load: Load) -> list[int]:
@@ -198,7 +277,8 @@ def _not_worth_it(need: Need, load: Load, current: Starts, runs: int, was: Judge
     if abs(runs - len(current)) > HYSTERESIS * len(current):
         return False
     will = judge(load, spread_runs(runs, need), need.rpo)
-    return _cost_of(will, need, load) > (1 - HYSTERESIS) * _cost_of(was, need, load)
+    weight = _Weights()
+    return _cost_of(will, need, load, weight) > (1 - HYSTERESIS) * _cost_of(was, need, load, weight)
 
 
 def _lay_out(

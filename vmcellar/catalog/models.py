@@ -128,7 +128,7 @@ class Evidence(Base, kw_only=True):
 class ScheduleChange(Base, kw_only=True):
     """A change of a VM's schedule, and why; `before` and `after` are the schedule's own words.
 
-    `predicted` is what was expected of it: `rpo` in seconds, and figures per day of `was` and `will`.
+    `predicted` is what was expected of it: `rpo` in seconds, `runs` a day before, figures per day of `was` and `will`.
     """
 
     __tablename__ = "schedule_changes"

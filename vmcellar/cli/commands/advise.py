@@ -35,7 +35,10 @@ def advise(
     ] = None,
     budget: Annotated[
         float, typer.Option(help="Work that may be done, as a share of what today's schedules cost.", min=0.1, max=10)
-    ] = 1.0,
+    ] = 1.05,
+    even: Annotated[
+        bool, typer.Option("--even/--uneven", help="Serve no class of RPO worse than today, or as much as can be.")
+    ] = True,
     apply: Annotated[
         bool, typer.Option("--apply", help="Make it the schedules of the jobs that have one, on the server too.")
     ] = False,
@@ -74,7 +77,8 @@ def advise(
     settings = read_config(ctx, config) if config is not None or source.is_catalog else None
     jobs = settings.backups if settings else ()
     at_once = concurrent or (settings.limits.vms if settings else 2)
-    advice = adapting.advice_for(frame, now, jobs, concurrent=at_once, budget=budget, rpo=_seconds(rpo))
+    own = adapting.own_runs(open_catalog(ctx, config)[1].schedule_changes()) if source.is_catalog else None
+    advice = adapting.advice_for(frame, now, jobs, adapting.Wishes(at_once, budget, even, _seconds(rpo)), own)
     if rpo is None and not any(job.rpo for job in jobs):
         note("no VM has an RPO (rpo: in the configuration, or --rpo): only the load is laid out better")
     if as_json:

@@ -1,0 +1,221 @@
+"""Histories of real backups: a real guest that is backed up many times, by a clock that is moved.
+
+    ./run bench histories --make FILE [--runs 240] [--minutes 6.5]
+    ./run bench histories [FILE]
+
+`--make` starts a paused guest with three disks, writes to them as an office's, a nightly batch's and a sleeping one's
+would be, and backs it up every six hours of a clock that stands still but for the runs: each run is a whole one
+(checkpoint, NBD, dirty bitmap, packs, commit, verification), takes as long as it takes, and notes its own rows. In the
+last two days the first disk is encrypted, and the third one falls silent. What comes of it is written as Parquet.
+
+Without `--make` the kept history (`bench/histories.parquet`), or FILE, goes through the whole analysis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lab.mixeddata import Stream
+    from vmcellar.engine import Engine
+
+KEPT = Path(__file__).with_name("histories.parquet")
+MIB = 1 << 20
+HOUR, DAY = 3600.0, 86400.0
+STEP_HOURS = 6
+BEGIN = 1_780_272_000.0  # Monday, 2026-06-01, 00:00 UTC
+TROUBLE_RUNS = 8
+DISK_MIB = 384
+CLASSES = {"vda": "office", "vdb": "nightly", "vdc": "idle"}
+_real_time = time.time
+
+
+class Clock:
+    """Seconds since the epoch that go on with the real ones, and jump when told to."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        """What `time.time` says from now on."""
+        return _real_time() + self._ahead
+
+    def jump_to(self, moment: float) -> None:
+        """Go on from there."""
+        self._ahead = moment - _real_time()
+
+
+def _mib_of(kind: str, moment: float, random: np.random.Generator) -> float:
+    """What a disk of this kind changes in the six hours before a moment."""
+    hour, weekday = int(moment % DAY // HOUR), int((moment - 1 - BEGIN) // DAY % 7)
+    working = weekday < 5 and hour in (12, 18)
+    noise = float(np.exp(random.normal(0, 0.3)))
+    if kind == "office":
+        return (12.0 if working else 2.0) * noise
+    if kind == "nightly":
+        return (14.0 if hour == 6 else 1.5) * noise
+    return 6.0 * noise if working else 0.0
+
+
+def _pieces(mib: float, random: np.random.Generator, content: Stream | None) -> list[tuple[int, bytes]]:
+    """Scattered writes of 64 KiB to 1 MiB that come to about `mib`, most of them in the first tenth of the disk; of
+    `content`, or (None) of random bytes.
+    """
+    found, left = [], int(mib * 16)
+    while left > 0:
+        blocks = min(int(random.integers(1, 17)), left)
+        reach = DISK_MIB * 16 // (10 if random.random() < 0.8 else 1) - blocks
+        length = blocks << 16
+        data = bytes(random.bytes(length)) if content is None else content.take(length)
+        found.append((int(random.integers(0, reach)) << 16, data))
+        left -= blocks
+    return found
+
+
+def make(file: Path, runs: int, minutes: float) -> int:
+    """Back a guest up `runs` times, or for so many minutes; how many runs it came to."""
+    clock = Clock()
+    time.time = clock  # before the engine's modules take it for theirs
+    import libvirt  # noqa: PLC0415
+
+    from lab import daemons  # noqa: PLC0415
+    from lab.disks import DiskSpec  # noqa: PLC0415
+    from lab.guest import LabGuest  # noqa: PLC0415
+    from lab.mixeddata import Stream, log_text  # noqa: PLC0415
+    from lab.monitor import poke_many  # noqa: PLC0415
+    from lab.paths import vm_folder  # noqa: PLC0415
+    from vmcellar.analysis.history import history  # noqa: PLC0415
+    from vmcellar.backup import pipeline  # noqa: PLC0415
+    from vmcellar.backup.model import BackupRequest  # noqa: PLC0415
+
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    daemons.ensure()
+    random = np.random.default_rng(2026)
+    content = Stream(log_text(random))
+    disks = tuple(DiskSpec(target, DISK_MIB * MIB) for target in CLASSES)
+    until, done = time.monotonic() + 60 * minutes, 0
+    with vm_folder("histories") as folder, LabGuest(folder, disks) as guest:
+        guest.start(paused=True)
+        engine = _engine(folder)
+        for target in CLASSES:
+            poke_many(guest.domain, target, _pieces(24, random, content), folder)
+        while done < runs and time.monotonic() < until:
+            moment = BEGIN + done * STEP_HOURS * HOUR
+            trouble = done >= runs - TROUBLE_RUNS
+            for target, kind in CLASSES.items():
+                mib = _mib_of(kind, moment, random)
+                encrypting, silent = (trouble and target == each for each in ("vda", "vdc"))
+                pieces = _pieces(40 if encrypting else mib, random, None if encrypting else content)
+                if done and pieces and not silent:
+                    poke_many(guest.domain, target, pieces, folder)
+            clock.jump_to(moment)
+            pipeline.run(engine, BackupRequest(guest.name))
+            done += 1
+        frame = history(engine.catalog)
+        engine.repository.close()
+    frame["vm"] = "real"
+    frame.to_parquet(file, index=False)
+    print(f"{done} runs, {len(frame)} rows, in {60 * minutes - (until - time.monotonic()):.0f} s")
+    return done
+
+
+def _engine(folder: Path) -> Engine:
+    from vmcellar.config.model import Config  # noqa: PLC0415
+    from vmcellar.engine import Engine  # noqa: PLC0415
+    from vmcellar.repository.repository import Repository  # noqa: PLC0415
+    from vmcellar.sources.libvirt_source import LibvirtSource  # noqa: PLC0415
+
+    (folder / "passphrase").write_text("a passphrase of a bench")
+    places = {name: str(folder / name) for name in ("state", "scratch")}
+    config = Config.model_validate(
+        {
+            "tiers": {"hot": str(folder / "repository")},
+            "key": {"file": str(folder / "passphrase")},
+            "landing": {"dir": str(folder / "landing"), "budget": "256 MiB"},
+            **places,
+        }
+    )
+    source = LibvirtSource(config.libvirt.uri, config.scratch, 8 * MIB)
+    return Engine(config, Repository.init(config), source)
+
+
+def judge(file: Path) -> dict[str, Any]:
+    """What the analysis makes of a history: quality, forecasts against what came, anomalies, next runs, advice."""
+    import pandas as pd  # noqa: PLC0415
+
+    from bench.analysis_forecast import score_forecasts  # noqa: PLC0415
+    from vmcellar.analysis.anomalies import find  # noqa: PLC0415
+    from vmcellar.analysis.history import read_history  # noqa: PLC0415
+    from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
+    from vmcellar.analysis.sample import Sample  # noqa: PLC0415
+
+    frame = read_history(file)
+    first, last = frame["started"].min(), frame["started"].max()
+    good, bad = quarantine(frame, last.timestamp())
+    troubled = last - pd.Timedelta(hours=STEP_HOURS * (TROUBLE_RUNS - 0.5))
+    calm = good[good["started"] < troubled]
+    truth = pd.DataFrame([{"vm": "real", "disk": disk, "class": kind} for disk, kind in CLASSES.items()])
+    days = int((troubled - first).days)
+    score = score_forecasts(Sample(calm, truth, np.empty((0, 0)), first), tuple(range(28, days - 7, 2)))
+    found = find(good, last.timestamp(), days=(last - first).days - 21)
+    false = [one for one in found if one.last < troubled.timestamp()]
+    true = [one for one in found if one.last >= troubled.timestamp()]
+    return {
+        "runs": int(frame["run_id"].nunique()),
+        "days": (last - first).days,
+        "bad_rows": len(bad),
+        "forecasts": len(score.table),
+        "mase": {kind: round(score.mase(kind), 3) for kind in CLASSES.values() if (score.table["class"] == kind).any()},
+        "inside": {level: round(score.coverage(level), 3) for level in (80, 95)},
+        "next_run": _next_runs(calm, [first + pd.Timedelta(hours=6 * run + 1) for run in range(4 * 28, 4 * days - 1)]),
+        "false_alarms": [f"{one.disk} {one.kind} {one.text}" for one in false],
+        "found": {
+            f"{one.disk} {one.kind}": round((one.at - troubled.timestamp()) / HOUR / STEP_HOURS + 0.5) for one in true
+        },
+        "seconds_per_run": round(float(frame.drop_duplicates("run_id")["seconds"].median()), 2),
+    }
+
+
+def _next_runs(frame: pd.DataFrame, moments: list[pd.Timestamp]) -> dict[str, float]:
+    """Share of runs that came inside the 80 % interval, for what changed, was stored and how long it took."""
+    from vmcellar.analysis.forecast import forecast_change  # noqa: PLC0415
+    from vmcellar.analysis.next_run import next_runs  # noqa: PLC0415
+
+    inside: dict[str, list[bool]] = {"changed": [], "stored": [], "seconds": []}
+    for moment in moments:
+        known = frame[frame["started"] <= moment]
+        for one in next_runs(known, forecast_change(known, moment.timestamp())):
+            later = frame[frame["started"] > moment]
+            came = later[later["started"] == later["started"].min()]
+            values = (came["bytes_changed"].sum(), came["bytes_stored"].sum(), came["seconds"].iloc[0])
+            for (name, hits), value in zip(inside.items(), values, strict=True):
+                said = getattr(one, name)
+                hits.append(bool(said.low[80] <= value <= said.high[80]))
+    return {name: round(float(np.mean(hits)), 3) if hits else float("nan") for name, hits in inside.items()}
+
+
+def main() -> int:
+    """Make a history, or judge one."""
+    parser = argparse.ArgumentParser(description="real histories by a clock that is moved")
+    parser.add_argument("file", nargs="?", type=Path, default=KEPT)
+    parser.add_argument("--make", type=Path)
+    parser.add_argument("--runs", type=int, default=240)
+    parser.add_argument("--minutes", type=float, default=6.5)
+    args = parser.parse_args()
+    if args.make is not None:
+        return int(make(args.make, args.runs, args.minutes) != args.runs)
+    print(json.dumps(judge(args.file), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
