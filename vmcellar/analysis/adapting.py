@@ -99,9 +99,11 @@ def own_runs(changes: Iterable[ScheduleChange]) -> dict[str, int]:
 
 
 def job_of(vm: str, jobs: Iterable[BackupJob]) -> BackupJob | None:
-    """The one job with a schedule that selects a VM; None when there is none, or several: whose turn would it be?"""
-    scheduled = [job for job in jobs if job.schedule is not None and job.selects(vm)]
-    return scheduled[0] if len(scheduled) == 1 else None
+    """The one job with a schedule that selects a VM by name; None when there is none, or several (whose turn would it
+    be?), or one's tags decide.
+    """
+    scheduled = [job for job in jobs if job.schedule is not None and job.selects_by_name(vm) is not False]
+    return scheduled[0] if len(scheduled) == 1 and scheduled[0].selects_by_name(vm) else None
 
 
 def advised_of(
