@@ -30,4 +30,7 @@ async def rebalance_tiers(request: RebalanceTiers) -> RebalanceReport:
     if report.failed:
         first = report.failed[0]
         raise IntegrityError(f"{len(report.failed)} packs were not moved; the first: {first.key}: {first.why}")
+    kept = [text for mirror in report.mirrors for text in mirror.kept]
+    if kept:
+        raise IntegrityError(f"{len(kept)} objects were not mirrored; the first: {kept[0]}")
     return report

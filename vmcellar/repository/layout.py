@@ -19,6 +19,7 @@ INDEX: Final = "index/"
 POINTS: Final = "points/"
 LEASES: Final = "leases/"
 MARKS: Final = "gc/"
+DROPS: Final = "drops/"
 PINS: Final = "pins/"
 EVIDENCE: Final = "evidence/"
 QUARANTINE: Final = "quarantine/"
@@ -99,6 +100,8 @@ LEASE_MAGIC: Final = b"vmcleas\n"
 LEASE_SEAL: Final = b"lease"
 MARK_MAGIC: Final = b"vmcmark\n"
 MARK_SEAL: Final = b"gc mark"
+DROP_MAGIC: Final = b"vmcdrop\n"
+DROP_SEAL: Final = b"drop"
 PIN_MAGIC: Final = b"vmcpins\n"
 PIN_SEAL: Final = b"pin"
 EVIDENCE_MAGIC: Final = b"vmcevid\n"  # section 13: evidence
@@ -139,6 +142,17 @@ def span_of(level: int) -> int:
 def mark_key(mark_id: str) -> str:
     """The key of a gc mark (section 12)."""
     return f"{MARKS}{mark_id}"
+
+
+def drop_key(pack: str, nonce: str) -> str:
+    """The key of a note that a copy of the data pack with the key `pack` is to be deleted (section 12)."""
+    return f"{DROPS}{pack.rpartition('/')[2]}-{nonce}"
+
+
+def pack_of_drop(key: str) -> str:
+    """The key of the data pack that such a note is about."""
+    name = key.removeprefix(DROPS).partition("-")[0]
+    return f"{DATA}{name[:2]}/{name}"
 
 
 def pin_key(point_id: str) -> str:

@@ -79,14 +79,15 @@ class FoundLease:
         """Whether it does not count any more: taken away, over for longer than clocks may differ, or of a process of
         this boot that has ended.
         """
-        return 0 not in self.objects or self.newest.expires + SKEW < now or _has_ended(self.newest)
+        return 0 not in self.objects or self.newest.expires + SKEW < now or has_ended(self.newest.boot, self.newest.pid)
 
 
-def _has_ended(lease: Lease) -> bool:
-    if lease.boot != boot():
+def has_ended(its_boot: str, pid: int) -> bool:
+    """Whether a process has ended for sure: it was one of this boot, and there is none of its number."""
+    if its_boot != boot():
         return False
     try:
-        os.kill(lease.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # somebody else's process, so there is one

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING
 from vmcellar.errors import CancelledError, IntegrityError, PermanentError, UsageError, VmcellarError
 from vmcellar.memory import BufferPool
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import config_object, envelope, evidence, index_parts, layout, leases, points, scrub
+from vmcellar.repository import config_object, drops, layout, leases, scrub, whole
+from vmcellar.repository.aside import set_aside
 from vmcellar.repository.index import Index
 from vmcellar.repository.index_parts import PackEntry
 from vmcellar.repository.pack_reader import READ_MAX, PackReader, verify_pack
-from vmcellar.repository.scrub_copies import drop_damaged
+from vmcellar.repository.scrub_copies import damaged_beside_whole
 from vmcellar.tiers.base import NotFoundError, Replaces, Tier
 from vmcellar.tiers.cellar import CellarTier
 from vmcellar.tiers.local import LocalTier
@@ -104,15 +105,18 @@ def repair(
     """
     _same_repository(repository, copy)
     with ExitStack() as stack:
+        lease = None
         if not request.dry_run:
             work = leases.holding(repository.tier, repository.keyring, leases.REPAIR, repository.clock)
             lease = stack.enter_context(work)
             others = leases.remove_stale(repository.tier, repository.keyring, repository.clock())
             leases.refuse_second(other for other in others if other.id != lease.id)
+        dropped = drops.found(repository.tier, repository.keyring, repository.clock(), clear=lease is not None)
         folder = stack.enter_context(_staging(repository, request.dry_run))
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="repair"))
         index = stack.enter_context(_index_of(copy, repository))
-        return _Repair(repository, copy, request, index, folder, pool, progress, cancel or CancelToken()).run()
+        given = (progress, cancel or CancelToken(), lease, dropped)
+        return _Repair(repository, copy, request, index, folder, pool, *given).run()
 
 
 def _same_repository(repository: Repository, copy: Tier) -> None:
@@ -172,6 +176,8 @@ class _Repair:
     pool: ThreadPoolExecutor
     progress: ProgressSink
     cancel: CancelToken
+    lease: leases.HeldLease | None
+    dropped: Mapping[str, str]
     repaired: list[Repaired] = field(default_factory=list)
     failed: list[NotRepaired] = field(default_factory=list)
     _tried: set[str] = field(default_factory=set)
@@ -228,7 +234,7 @@ class _Repair:
     def _record(self, kind: str, key: str, was: str) -> None:
         try:
             data = self.copy.get(key)
-            self._checks()[kind](key, data)
+            whole.check_record(self.repository.keyring, self.repository.id, key, data)
         except CancelledError:
             raise
         except (VmcellarError, ValueError) as error:
@@ -239,16 +245,6 @@ class _Repair:
             path.write_bytes(data)
             self._place(path, key)
         self.repaired.append(Repaired(kind, key, was))
-
-    def _checks(self) -> dict[str, Callable[[str, bytes], object]]:
-        """Per kind of small object what raises unless `data` is what was stored under `key`."""
-        keyring, own = self.repository.keyring, self.repository.id
-        return {
-            "point": lambda key, data: points.decode(keyring, own, key.removeprefix(layout.POINTS), data),
-            "index": lambda key, data: index_parts.decode(keyring, bytes.fromhex(key.removeprefix(layout.INDEX)), data),
-            "pin": lambda key, data: envelope.unwrap(keyring, layout.PIN_MAGIC, layout.PIN_SEAL, key.encode(), data),
-            "evidence": lambda key, data: evidence.decode(keyring, own, key.removeprefix(layout.EVIDENCE), data),
-        }
 
     # packs
 
@@ -293,10 +289,27 @@ class _Repair:
         mended = []
         for key in sorted({f.name.partition(" on ")[0] for f in report.findings if f.kind == "copy"}):
             self.cancel.check()
-            names = drop_damaged(self.repository.tier, key, self._is_whole, dry_run=self.request.dry_run)
+            try:
+                names = self._drop_damaged(key)
+            except (PermanentError, IntegrityError) as error:
+                self.failed.append(NotRepaired("copy", key, _text(error)))
+                continue
             self.repaired += [Repaired("copy", f"{key} on {name}", "damaged") for name in names]
             mended += [bytes.fromhex(key.rpartition("/")[2])] if names else []
         return mended
+
+    def _drop_damaged(self, key: str) -> list[str]:
+        """Delete the copies that are damaged if another is whole; the names of their places."""
+        repository = self.repository
+        damaged = damaged_beside_whole(repository.tier, key, self._is_whole)
+        if damaged and self.lease is not None:
+            if key in self.dropped:
+                raise PermanentError(f"{key}: {self.dropped[key]}")
+            with drops.announced(repository.tier, repository.keyring, key, repository.clock):
+                for place in damaged:
+                    self.lease.check()
+                    place.delete(key)
+        return [place.name for place in damaged]
 
     def _pack(self, key: str, unknown: PackRef | None) -> list[bytes]:
         """The pack's id when it is whole now and was not."""
@@ -351,7 +364,8 @@ class _Repair:
         except NotFoundError as error:
             raise NotFoundError(f"no copy: {error.message}") from error
         self._place(fetched.path / key, key)
-        self._verify(self.repository.tier, key)
+        self._verify(_near(self.repository.tier), key)
+        self._drop_damaged(key)
 
     def _download(self, key: str, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -365,21 +379,20 @@ class _Repair:
 
     def _place(self, path: Path, key: str) -> None:
         """Put a proven file where it belongs; a tier that cannot replace at once first sets the damaged bytes aside."""
-        whole = self.repository.tier
-        tier = whole.hot if isinstance(whole, CellarTier) else whole
+        tier = _near(self.repository.tier)
         if not tier.exists(key):
             tier.adopt(path, key)
         elif isinstance(tier, Replaces):
             tier.replace(path, key)
         else:
-            aside = f"{layout.QUARANTINE}{key}-{secrets.token_hex(4)}"
-            tier.put(aside, tier.get(key))
+            set_aside(tier, key)
             tier.delete(key)
             tier.adopt(path, key)
-        if isinstance(whole, CellarTier):
-            for copy in whole.copies(key):
-                if copy is not tier:  # as good or bad as what was replaced; `tiers move` makes it anew
-                    copy.delete(key)
+
+
+def _near(tier: Tier) -> Tier:
+    """Where what is mended goes: hot, if there are several."""
+    return tier.hot if isinstance(tier, CellarTier) else tier
 
 
 def _text(error: Exception) -> str:

@@ -8,19 +8,19 @@ back only where no slot is left, an epoch key only where nobody holds that epoch
 
 from __future__ import annotations
 
-import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmcellar.crypto import documents, epochs, slots
-from vmcellar.crypto.names import EPOCHS, KEYS, epoch_name
+from vmcellar.crypto import epochs, slots
+from vmcellar.crypto.names import KEYS, epoch_name
 from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.errors import IntegrityError, PermanentError, VmcellarError
-from vmcellar.repository import config_object, layout, leases, points
+from vmcellar.repository import config_object, layout, leases, points, whole
+from vmcellar.repository.aside import set_aside
 from vmcellar.repository.repair import NotRepaired, Repaired
 from vmcellar.repository.repository import unlock
 from vmcellar.tiers.base import NotFoundError, Replaces, Tier
@@ -140,7 +140,7 @@ class _Run:
     def _state(self, name: str) -> str:
         """Damaged, missing, or nothing of both."""
         try:
-            self._check(name, self.tier.get(name))
+            whole.check_record(self.keyring, self.own, name, self.tier.get(name))
         except NotFoundError:
             return "missing"
         except IntegrityError:
@@ -149,25 +149,11 @@ class _Run:
             return ""
         return ""
 
-    def _check(self, name: str, data: bytes) -> None:
-        """IntegrityError unless this is what was stored under that name."""
-        checks: dict[str, Callable[[], object]] = {
-            KEYS: lambda: documents.decode(name, data),
-            EPOCHS: lambda: epochs.check_object(self.keyring.open_meta, name, data),
-        }
-        checks.get(name[: name.find("/") + 1], lambda: self._check_config(data))()
-
-    def _check_config(self, data: bytes) -> None:
-        found = config_object.parse(data)
-        config_object.check(self.keyring, found)
-        if found.id != self.own:
-            raise IntegrityError(f"it is the config of repository {found.id.hex()}")
-
     def mend(self, name: str, was: str, *, write: bool) -> None:
         """Put the copy's object in its place, if that is whole."""
         try:
             data = self.copy.get(name)
-            self._check(name, data)
+            whole.check_record(self.keyring, self.own, name, data)
         except VmcellarError as error:
             self.report.not_repaired.append(NotRepaired("key object", name, f"no whole copy: {error.message}"))
             return
@@ -179,7 +165,7 @@ class _Run:
         if was == "missing":
             self.tier.put(name, data)
             return
-        self.tier.put(f"{layout.QUARANTINE}{name}-{secrets.token_hex(4)}", self.tier.get(name))
+        set_aside(self.tier, name)
         if isinstance(self.tier, Replaces):
             with tempfile.TemporaryDirectory(prefix="repair-", dir=self.tier.staging_dir()) as folder:
                 path = Path(folder) / "object"

@@ -66,13 +66,18 @@ def _problem(place: Tier, keyring: Keyring, pack: PackRef, cancel: CancelToken) 
     return ""
 
 
-def drop_damaged(tier: Tier, key: str, is_whole: Callable[[Tier, str], bool], *, dry_run: bool = False) -> list[str]:
-    """Delete the copies that are damaged, if another was read and found whole just now; the names of their places."""
+def damaged_beside_whole(tier: Tier, key: str, is_whole: Callable[[Tier, str], bool]) -> list[Tier]:
+    """The places whose copy is damaged, if another was read and found whole just now, else none. Of a copy that must be
+    thawed first nothing is known: it is not among them, and is not the other one.
+    """
     found = tier.copies(key) if isinstance(tier, Copies) else ()
-    damaged = [place for place in found if not is_whole(place, key)]
-    if len(damaged) == len(found):
-        return []
-    for place in damaged:
-        if not dry_run:
-            place.delete(key)
-    return [place.name for place in damaged]
+    whole, damaged = 0, []
+    for place in found:
+        try:
+            if is_whole(place, key):
+                whole += 1
+            else:
+                damaged.append(place)
+        except ArchivedError:
+            continue
+    return damaged if whole else []

@@ -7,8 +7,10 @@ packs, or be filled below the mount point. It is also what tells a mirror from a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from uuid import uuid4
 
 from blake3 import blake3
 
@@ -51,6 +53,25 @@ def check_mark(hot: Tier, other: Tier) -> None:
         ) from error
     if found != _mark_of(hot):
         raise _foreign(other)
+
+
+def refuse_same_place(tiers: Sequence[Tier]) -> None:
+    """PermanentError when two of these lead to the same place, by whatever names: a copy there is no second copy, and
+    deleting either deletes both. A small object is written to each in turn, and looked for on the others.
+    """
+    for i, tier in enumerate(tiers):
+        probe = f"probe/{uuid4().hex}"
+        tier.put(probe, probe.encode())
+        try:
+            for other in tiers[i + 1 :]:
+                if other.exists(probe):
+                    raise PermanentError(
+                        f"{tier!r} and {other!r} are the same place: nothing is moved",
+                        hint="name different places under tiers: in vmcellar.yaml; a link or a second mount is none",
+                    )
+        finally:
+            with suppress(NotFoundError):
+                tier.delete(probe)
 
 
 def is_mirror(tier: Tier) -> bool:

@@ -43,6 +43,7 @@ _TOKENS = {
     "NextUploadIdMarker": "UploadIdMarker",
 }
 _PACKS = "data/"  # the one folder that may lie in a cold class: all else is needed to plan a restore (pitfall 24)
+_UPLOADED = (_PACKS, "meta/", "index/", "points/", "evidence/")  # folders of what may be longer than a part
 
 T = TypeVar("T")
 
@@ -286,10 +287,13 @@ class S3Tier:
         return f"s3://{self.bucket}/{self._prefix.rstrip('/')} at {server}, packs in {kept}"
 
     def clear_unfinished(self, older_than: float) -> Sequence[str]:
-        """See Tier.clear_unfinished: multipart uploads; their age is by the server's clock."""
+        """See Tier.clear_unfinished: multipart uploads below our own folders, as a bucket may have other users; their
+        age is by the server's clock.
+        """
         now = self._server_time()
         cleared = []
-        for found in list(self._pages("list_multipart_uploads", "", "Uploads")):
+        uploads = [found for folder in _UPLOADED for found in self._pages("list_multipart_uploads", folder, "Uploads")]
+        for found in uploads:
             if (now - found["Initiated"]).total_seconds() > older_than:
                 key = str(found["Key"]).removeprefix(self._prefix)
                 Upload(self, key, str(found["UploadId"])).abort()

@@ -1,17 +1,20 @@
 """Mirrors: all that is not packs of disk bytes lies on every tier, so that any one of them tells what there is.
 
 A mirror is complete at any moment as far as its points go: what points need is copied before them and removed after
-them. What hot no longer has is removed, but only after hot was listed without an error, and holds a repository.
+them. What hot no longer has is removed, but only after hot was listed without an error, and holds a repository, and
+never what hot can only have lost: the last key of an epoch, the newest point of all. Nothing takes the place of a
+mirrored object unless it was shown to be whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmcellar.crypto.names import EPOCHS, KEYS
-from vmcellar.errors import PermanentError
+from vmcellar.crypto.epochs import by_epoch
+from vmcellar.crypto.names import EPOCHS, KEYS, epoch_name
+from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository.layout import CONFIG_KEY, EVIDENCE, INDEX, MARKS, META, PINS, POINTS
 from vmcellar.tiers.base import NotFoundError
 
@@ -26,22 +29,31 @@ parts that name what takes the place of its packs. Leases are of hot alone."""
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
-    """What was, or would be, copied to one tier and removed from it; `bytes` of what is copied."""
+    """What was, or would be, copied to one tier and removed from it; `bytes` of what is copied. `kept` tells what was
+    left as it is there, because it is hot where it is damaged or missing.
+    """
 
     tier: str
     copied: int
     bytes: int
     removed: int
+    kept: tuple[str, ...] = ()
 
 
 class Mirror:
     """Brings mirrors up to date with hot as it was listed when this was made; one thread."""
 
-    def __init__(self, hot: Tier, carrier: Carrier, check: Callable[[], None]) -> None:
-        """List hot. `check` is called before each change, and raises to stop. PermanentError when hot holds nothing."""
+    def __init__(
+        self, hot: Tier, carrier: Carrier, check: Callable[[], None], check_object: Callable[[str], None]
+    ) -> None:
+        """List hot. `check` is called before each change, and raises to stop; `check_object` raises IntegrityError for
+        an object of hot that is damaged. PermanentError when hot holds nothing.
+        """
         self._hot = hot
         self._carrier = carrier
         self._check = check
+        self._check_object = check_object
+        self._epochs = by_epoch(hot).keys()
         listed = {prefix: dict(hot.list(prefix)) for prefix in reversed(IN_ORDER)}  # points first: the rest is there
         if not (listed[KEYS] and hot.exists(CONFIG_KEY)):
             raise PermanentError(
@@ -60,22 +72,52 @@ class Mirror:
             there[CONFIG_KEY] = tier.size(CONFIG_KEY)
         missing = [key for key, size in self._wanted.items() if there.get(key) != size]
         extra = [key for key in reversed(there) if key not in self._wanted]
-        self._refuse_to_empty(tier, there, extra)
+        self._refuse_what_prune_never_does(tier, there)
+        kept = {**self._damaged(tier, [key for key in missing if key in there]), **self._lost(tier)}
+        missing = [key for key in missing if key not in kept]
+        extra = [key for key in extra if key not in kept]
         if not dry_run:
             self._carrier.clear(tier)
             for key in missing:
                 self._copy(key, tier, replace=key in there)
             for key in extra:
                 self._remove(key, tier)
-        return Mirrored(tier.name, len(missing), sum(self._wanted[key] for key in missing), len(extra))
+        size = sum(self._wanted[key] for key in missing)
+        return Mirrored(tier.name, len(missing), size, len(extra), tuple(kept.values()))
 
-    def _refuse_to_empty(self, tier: Tier, there: dict[str, int], extra: list[str]) -> None:
-        points = {key for key in there if key.startswith(POINTS)}
-        if points and points <= set(extra):
+    def _refuse_what_prune_never_does(self, tier: Tier, there: dict[str, int]) -> None:
+        """Names of points begin with their time, and the newest point of a VM is never dropped: a mirror that has a
+        newer one than hot was made of a hot tier that had more.
+        """
+        here = max((key for key in self._wanted if key.startswith(POINTS)), default="")
+        newer = sorted(key for key in there if key.startswith(POINTS) and key > here)
+        if newer:
             raise PermanentError(
-                f"{self._hot!r} has none of the {len(points)} restore points that {tier!r} mirrors: nothing is removed",
-                hint="is a part of the hot tier not mounted, or lost? Nothing was changed",
+                f"{self._hot!r} lacks the newest of the restore points that {tier!r} mirrors ({newer[-1]}): nothing is "
+                "removed",
+                hint="is a part of the hot tier not mounted, lost, or of an older state? `vmcellar verify "
+                f"{newer[-1].removeprefix(POINTS)} --repair --from {tier.name}` brings that point back",
             )
+
+    def _damaged(self, tier: Tier, keys: Iterable[str]) -> dict[str, str]:
+        """Objects have one content for ever, so one of two that differ in length is damaged; those where it is hot's,
+        with what to say.
+        """
+        found = {}
+        for key in keys:
+            try:
+                self._check_object(key)
+            except NotFoundError:  # dropped since it was listed
+                continue
+            except IntegrityError as error:
+                found[key] = f"{key} is damaged on {self._hot!r}: {error.message}; {_mend(tier)}"
+        return found
+
+    def _lost(self, tier: Tier) -> dict[str, str]:
+        """Keys of epochs that hot does not hold for anybody any more, which nothing ever removes, with what to say."""
+        gone = {epoch: held for epoch, held in by_epoch(tier).items() if epoch not in self._epochs}
+        names = [epoch_name(epoch, holder) for epoch, holders in gone.items() for holder in holders]
+        return {name: f"{name} is missing on {self._hot!r}; {_mend(tier)}" for name in names}
 
     def _copy(self, key: str, tier: Tier, *, replace: bool) -> None:
         self._check()
@@ -91,3 +133,7 @@ class Mirror:
         self._check()
         if not self._hot.exists(key):
             tier.delete(key)
+
+
+def _mend(tier: Tier) -> str:
+    return f"`vmcellar verify --all --repair --from {tier.name}` brings it back"

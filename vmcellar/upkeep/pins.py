@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, TypeAdapter
@@ -31,7 +32,9 @@ _KIND = RecordKind(layout.PINS, layout.PIN_MAGIC, layout.PIN_SEAL, TypeAdapter(P
 
 
 def pin(repository: Repository, point: RestorePoint, note: str = "") -> Pin:
-    """Pin a point; PermanentError when it is pinned already. Raises what the tier raises."""
+    """Pin a point, for sure once this returns; PermanentError when it is pinned already, or was dropped meanwhile.
+    Raises what the tier raises.
+    """
     key = layout.pin_key(point.id)
     if repository.tier.exists(key):
         raise PermanentError(
@@ -39,6 +42,12 @@ def pin(repository: Repository, point: RestorePoint, note: str = "") -> Pin:
         )
     made = Pin(note, repository.clock(), os.uname().nodename)
     _KIND.write(repository.tier, repository.keyring, key, made)
+    if not repository.tier.exists(layout.point_key(point.id)):
+        with suppress(NotFoundError):
+            repository.tier.delete(key)
+        raise PermanentError(
+            f"{point.vm}: restore point {point.id} is not there any more", hint="`vmcellar list` shows those that are"
+        )
     return made
 
 

@@ -129,8 +129,9 @@ def drop(
 ) -> list[RestorePoint]:
     """Drop what `decisions` say, oldest first; the points that are gone now.
 
-    Holds a lease. Before each point it looks again: a pin that came meanwhile keeps it, and PermanentError is raised
-    when no other point of its VM is left. Stopping or dying in between leaves the others. Reports points as "prune".
+    Holds a lease. Before and after each point it looks again: a pin that came meanwhile keeps it or brings it back, and
+    PermanentError is raised when no other point of its VM is left. Stopping or dying in between leaves the others.
+    Reports points as "prune".
     """
     cancel = cancel or CancelToken()
     dropped = []
@@ -156,6 +157,11 @@ def _drop_one(repository: Repository, lease: HeldLease, point: RestorePoint, kep
         )
     if point.id in pinned(repository):
         return False
+    key = layout.point_key(point.id)
     with suppress(NotFoundError):  # somebody else dropped it
-        repository.tier.delete(layout.point_key(point.id))
+        data = repository.tier.get(key)
+        repository.tier.delete(key)
+        if point.id in pinned(repository):  # who pins looks for the point after that: one of the two sees the other
+            repository.tier.put(key, data)
+            return False
     return True

@@ -9,7 +9,7 @@ which most has cooled are taken apart (vmcellar/upkeep/separate.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 from vmcellar.errors import CancelledError, IntegrityError
 from vmcellar.policy.placement import Held, Move, Site, decide
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import leases
+from vmcellar.repository import drops, leases
+from vmcellar.repository.whole import check_object
 from vmcellar.tiers.base import ArchivedError, NotFoundError
+from vmcellar.tiers.mark import refuse_same_place
 from vmcellar.upkeep import separate
 from vmcellar.upkeep.carry import Carrier, Pace
 from vmcellar.upkeep.fresh import with_fresh_index
@@ -77,7 +79,7 @@ class RebalanceReport:
     @property
     def ok(self) -> bool:
         """Whether every pack that points need is there, and all that should be done was."""
-        return not (self.failed or self.lost)
+        return not (self.failed or self.lost or any(mirror.kept for mirror in self.mirrors))
 
 
 def rebalance(
@@ -105,6 +107,8 @@ def rebalance(
             lease = stack.enter_context(work)
             others = leases.remove_stale(repository.tier, repository.keyring, repository.clock())
             leases.refuse_second(other for other in others if other.id != lease.id)
+            refuse_same_place([cellar.tier_named(name) for name in cellar.names])
+        dropped = drops.found(repository.tier, repository.keyring, repository.clock(), clear=lease is not None)
         own = stack.enter_context(with_fresh_index(repository))
         now = repository.clock()
         since = now - rules.sites[0].until
@@ -116,7 +120,7 @@ def rebalance(
         if separated and not dry_run:
             found = survey(own, needed=rules.needed, strict=True, progress=progress, cancel=cancel)
         mirrors = run.mirrors()
-        moves, held = _decided(found, rules, now, cellar)
+        moves, held = _decided(found, rules, now, cellar, dropped)
         done, failed = (moves, []) if dry_run else run.moves(moves, at_once)
     if separated and not dry_run:
         repository.index.refresh()
@@ -136,8 +140,12 @@ def rebalance(
     )
 
 
-def _decided(found: Survey, rules: Rules, now: float, cellar: CellarTier) -> tuple[list[Move], list[Held]]:
-    """Missing copies first, then what frees the nearest tiers. What is thawed just now is moved like all else."""
+def _decided(
+    found: Survey, rules: Rules, now: float, cellar: CellarTier, dropped: Mapping[str, str]
+) -> tuple[list[Move], list[Held]]:
+    """Missing copies first, then what frees the nearest tiers. What is thawed just now is moved like all else; what
+    somebody may be deleting a copy of stays as it is.
+    """
     verdicts = {pack: decide(pack, rules.sites, rules.copies, now) for pack in found.packs}
     frozen = {pack for pack, verdict in verdicts.items() if isinstance(verdict, Held)}
     if frozen:
@@ -147,7 +155,9 @@ def _decided(found: Survey, rules: Rules, now: float, cellar: CellarTier) -> tup
         verdicts.update({pack: decide(pack, readable, rules.copies, now) for pack in thawed})
     moves = [verdict for verdict in verdicts.values() if isinstance(verdict, Move)]
     moves.sort(key=lambda move: (bool(move.drop), not move.copy, move.key))
-    return moves, [verdict for verdict in verdicts.values() if isinstance(verdict, Held)]
+    held = [verdict for verdict in verdicts.values() if isinstance(verdict, Held)]
+    held += [Held(move.key, move.size, move.tiers, dropped[move.key]) for move in moves if move.key in dropped]
+    return [move for move in moves if move.key not in dropped], held
 
 
 class _Run:
@@ -175,7 +185,8 @@ class _Run:
 
     def mirrors(self) -> tuple[Mirrored, ...]:
         """Bring all mirrors up to date."""
-        mirror = Mirror(self._cellar.hot, self._carrier, self._check)
+        hot, keyring, own = self._cellar.hot, self._repository.keyring, self._repository.id
+        mirror = Mirror(hot, self._carrier, self._check, lambda key: check_object(hot, keyring, own, key))
         others = [self._cellar.tier_named(name) for name in self._cellar.names[1:]]
         return tuple(mirror.update(tier, dry_run=self._lease is None) for tier in others)
 
@@ -219,14 +230,20 @@ class _Run:
                 copied = self._carrier.copy(move.key, source, self._cellar.tier_named(name))
                 if digest not in ("", copied):
                     raise IntegrityError(f"{source!r}: {move.key} reads differently each time")
-            for name in move.drop:
-                self._check()
-                self._cellar.tier_named(name).delete(move.key)
+            if move.drop:
+                self._drop(move)
         except CancelledError:
             raise
         except (IntegrityError, NotFoundError, ArchivedError) as error:
             return str(error)
         return ""
+
+    def _drop(self, move: Move) -> None:
+        repository = self._repository
+        with drops.announced(repository.tier, repository.keyring, move.key, repository.clock):
+            for name in move.drop:
+                self._check()
+                self._cellar.tier_named(name).delete(move.key)
 
     def _common_digest(self, move: Move, source: Tier, others: Sequence[Tier]) -> str:
         """The digest of all copies that there are; IntegrityError when they differ: the damaged one may be that which

@@ -104,7 +104,7 @@ def survey(
     walk = _Walk(repository, needed, young_since, progress, cancel)
     seen = walk.run(points)
     packs = (Pack(key, size, tuple(tiers), *seen.get(key, (None, inf))) for key, (size, tiers) in sorted(lying.items()))
-    lost = () if away else tuple(sorted(seen.keys() - lying.keys()))
+    lost = () if away else tuple(key for key in sorted(seen.keys() - lying.keys()) if not repository.tier.exists(key))
     return Survey(tuple(packs), lost, len(points), away, walk.mixed())
 
 

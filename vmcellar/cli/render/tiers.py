@@ -93,6 +93,8 @@ def moves_text(report: RebalanceReport) -> Group:
     lines += [f"note: {text}" for text in report.notes]
     texts = [Text(line) for line in lines]
     texts += [Text(f"NOT MOVED: {failed.key}: {failed.why}", style="bold red") for failed in report.failed]
+    kept = dict.fromkeys(text for mirror in report.mirrors for text in mirror.kept)
+    texts += [Text(f"NOT MIRRORED: {text}", style="bold red") for text in kept]
     return Group(*texts, *_lost(report.lost))
 
 
