@@ -25,7 +25,7 @@ from vmcellar.backup.model import PointSummary
 from vmcellar.backup.report import eta, markdown_report, size_text
 from vmcellar.backup.selection import OffVm
 from vmcellar.catalog.metrics import standing
-from vmcellar.upkeep.gc import GcReport
+from vmcellar.upkeep.gcreport import GcReport
 from vmcellar.upkeep.prune import Decision
 from vmcellar.upkeep.rebalance import RebalanceReport
 from vmcellar.upkeep.tierstat import TierSummary

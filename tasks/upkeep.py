@@ -11,8 +11,9 @@ from vmcellar.policy.localzone import local_zone
 from vmcellar.repository import evidence
 from vmcellar.upkeep import gc, pins
 from vmcellar.upkeep import prune as pruning
-from vmcellar.upkeep.gc import GcReport
+from vmcellar.upkeep.gcreport import GcReport
 from vmcellar.upkeep.prune import Decision
+from vmcellar.upkeep.rules import kept_until
 
 ACTIVITY = "upkeep"
 """The name under which a run's cancel token and progress are found."""
@@ -40,5 +41,12 @@ def prune(config: str, dry_run: bool) -> list[Decision]:
 def collect_garbage(config: str, grace: str, dry_run: bool) -> GcReport:
     """Delete what no point needs and was marked a grace time ago; mark the rest."""
     progress, cancel = controls(config, ACTIVITY)
-    repository = engine_of(config).repository
-    return gc.collect(repository, grace=parse_duration(grace), dry_run=dry_run, progress=progress, cancel=cancel)
+    engine = engine_of(config)
+    return gc.collect(
+        engine.repository,
+        grace=parse_duration(grace),
+        kept=kept_until(engine.config),
+        dry_run=dry_run,
+        progress=progress,
+        cancel=cancel,
+    )

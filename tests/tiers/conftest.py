@@ -179,6 +179,20 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=False, capture_output=True)  # a test may have unmounted it
 
 
+@contextmanager
+def lockable(folder: Path) -> Iterator[Path]:
+    """`folder`, in which files may be made immutable; none is any more at the end."""
+    probe = folder / ".immutable"
+    probe.touch()
+    try:
+        if subprocess.run(["chattr", "+i", probe], check=False, capture_output=True).returncode:
+            pytest.skip("this user or file system has no immutable files")
+        yield folder
+    finally:
+        subprocess.run(["chattr", "-R", "-f", "-i", folder], check=False)
+        probe.unlink(missing_ok=True)
+
+
 def remount_read_only(folder: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
 

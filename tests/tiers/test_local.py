@@ -14,7 +14,8 @@ from vmcellar.errors import PermanentError, TransientError
 from vmcellar.memory import PAGE, BufferPool, helper_environment, keep_freed_memory
 from vmcellar.progress import CancelToken
 from vmcellar.tiers.base import NotFoundError
-from vmcellar.tiers.local import LocalReader, LocalTier, translate
+from vmcellar.tiers.local import LocalReader, LocalTier
+from vmcellar.tiers.local_errors import translate
 
 
 def make(folder: Path) -> LocalTier:

@@ -174,7 +174,7 @@ class Config(Section):
                 f"{self._source or 'vmcellar.yaml'}: tiers.hot is missing: no repository to work with",
                 hint="add `tiers:` with `hot: STORAGE`, or type `vmcellar init --tier hot=STORAGE`",
             )
-        return self.tiers.hot
+        return self._with_keep("hot", self.tiers.hot)
 
     def price_tables(self) -> dict[str, Prices]:
         """What each tier costs, by its name."""
@@ -183,7 +183,20 @@ class Config(Section):
     def other_tiers(self) -> dict[str, TierSettings]:
         """The tiers behind hot by name, nearest first."""
         named = {"warm": self.tiers.warm, "cold": self.tiers.cold}
-        return {name: tier for name, tier in named.items() if tier is not None}
+        return {name: self._with_keep(name, tier) for name, tier in named.items() if tier is not None}
+
+    def _with_keep(self, name: str, tier: TierSettings) -> TierSettings:
+        """For how long a lock holds: as the tier says, else for the shortest time that a job keeps its points."""
+        if tier.lock is None or tier.lock.keep is not None:
+            return tier
+        times = [job.retention for job in self.backups if isinstance(job.retention, int)]
+        if not times:
+            raise UsageError(
+                f"{self._source or 'vmcellar.yaml'}: tiers.{name}.lock.keep is missing, and no job keeps its points "
+                "for a time",
+                hint="add such as `keep: 30d`",
+            )
+        return tier.model_copy(update={"lock": tier.lock.model_copy(update={"keep": min(times)})})
 
     def is_hot(self, storage: Storage) -> bool:
         """Whether a job's `storage:` is the tier hot, by its name or by the same storage string."""

@@ -18,15 +18,26 @@ _CEPH = re.compile(r"ceph::[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
 _AWS = re.compile(r"\.amazonaws\.com(\.cn)?(:\d+)?/?$")
 _OPTIONS = {
-    "local": frozenset({"storage", "prices"}),
+    "local": frozenset({"storage", "prices", "lock"}),
     "ceph": frozenset({"storage", "prices", "staging", "timeout", "conf", "user", "keyring", "object"}),
     "s3": frozenset(
         {"storage", "prices", "staging", "timeout", "endpoint", "region", "profile", "access_key", "secret_key", "ca"}
-        | {"storage_class", "part"}
+        | {"storage_class", "part", "lock"}
     ),
 }
 _SMALLEST_PART = 5 << 20  # S3: every part but the last
 _LARGEST_OBJECT = 64 << 20  # Ceph: osd_max_write_size is 90 MiB
+
+
+class Lock(Section):
+    """What is written cannot be deleted for a time: S3 object lock, or the immutable flag of a local file."""
+
+    mode: Literal["governance", "compliance", "immutable"] = Field(
+        description="s3: governance (who has the right may break it) or compliance (nobody); a directory: immutable"
+    )
+    keep: Duration | None = Field(
+        default=None, ge=1, description="locked for so long, and anew while points live; default the shortest retention"
+    )
 
 
 class TierSettings(Section):
@@ -51,7 +62,7 @@ class TierSettings(Section):
     object: Size = Field(
         default=4 << 20, ge=64 << 10, le=_LARGEST_OBJECT, description="ceph: the most bytes in one RADOS object"
     )
-
+    lock: Lock | None = Field(default=None, description="s3, directory: what is written cannot be deleted for a time")
     prices: Prices | None = Field(default=None, description="what it costs; default: AWS's list prices on AWS, else 0")
 
     @model_validator(mode="before")
@@ -70,6 +81,8 @@ class TierSettings(Section):
             expand(Path(self.storage.removeprefix("file::")))
         if strange := sorted(self.model_fields_set - _OPTIONS[self.kind]):
             raise ValueError(f"{strange[0]} is no option of {self.storage}")
+        if self.lock is not None and (self.lock.mode == "immutable") != (self.kind == "local"):
+            raise ValueError("lock.mode is governance or compliance on s3, immutable for a directory")
         if (self.access_key is None) != (self.secret_key is None):
             raise ValueError("give both access_key and secret_key, or neither")
         return self
@@ -77,7 +90,7 @@ class TierSettings(Section):
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> Any:
         """As the file may say it: a directory as text, else the options of this kind alone."""
-        if self.kind == "local" and self.prices is None:
+        if self.kind == "local" and self.prices is None and self.lock is None:
             return self.storage
         return {name: value for name, value in handler(self).items() if name in _OPTIONS[self.kind]}
 
@@ -107,6 +120,11 @@ class TierSettings(Section):
         if self.prices is None:
             return table
         return table.model_copy(update={name: getattr(self.prices, name) for name in self.prices.model_fields_set})
+
+    @property
+    def lock_keep(self) -> float | None:
+        """For how many seconds what is written is locked; None: it is not."""
+        return None if self.lock is None else self.lock.keep
 
     @property
     def thaws(self) -> bool:

@@ -26,7 +26,8 @@ from vmcellar.repository.layout import ABSENT, CHUNK_MAX, KIND_DATA, KIND_META, 
 from vmcellar.repository.pack_format import Table
 from vmcellar.repository.packs import PackReader, PackRef, PackWriter, verify_pack
 from vmcellar.repository.points import Artifact, RestorePoint
-from vmcellar.tiers.base import ExistsError
+from vmcellar.tiers.base import ExistsError, lock_now
+from vmcellar.tiers.cellar import CellarTier
 
 if TYPE_CHECKING:
     from vmcellar.repository.leases import HeldLease
@@ -82,6 +83,8 @@ class Commit:
             guard.take_back()  # it may have appeared before that failed, and nobody may ever try again
             raise
         guard.after_point()
+        hot = self._tier.hot if isinstance(self._tier, CellarTier) else self._tier
+        lock_now(hot, layout.point_key(done.id), self._repository.clock())
         return done
 
     def _written_before(self, point: RestorePoint) -> RestorePoint:

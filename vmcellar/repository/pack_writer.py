@@ -25,7 +25,7 @@ from vmcellar.repository import layout, pack_format
 from vmcellar.repository.codec import Compression
 from vmcellar.repository.layout import HEADER_BYTES, TRAILER_BYTES
 from vmcellar.repository.pack_format import ObjectCipher, PackRef, Table, Trailer
-from vmcellar.tiers.local import translate
+from vmcellar.tiers.local_errors import translate
 
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
@@ -28,6 +30,10 @@ class ExistsError(PermanentError):
 
 class ArchivedError(PermanentError):
     """The object lies in an archive class and must be thawed before it can be read."""
+
+
+class LockedError(PermanentError):
+    """The object is locked against deletion: it stays, and may be deleted later."""
 
 
 class TierReader(Protocol):
@@ -216,9 +222,73 @@ class KeepsDigests(Protocol):
         ...
 
 
+LOCKED = ("config", "keys/", "epochs/", "meta/", "data/", "points/")
+"""What is locked where `lock:` says so: all that a restore needs. Index parts are made again from the packs."""
+
+REVOCABLE = ("keys/", "epochs/")
+"""Of these, what `vmcellar key` must be able to take away: a delete hides it, and the place keeps it for its time."""
+
+
+@runtime_checkable
+class Locks(Protocol):
+    """A tier that can keep objects from being deleted until a time. `delete` of such an object raises LockedError.
+
+    Any thread. Errors as those of `Tier`. What `lock_keep` is None for locks nothing.
+    """
+
+    @property
+    def lock_keep(self) -> float | None:
+        """For so many seconds what is written below `LOCKED` is locked."""
+        ...
+
+    def locked_until(self, keys: Iterable[str]) -> Mapping[str, float]:
+        """Until when each object is locked (seconds since 1970): 0 if it is not, infinity under a legal hold. Those
+        that are not there are left out.
+        """
+        ...
+
+    def lock_until(self, keys: Iterable[str], until: float) -> None:
+        """Lock all of them until then, or longer if they are. After an error some may have been: repeat it."""
+        ...
+
+    def hidden(self, *, keys: bool = False) -> Sequence[str]:
+        """What is locked and cannot be read, as somebody deleted it on top of its lock or wrote something over it.
+
+        Of key slots and epoch keys (`REVOCABLE`) only with `keys`: they may have been taken away on purpose.
+        """
+        ...
+
+    def undelete(self, keys: Iterable[str]) -> None:
+        """Make what is hidden readable again: what was written first."""
+        ...
+
+    def attack(self, key: str) -> str:
+        """Try to delete a locked object in each way that these credentials could; what succeeded, else empty."""
+        ...
+
+
+def is_locked_at_once(key: str) -> bool:
+    """Whether an object of this name is locked when it is written. A point only is when its backup has looked that all
+    it needs is there (`lock_now`): until then it may have to be taken back.
+    """
+    return key.startswith(LOCKED) and not key.startswith("points/")
+
+
+def lock_now(tier: Tier, key: str, now: float) -> None:
+    """Lock an object that was just written, where the tier locks anything."""
+    if isinstance(tier, Locks) and tier.lock_keep is not None:
+        tier.lock_until([key], now + tier.lock_keep)
+
+
 def exists_error(tier: Tier, key: str) -> ExistsError:
     """What `put` and `adopt` raise for a key that is taken."""
     return ExistsError(f"{tier!r}: {key} exists already", hint="objects are never overwritten; choose a new name")
+
+
+def locked_error(tier: Tier, key: str, until: float) -> LockedError:
+    """What `delete` raises for what is locked until then."""
+    when = "a legal hold is lifted" if until == inf else datetime.fromtimestamp(until).astimezone().isoformat()
+    return LockedError(f"{tier!r}: {key} is locked until {when}", hint="it can be deleted after that, not before")
 
 
 def too_short(tier: Tier, key: str, offset: int, length: int) -> IntegrityError:

@@ -12,40 +12,33 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.errors import PermanentError
 from vmcellar.memory import PAGE
-from vmcellar.tiers.base import NotFoundError, Tier, TierReader, check_key, exists_error, too_short
+from vmcellar.tiers import local_lock
+from vmcellar.tiers.base import (
+    REVOCABLE,
+    NotFoundError,
+    Tier,
+    TierReader,
+    check_key,
+    exists_error,
+    is_locked_at_once,
+    locked_error,
+    too_short,
+)
 from vmcellar.tiers.device import device_of
+from vmcellar.tiers.local_errors import GONE, translate
 
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 _STAGING = "staging"
 _TEMPORARY = ("put-", "adopt-")
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
-_ADVICE = {
-    errno.ENOSPC: "free space there or make it larger, then run the backup again",
-    errno.EDQUOT: "raise the quota of this user there, then run the backup again",
-    errno.EROFS: "mount it writable; a file system that turned read-only by itself may be damaged: see `dmesg`",
-    errno.EACCES: "let this user read and write there (chown, chmod), or run vmcellar as its owner",
-    errno.EPERM: "let this user read and write there; the file system must also allow hard links",
-    errno.EMLINK: "the file system must allow hard links",
-}
-
-
-def translate(error: OSError, what: str) -> VmcellarError:
-    """The error of our tree for one of the operating system's; `what` names the object or folder."""
-    text = f"{what}: {os.strerror(error.errno) if error.errno else error}"
-    if error.errno in _GONE:
-        return NotFoundError(text, hint="check that the tier's file system is mounted")
-    if error.errno in _ADVICE:
-        return PermanentError(text, hint=_ADVICE[error.errno])
-    return TransientError(text, hint="see `dmesg` for errors of the device")
 
 
 class LocalTier:
@@ -53,10 +46,21 @@ class LocalTier:
 
     kind = "local"
 
-    def __init__(self, path: Path, *, name: str = "hot") -> None:
-        """Open the directory; PermanentError when it is missing, no directory or not accessible."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str = "hot",
+        lock_keep: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open the directory; PermanentError when it is missing, no directory or not accessible. With `lock_keep`, what
+        is written is locked for so many seconds of `clock`.
+        """
         self.path = path
         self.name = name
+        self.lock_keep = lock_keep
+        self._clock = clock
         self._root = self._identity()
 
     def __repr__(self) -> str:
@@ -92,7 +96,7 @@ class LocalTier:
         try:
             yield
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 self._still_there()
             raise translate(error, f"{self!r}: {key}") from error
 
@@ -135,9 +139,12 @@ class LocalTier:
             self._still_there()
             source = path if path.stat().st_dev == self._root[0] else self._copy_in(path)
             _make_durable(source)
+            if target.exists():
+                local_lock.unlock(target)
             source.replace(target)
             _sync_folder(target.parent)
             self._still_there()
+            self._lock_new(target)
             path.unlink(missing_ok=True)
 
     def _copy_in(self, path: Path) -> Path:
@@ -151,6 +158,8 @@ class LocalTier:
 
     def _publish(self, source: Path, target: Path) -> None:
         _make_durable(source)
+        if self.lock_keep is not None:
+            local_lock.check(self.path)  # before anything is there that could not be locked
         self._make_folder(target.parent)
         try:
             os.link(source, target)
@@ -160,6 +169,11 @@ class LocalTier:
         _sync_folder(target.parent)
         self._still_there()  # else it went to the folder below a mount that vanished since the first look
         source.unlink()
+        self._lock_new(target)
+
+    def _lock_new(self, target: Path) -> None:
+        if self.lock_keep is not None and is_locked_at_once(str(target.relative_to(self.path))):
+            local_lock.lock(target, self._clock() + self.lock_keep)
 
     def _make_folder(self, folder: Path) -> None:
         if folder == self.path or folder.is_dir():
@@ -239,8 +253,39 @@ class LocalTier:
         """See Tier.delete."""
         path = self._file(key)
         with self._errors(key):
+            until = local_lock.until(path)
+            if until > self._clock() and not key.startswith(REVOCABLE):
+                raise locked_error(self, key, until)
+            if until:
+                local_lock.unlock(path)
             path.unlink()
             _sync_folder(path.parent)
+
+    def locked_until(self, keys: Iterable[str]) -> Mapping[str, float]:
+        """See Locks.locked_until."""
+        found = {}
+        for key in keys:
+            with suppress(NotFoundError), self._errors(key):
+                found[key] = local_lock.until(self._file(key))
+        return found
+
+    def lock_until(self, keys: Iterable[str], until: float) -> None:
+        """See Locks.lock_until."""
+        for key in keys:
+            with self._errors(key):
+                local_lock.lock(self._file(key), until)
+
+    def hidden(self, *, keys: bool = False) -> Sequence[str]:
+        """See Locks.hidden: a file that is locked can always be read."""
+        del keys
+        return ()
+
+    def undelete(self, keys: Iterable[str]) -> None:
+        """See Locks.undelete: nothing is ever hidden."""
+
+    def attack(self, key: str) -> str:
+        """See Locks.attack: as anybody would who does not take the flag off first."""
+        return local_lock.attack(self._file(key))
 
     def free_bytes(self) -> int | None:
         """What the file system has left for this user."""

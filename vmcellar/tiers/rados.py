@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import IntegrityError
-from vmcellar.tiers import local
+from vmcellar.tiers import local_errors
 from vmcellar.tiers.base import ExistsError, NotFoundError, check_key, exists_error, too_short
 from vmcellar.tiers.rados_layout import HEAD_BYTES, MARK_BYTES, Head, decode, part_name, upload_of
 from vmcellar.tiers.rados_pool import Pool
@@ -56,7 +56,7 @@ class RadosTier:
         try:
             self._staging.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise local.translate(error, f"{self!r}: staging folder {self._staging}") from error
+            raise local_errors.translate(error, f"{self!r}: staging folder {self._staging}") from error
         return self._staging
 
     def put(self, key: str, data: bytes) -> None:
@@ -69,7 +69,7 @@ class RadosTier:
         try:
             data = memoryview(path.read_bytes())
         except OSError as error:
-            raise local.translate(error, f"{self!r}: {key} from {path}") from error
+            raise local_errors.translate(error, f"{self!r}: {key} from {path}") from error
         self._store(key, data, blake3(data).digest(length=MARK_BYTES))
         path.unlink()
 

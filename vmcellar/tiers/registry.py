@@ -61,7 +61,7 @@ def open_tier(name: str, settings: TierSettings, state: Path) -> Tier:
     Raises PermanentError when the place is missing, or refuses who we are; TransientError when it does not answer.
     """
     if settings.kind == "local":
-        return LocalTier(settings.directory, name=name)
+        return LocalTier(settings.directory, name=name, lock_keep=settings.lock_keep)
     staging = settings.staging or state / "staging" / name
     if settings.kind == "s3":
         from vmcellar.tiers.s3 import S3Tier  # noqa: PLC0415  (boto3 takes a third of a second)

@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError
 from vmcellar.config.prices import Speed
 from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import IntegrityError, PermanentError, TransientError
-from vmcellar.tiers import local, s3_archive
+from vmcellar.tiers import local_errors, s3_archive, s3_lock
 from vmcellar.tiers.base import ArchiveState, ExistsError, NotFoundError, check_key, exists_error, too_short
 from vmcellar.tiers.retry import Patience
 from vmcellar.tiers.s3_client import make_client
@@ -60,15 +60,17 @@ class S3Tier:
         self.name = name
         self.settings = settings
         self.bucket, _, prefix = settings.storage.removeprefix("s3://").partition("/")
-        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._staging = staging
         self._patience = patience or Patience()
         self._condition: dict[str, str] = _ONLY_NEW
         self.client = make_client(settings, repr(self))
         self._still_there()
+        if settings.lock is not None:
+            s3_lock.check_bucket(self)
 
     def __repr__(self) -> str:
-        return f"tier {self.name} (s3://{self.bucket}/{self._prefix.rstrip('/')})"
+        return f"tier {self.name} (s3://{self.bucket}/{self.prefix.rstrip('/')})"
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -76,7 +78,11 @@ class S3Tier:
 
     def place(self, key: str) -> dict[str, str]:
         """The arguments of boto3 that say where an object is."""
-        return {"Bucket": self.bucket, "Key": self._prefix + check_key(key)}
+        return {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
+
+    def key_of(self, name: str) -> str:
+        """The object's key from its name in the bucket."""
+        return name.removeprefix(self.prefix)
 
     def ask(self, key: str, request: Callable[[], T]) -> T:
         """Make a request with retries and our errors. A missing object in a missing bucket is a missing bucket."""
@@ -116,7 +122,7 @@ class S3Tier:
         try:
             self._staging.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise local.translate(error, f"{self!r}: staging folder {self._staging}") from error
+            raise local_errors.translate(error, f"{self!r}: staging folder {self._staging}") from error
         return self._staging
 
     def put(self, key: str, data: bytes) -> None:
@@ -131,7 +137,7 @@ class S3Tier:
             size = path.stat().st_size
             digest = blake3(max_threads=1).update_mmap(path).hexdigest()
         except OSError as error:
-            raise local.translate(error, f"{self!r}: {key} from {path}") from error
+            raise local_errors.translate(error, f"{self!r}: {key} from {path}") from error
         marks = {_DIGEST: digest, _WRITER: digest}
         if size <= self.settings.part:
             self._put(key, path.read_bytes(), marks)
@@ -168,10 +174,13 @@ class S3Tier:
         except BaseException:
             upload.abort()
             raise
+        if lock := s3_lock.arguments(self.settings.lock, key):  # radosgw 16 drops what the upload's begin said of it
+            self.lock_until([key], lock["ObjectLockRetainUntilDate"].timestamp() - 1)
 
     def _arguments(self, key: str, marks: dict[str, str]) -> dict[str, Any]:
         cold = {"StorageClass": self.settings.storage_class} if self.settings.storage_class else {}
-        return {"Metadata": marks, **(cold if key.startswith(_PACKS) else {})}
+        lock = s3_lock.arguments(self.settings.lock, key)
+        return {"Metadata": marks, **(cold if key.startswith(_PACKS) else {}), **lock}
 
     def _is_ours(self, key: str, marks: dict[str, str]) -> bool:
         """Whether the object is there and our own; ExistsError when it is another's."""
@@ -240,7 +249,7 @@ class S3Tier:
             if key <= last:
                 raise PermanentError(f"{self!r}: lists {key} after {last}: this listing cannot be trusted")
             last = key
-            yield key.removeprefix(self._prefix), int(found["Size"])
+            yield key.removeprefix(self.prefix), int(found["Size"])
 
     def _pages(self, method: str, prefix: str, part: str) -> Iterator[dict[str, Any]]:
         """What a listing holds, page by page; a page that does not say where the next begins is an error."""
@@ -258,14 +267,42 @@ class S3Tier:
         request = getattr(self.client, method)
         most = {"MaxUploads" if method == "list_multipart_uploads" else "MaxKeys": PAGE_KEYS}
         page: dict[str, Any] = self.ask(
-            prefix, lambda: request(Bucket=self.bucket, Prefix=self._prefix + prefix, **most, **where)
+            prefix, lambda: request(Bucket=self.bucket, Prefix=self.prefix + prefix, **most, **where)
         )
         return page
 
     def delete(self, key: str) -> None:
-        """See Tier.delete. S3 itself says nothing of an object that was not there."""
-        self.head(key)
+        """See Tier.delete, and Locks. S3 itself says nothing of an object that was not there."""
+        head = self.head(key)
+        if self.settings.lock is not None:
+            s3_lock.delete(self, key, head)
+            return
         self.ask(key, lambda: self.client.delete_object(**self.place(key)))
+
+    @property
+    def lock_keep(self) -> float | None:
+        """See Locks.lock_keep."""
+        return self.settings.lock_keep
+
+    def locked_until(self, keys: Iterable[str]) -> Mapping[str, float]:
+        """See Locks.locked_until. One request per object, many at once."""
+        return s3_lock.locked_until(self, keys)
+
+    def lock_until(self, keys: Iterable[str], until: float) -> None:
+        """See Locks.lock_until."""
+        s3_lock.lock_until(self, keys, until)
+
+    def hidden(self, *, keys: bool = False) -> Sequence[str]:
+        """See Locks.hidden."""
+        return s3_lock.hidden(self, keys=keys)
+
+    def undelete(self, keys: Iterable[str]) -> None:
+        """See Locks.undelete."""
+        s3_lock.undelete(self, keys)
+
+    def attack(self, key: str) -> str:
+        """See Locks.attack."""
+        return s3_lock.attack(self, key)
 
     def thaw_state(self, keys: Iterable[str]) -> Mapping[str, ArchiveState]:
         """See Archive.thaw_state. One request per object, many at once."""
@@ -284,7 +321,7 @@ class S3Tier:
         self._still_there()
         server = self.settings.endpoint or f"AWS, {self.client.meta.region_name}"
         kept = self.settings.storage_class or "the server's default class"
-        return f"s3://{self.bucket}/{self._prefix.rstrip('/')} at {server}, packs in {kept}"
+        return f"s3://{self.bucket}/{self.prefix.rstrip('/')} at {server}, packs in {kept}"
 
     def clear_unfinished(self, older_than: float) -> Sequence[str]:
         """See Tier.clear_unfinished: multipart uploads below our own folders, as a bucket may have other users; their
@@ -295,7 +332,7 @@ class S3Tier:
         uploads = [found for folder in _UPLOADED for found in self._pages("list_multipart_uploads", folder, "Uploads")]
         for found in uploads:
             if (now - found["Initiated"]).total_seconds() > older_than:
-                key = str(found["Key"]).removeprefix(self._prefix)
+                key = str(found["Key"]).removeprefix(self.prefix)
                 Upload(self, key, str(found["UploadId"])).abort()
                 cleared.append(key)
         return cleared

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 def states(tier: S3Tier, keys: Iterable[str]) -> dict[str, ArchiveState]:
     """See Archive.thaw_state."""
-    found = _for_each(keys, lambda key: _state(tier.name, key, tier.head(key)))
+    found = for_each(keys, lambda key: _state(tier.name, key, tier.head(key)))
     return {state.key: state for state in found}
 
 
@@ -43,7 +43,7 @@ def thaw(tier: S3Tier, keys: Iterable[str], days: int, speed: Speed) -> None:
         except (ThawingError, ArchivedError):
             return  # under way already, or in no archive class, which S3 answers with the same InvalidObjectState
 
-    _for_each(keys, once)
+    for_each(keys, once)
 
 
 def _state(tier: str, key: str, head: dict[str, Any]) -> ArchiveState:
@@ -57,7 +57,7 @@ def _state(tier: str, key: str, head: dict[str, Any]) -> ArchiveState:
     return ArchiveState(key, size, tier, "archived")
 
 
-def _for_each(keys: Iterable[str], call: Callable[[str], T]) -> list[T]:
+def for_each(keys: Iterable[str], call: Callable[[str], T]) -> list[T]:
     """What `call` gives for each key. The first error is raised, once all calls that had begun have ended."""
     with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="s3-archive") as pool:
         calls = [pool.submit(call, key) for key in dict.fromkeys(keys)]

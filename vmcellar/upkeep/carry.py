@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -19,7 +20,7 @@ from vmcellar.errors import IntegrityError
 from vmcellar.memory import BufferPool
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.repository.pack_reader import READ_MAX
-from vmcellar.tiers.base import ArchivedError, ExistsError, KeepsDigests
+from vmcellar.tiers.base import ArchivedError, ExistsError, KeepsDigests, LockedError
 
 if TYPE_CHECKING:
     from vmcellar.tiers.base import Tier
@@ -84,7 +85,8 @@ class Carrier:
             path.unlink(missing_ok=True)
         if not self.holds(key, target, digest, size):
             if new:
-                target.delete(key)
+                with suppress(LockedError):
+                    target.delete(key)
             raise IntegrityError(
                 f"{target!r}: {key} does not read back as {source!r} has it",
                 hint="look at that tier's device or server; `vmcellar verify --all --deep` reads all that is stored",

@@ -7,12 +7,16 @@ then leases (stale ones are taken away), then packs, the index, and last the poi
 point, node, index part or lease cannot be read, or anything that a point needs is missing. This host's index cache is
 not trusted for it: each run reads the index parts anew. A run that dies is gone on with by the next one.
 
+What a tier holds locked (S3 object lock, immutable files) is left and named; its mark stays, and a later run deletes
+it. What points need is locked anew where its lock would soon end: see vmcellar/upkeep/lock.py.
+
 Last of all, packs of which less than half is needed are repacked: see vmcellar/upkeep/rewrite.py. They are marked then,
 and go like all others; before that, the copies that replace them are read once more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -23,50 +27,25 @@ from vmcellar.repository import evidence, layout, leases, marks
 from vmcellar.repository.layout import KIND_DATA, KIND_META, pack_key
 from vmcellar.repository.leases import FoundLease
 from vmcellar.repository.marks import Mark
+from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
-from vmcellar.tiers.base import NotFoundError
-from vmcellar.upkeep import index_parts, rewrite, staging
+from vmcellar.tiers.base import LockedError, NotFoundError
+from vmcellar.upkeep import index_parts, lock, rewrite, staging
 from vmcellar.upkeep.fresh import with_fresh_index
+from vmcellar.upkeep.gcreport import GcReport, pack_id
+from vmcellar.upkeep.lock import Locked
 from vmcellar.upkeep.reach import Live, Reach
 from vmcellar.upkeep.rewrite import Rewritten
 from vmcellar.upkeep.staging import Left
+from vmcellar.upkeep.survey import Needed, for_ever
 
 GRACE = 24 * 3600.0
 """Seconds between marking and deleting, unless the caller says otherwise."""
 _BACKUP = "backup "
 """How leases of writers begin; all but those of upkeep hold gc back."""
 
-
 UNFINISHED_LEAST = 24 * 3600.0
 """Seconds for which a half-written upload stays in any case: its writer may live, and holds no lease that tells."""
-
-
-@dataclass(frozen=True, slots=True)
-class GcReport:
-    """What a run found and did, or would do if `dry_run`; sizes in bytes.
-
-    `marked` are keys of packs that were newly marked, `deleted` of packs that are gone. `waiting` tells for each mark
-    that was left alone how many packs it names and why. `staging` are folders below the staging folder that writers
-    left which died.
-    """
-
-    dry_run: bool
-    points: int
-    packs: int
-    bytes: int
-    needed: int
-    marked: tuple[str, ...]
-    marked_bytes: int
-    deleted: tuple[str, ...]
-    deleted_bytes: int
-    repacked: tuple[str, ...]
-    repacked_bytes: int
-    repacked_live: int
-    index_parts: int
-    staging: tuple[str, ...]
-    staging_bytes: int
-    waiting: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -76,7 +55,7 @@ class _Found:
     marks: dict[str, Mark]
     leases: list[FoundLease]
     packs: dict[bytes, tuple[int, int]]
-    points: int
+    points: list[RestorePoint]
     reach: Reach
     indexed: set[bytes]
     lost: set[bytes]
@@ -97,11 +76,14 @@ def collect(
     repository: Repository,
     *,
     grace: float = GRACE,
+    kept: Needed = for_ever,
     dry_run: bool = False,
     progress: ProgressSink = no_progress,
     cancel: CancelToken | None = None,
 ) -> GcReport:
-    """One run; `grace` in seconds. Reports points that were walked, and packs that went, as stage "gc".
+    """One run; `grace` in seconds; `kept` says until when retention keeps a point.
+
+    Reports points that were walked, and packs that went, as stage "gc".
 
     Raises what the tier raises, IntegrityError when anything that points need is missing or damaged (nothing was
     deleted then), PermanentError when another gc runs, TransientError when this run was paused for so long that its
@@ -114,11 +96,24 @@ def collect(
             work = leases.holding(repository.tier, repository.keyring, leases.GC, repository.clock)
             lease = stack.enter_context(work)
         own = stack.enter_context(with_fresh_index(repository))
-        run = _Run(own, grace, lease, progress, cancel)
+        run = _Run(own, grace, kept, lease, progress, cancel)
         report = run.dry() if dry_run else run.wet()
     if not dry_run:
         repository.index.refresh()
     return report
+
+
+@dataclass(slots=True)
+class _Done:
+    """What one run did, or would do: packs by id."""
+
+    dead: list[bytes]
+    marked: list[bytes]
+    locked: dict[bytes, Locked]
+    waiting: list[str]
+    repacked: Rewritten
+    index_parts: int = 0
+    extended: int = 0
 
 
 class _Run:
@@ -128,6 +123,7 @@ class _Run:
         self,
         repository: Repository,
         grace: float,
+        kept: Needed,
         lease: leases.HeldLease | None,
         progress: ProgressSink,
         cancel: CancelToken,
@@ -136,6 +132,7 @@ class _Run:
         self._tier = repository.tier
         self._keyring = repository.keyring
         self._grace = grace
+        self._kept = kept
         self._lease = lease
         self._progress = progress
         self._cancel = cancel
@@ -146,7 +143,9 @@ class _Run:
         due, waiting = self._due(found)
         live, notes = self._mostly_dead(found)
         repacked = Rewritten(tuple(each.pack for each in live), (), sum(each.bytes for each in live), notes)
-        return self._report(found, self._new_garbage(found), self._dead(found, due), waiting, repacked, 0)
+        dead = self._dead(found, due)
+        locked = self._locked(found, dead)
+        return self._report(found, _Done(dead, self._new_garbage(found), locked, waiting, repacked))
 
     def wet(self) -> GcReport:
         """Delete what is due, mark what is new, repack what is mostly dead."""
@@ -156,14 +155,16 @@ class _Run:
         dead = self._dead(found, due)
         named = {pack for mark in due.values() for pack in mark.packs()} - found.needed
         parts = index_parts.rewrite(self._repository, named | found.lost, self._check)
+        locked = self._locked(found, dead)
         for pack in dead:
             self._check()
-            with suppress(NotFoundError):
-                self._tier.delete(pack_key(found.packs[pack][0], pack))
+            if pack not in locked:
+                self._delete(found, pack, locked)
             self._progress("gc", 1)
-        for name in due:
+        for name, mark in due.items():
             self._check()
-            self._drop_mark(name)
+            if locked.keys().isdisjoint(mark.packs()):
+                self._drop_mark(name)
         new = self._new_garbage(found)
         marks.write(self._tier, self._keyring, self._repository.clock(), [(found.packs[p][0], p) for p in new])
         for key in found.evidence:
@@ -173,7 +174,30 @@ class _Run:
         unfinished = self._tier.clear_unfinished(max(self._grace, UNFINISHED_LEAST))
         found.notes.extend(staging.remove(self._tier.staging_dir(), found.left))
         found.notes.extend(f"half-written {name} of a writer that died is removed" for name in unfinished)
-        return self._report(found, new, dead, waiting, self._repack(found), parts)
+        extended = lock.extend(self._repository, *self._live(found), self._check)
+        return self._report(found, _Done(dead, new, locked, waiting, self._repack(found), parts, extended))
+
+    def _locked(self, found: _Found, dead: list[bytes]) -> dict[bytes, Locked]:
+        keys = {pack_key(found.packs[pack][0], pack): pack for pack in dead}
+        sizes = {key: found.packs[pack][1] for key, pack in keys.items()}
+        held = lock.held(self._repository, sizes, self._repository.clock())
+        return {keys[key]: each for key, each in held.items()}
+
+    def _delete(self, found: _Found, pack: bytes, locked: dict[bytes, Locked]) -> None:
+        kind, size = found.packs[pack]
+        key = pack_key(kind, pack)
+        try:
+            self._tier.delete(key)
+        except NotFoundError:
+            pass
+        except LockedError as error:  # by the place's own clock, or by a lock that `lock:` does not tell of
+            found.notes.append(f"left until a later run: {error.message}")
+            locked[pack] = Locked(key, size, self._tier.name, self._repository.clock())
+
+    def _live(self, found: _Found) -> tuple[list[str], dict[str, float]]:
+        """The keys of all packs that points need, and until when each point is kept, by its key."""
+        packs = [pack_key(found.packs[pack][0], pack) for pack in found.needed & found.packs.keys()]
+        return packs, {layout.point_key(point.id): self._kept(point) for point in found.points}
 
     def _keep_unreplaced(self, found: _Found, due: dict[str, Mark], waiting: list[str]) -> None:
         """Take marks out of `due` that name a pack whose objects have no other copy that reads well now."""
@@ -245,7 +269,7 @@ class _Run:
         if orphans:
             notes.append(f"evidence about points that are gone: {len(orphans)} records")
         return _Found(
-            found_marks, others, packs, len(points), reach, indexed, lost, orphans, self._left(others, notes), notes
+            found_marks, others, packs, points, reach, indexed, lost, orphans, self._left(others, notes), notes
         )
 
     def _others(self) -> list[FoundLease]:
@@ -277,7 +301,7 @@ class _Run:
         for kind, prefix in ((KIND_DATA, layout.DATA), (KIND_META, layout.META)):
             for key, size in self._tier.list(prefix):
                 self._cancel.check()
-                found[_pack_id(kind, key)] = (kind, size)
+                found[pack_id(kind, key)] = (kind, size)
         return found
 
     def _left(self, others: list[FoundLease], notes: list[str]) -> list[Left]:
@@ -337,41 +361,33 @@ class _Run:
             new &= found.indexed
         return sorted(new)
 
-    def _report(
-        self, found: _Found, new: list[bytes], dead: list[bytes], waiting: list[str], repacked: Rewritten, parts: int
-    ) -> GcReport:
+    def _report(self, found: _Found, done: _Done) -> GcReport:
         def keys(packs: list[bytes]) -> tuple[str, ...]:
             return tuple(pack_key(found.packs[pack][0], pack) for pack in packs)
 
-        def size(packs: list[bytes]) -> int:
+        def size(packs: Iterable[bytes]) -> int:
             return sum(found.packs[pack][1] for pack in packs)
 
+        gone = [pack for pack in done.dead if pack not in done.locked]
         return GcReport(
             dry_run=self._lease is None,
-            points=found.points,
+            points=len(found.points),
             packs=len(found.packs),
-            bytes=size(list(found.packs)),
+            bytes=size(found.packs),
             needed=len(found.needed),
-            marked=keys(new),
-            marked_bytes=size(new),
-            deleted=keys(dead),
-            deleted_bytes=size(dead),
-            repacked=tuple(pack.key for pack in repacked.old),
-            repacked_bytes=sum(pack.size for pack in repacked.old),
-            repacked_live=repacked.live,
-            index_parts=parts,
+            marked=keys(done.marked),
+            marked_bytes=size(done.marked),
+            deleted=keys(gone),
+            deleted_bytes=size(gone),
+            locked=tuple(done.locked.values()),
+            locked_bytes=size(done.locked),
+            extended=done.extended,
+            repacked=tuple(pack.key for pack in done.repacked.old),
+            repacked_bytes=sum(pack.size for pack in done.repacked.old),
+            repacked_live=done.repacked.live,
+            index_parts=done.index_parts,
             staging=tuple(left.name for left in found.left),
             staging_bytes=sum(left.bytes for left in found.left),
-            waiting=tuple(waiting),
-            notes=(*found.notes, *repacked.notes),
+            waiting=tuple(done.waiting),
+            notes=(*found.notes, *done.repacked.notes),
         )
-
-
-def _pack_id(kind: int, key: str) -> bytes:
-    try:
-        pack = bytes.fromhex(key.rpartition("/")[2])
-    except ValueError:
-        pack = b""
-    if len(pack) != layout.NAME_BYTES or pack_key(kind, pack) != key:
-        raise IntegrityError(f"{key} is no pack: nothing is deleted", hint="find out what put it there and remove it")
-    return pack

@@ -8,6 +8,7 @@ mirrored object unless it was shown to be whole.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from vmcellar.crypto.epochs import by_epoch
 from vmcellar.crypto.names import EPOCHS, KEYS, epoch_name
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository.layout import CONFIG_KEY, EVIDENCE, INDEX, MARKS, META, PINS, POINTS
-from vmcellar.tiers.base import NotFoundError
+from vmcellar.tiers.base import LockedError, NotFoundError, lock_now
 
 if TYPE_CHECKING:
     from vmcellar.tiers.base import Tier
@@ -80,8 +81,7 @@ class Mirror:
             self._carrier.clear(tier)
             for key in missing:
                 self._copy(key, tier, replace=key in there)
-            for key in extra:
-                self._remove(key, tier)
+            extra = [key for key in extra if self._remove(key, tier)]
         size = sum(self._wanted[key] for key in missing)
         return Mirrored(tier.name, len(missing), size, len(extra), tuple(kept.values()))
 
@@ -125,14 +125,21 @@ class Mirror:
             if replace:
                 tier.delete(key)
             self._carrier.copy(key, self._hot, tier)
+            if key.startswith(POINTS):
+                lock_now(tier, key, time.time())
         except NotFoundError:  # dropped from hot since it was listed
             if self._hot.exists(key):
                 raise
 
-    def _remove(self, key: str, tier: Tier) -> None:
+    def _remove(self, key: str, tier: Tier) -> bool:
+        """False when it is locked: the next update tries again."""
         self._check()
-        if not self._hot.exists(key):
-            tier.delete(key)
+        try:
+            if not self._hot.exists(key):
+                tier.delete(key)
+        except LockedError:
+            return False
+        return True
 
 
 def _mend(tier: Tier) -> str:

@@ -6,8 +6,8 @@ the newest point of a VM, and its newest verified point with a checkpoint, on wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
@@ -17,13 +17,16 @@ from vmcellar.errors import PermanentError
 from vmcellar.policy.retention import Moment, Rules, Verdict, decide
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import layout, leases
-from vmcellar.tiers.base import NotFoundError
+from vmcellar.tiers.base import LockedError, NotFoundError
 from vmcellar.upkeep.pins import pinned
 
 if TYPE_CHECKING:
     from vmcellar.repository.leases import HeldLease
     from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ def drop(
     progress: ProgressSink = no_progress,
     cancel: CancelToken | None = None,
 ) -> list[RestorePoint]:
-    """Drop what `decisions` say, oldest first; the points that are gone now.
+    """Drop what `decisions` say, oldest first; the points that are gone now. What is locked stays, with a warning.
 
     Holds a lease. Before and after each point it looks again: a pin that came meanwhile keeps it or brings it back, and
     PermanentError is raised when no other point of its VM is left. Stopping or dying in between leaves the others.
@@ -158,10 +161,15 @@ def _drop_one(repository: Repository, lease: HeldLease, point: RestorePoint, kep
     if point.id in pinned(repository):
         return False
     key = layout.point_key(point.id)
-    with suppress(NotFoundError):  # somebody else dropped it
+    try:
         data = repository.tier.get(key)
         repository.tier.delete(key)
         if point.id in pinned(repository):  # who pins looks for the point after that: one of the two sees the other
             repository.tier.put(key, data)
             return False
+    except LockedError as error:
+        log.warning("%s: %s stays until a later prune: %s", point.vm, point.id, error.message)
+        return False
+    except NotFoundError:  # somebody else dropped it
+        pass
     return True

@@ -25,6 +25,7 @@ from vmcellar.tiers.mark import refuse_same_place
 from vmcellar.upkeep import separate
 from vmcellar.upkeep.carry import Carrier, Pace
 from vmcellar.upkeep.fresh import with_fresh_index
+from vmcellar.upkeep.lock import unlocked
 from vmcellar.upkeep.mirror import Mirror, Mirrored
 from vmcellar.upkeep.survey import Mixed, Needed, Survey, cellar_of, for_ever, survey
 
@@ -121,6 +122,7 @@ def rebalance(
             found = survey(own, needed=rules.needed, strict=True, progress=progress, cancel=cancel)
         mirrors = run.mirrors()
         moves, held = _decided(found, rules, now, cellar, dropped)
+        moves, locked = unlocked(moves, cellar, rules.copies, now)
         done, failed = (moves, []) if dry_run else run.moves(moves, at_once)
     if separated and not dry_run:
         repository.index.refresh()
@@ -130,7 +132,7 @@ def rebalance(
         packs=len(found.packs),
         moves=tuple(done),
         bytes=sum(move.size * len(move.copy) for move in done),
-        held=tuple(held),
+        held=(*held, *locked),
         failed=tuple(failed),
         lost=found.lost,
         mirrors=mirrors,

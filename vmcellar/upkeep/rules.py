@@ -13,6 +13,7 @@ from vmcellar.upkeep.rebalance import Rules
 if TYPE_CHECKING:
     from vmcellar.config.model import Config
     from vmcellar.repository.points import RestorePoint
+    from vmcellar.upkeep.survey import Needed
 
 
 def rules_of(config: Config) -> Rules:
@@ -25,13 +26,18 @@ def rules_of(config: Config) -> Rules:
             f"{config.source or 'vmcellar.yaml'}: placement is missing: nothing says where packs should lie",
             hint="add such as `placement: {hot: 7d, warm: 30d, cold: rest}`",
         )
-    choose = rules_of_jobs(config.backups)
-
-    def needed(point: RestorePoint) -> float:
-        retention = choose(point).rules
-        return point.time + retention if isinstance(retention, int) else inf
-
     tiers = {"hot": config.hot_tier(), **config.other_tiers()}
     prices = {name: tier.price_table for name, tier in tiers.items()}
     archives = [name for name, tier in tiers.items() if tier.thaws]
-    return Rules(sites_of(config.placement, prices, archives), config.placement.copies, needed)
+    return Rules(sites_of(config.placement, prices, archives), config.placement.copies, kept_until(config))
+
+
+def kept_until(config: Config) -> Needed:
+    """Until when each point is kept, in seconds since the epoch: infinity where its job's retention is not a time."""
+    choose = rules_of_jobs(config.backups)
+
+    def kept(point: RestorePoint) -> float:
+        retention = choose(point).rules
+        return point.time + retention if isinstance(retention, int) else inf
+
+    return kept

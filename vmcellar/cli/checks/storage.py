@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 from vmcellar.cli.checks.finding import Finding, failed
 from vmcellar.cli.checks.host import free_bytes
+from vmcellar.cli.checks.lock import check_lock
 from vmcellar.cli.render.text import size_text
 from vmcellar.config.model import Config
 from vmcellar.errors import VmcellarError
@@ -34,6 +36,9 @@ def check_storage(config: Config) -> Iterator[Finding]:
     yield tier
     if tier.status != "failed":
         yield from (_other(config, name) for name in config.other_tiers())
+        for name, each in {"hot": settings, **config.other_tiers()}.items():
+            if each.lock is not None:
+                yield check_lock(f"lock of {name}", partial(open_tier, name, each, config.state))
         yield _repository(config)
 
 

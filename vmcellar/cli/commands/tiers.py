@@ -120,6 +120,38 @@ def add(
 
 
 @tiers_app.command()
+def undelete(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="hot, warm or cold, as in the configuration.")],
+    keys: Annotated[bool, typer.Option("--keys", help="Also what `vmcellar key` may have taken away.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only name what would be readable again.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make readable again what somebody deleted or wrote over on a tier that locks its objects.
+
+    S3 keeps a locked version below a delete marker or a newer version; those are removed.
+    """
+    from vmcellar.tiers.base import Locks
+    from vmcellar.tiers.registry import open_tier
+
+    places = read_config(ctx, config)
+    settings = {"hot": places.hot_tier(), **places.other_tiers()}.get(name)
+    if settings is None:
+        raise UsageError(f"there is no tier {name} in the configuration", hint="name one of those under tiers:")
+    tier = open_tier(name, settings, places.state)
+    hidden = tier.hidden(keys=keys) if isinstance(tier, Locks) and tier.lock_keep is not None else ()
+    if isinstance(tier, Locks) and hidden and not dry_run:
+        tier.undelete(hidden)
+    if as_json:
+        print_json({"tier": name, "undeleted": list(hidden), "dry_run": dry_run})
+        return
+    for key in hidden:
+        console().print(key, highlight=False)
+    note(f"{len(hidden)} objects of {name} {'would be' if dry_run else 'are'} readable again")
+
+
+@tiers_app.command()
 def promote(
     ctx: typer.Context,
     yes: Annotated[bool, typer.Option("--yes", help="The hot tier is lost for good: do not ask.")] = False,

@@ -162,9 +162,11 @@ def gc(
         raise UsageError(f"--grace {grace}: {error}") from error
     with cancel_on_signals() as cancel, progress_counts() as progress:
         from vmcellar.upkeep import gc as engine
+        from vmcellar.upkeep.rules import kept_until
 
         repository = open_repository(ctx, config, identity)
-        report = engine.collect(repository, grace=seconds, dry_run=dry_run, progress=progress, cancel=cancel)
+        kept = kept_until(read_config(ctx, config))
+        report = engine.collect(repository, grace=seconds, kept=kept, dry_run=dry_run, progress=progress, cancel=cancel)
     from vmcellar.cli.render.upkeep import gc_json, gc_text
 
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from rich.console import Group
@@ -14,7 +15,8 @@ from rich.text import Text
 from vmcellar.cli.render.points import rfc3339
 from vmcellar.cli.render.text import size_text, time_text
 from vmcellar.upkeep.consolidate import ConsolidateReport
-from vmcellar.upkeep.gc import GcReport
+from vmcellar.upkeep.gcreport import GcReport
+from vmcellar.upkeep.lock import Locked
 from vmcellar.upkeep.pins import Pin
 from vmcellar.upkeep.prune import Decision
 
@@ -91,6 +93,13 @@ def gc_text(report: GcReport) -> Group:
         f"{would}marked: {len(report.marked)} packs, {size_text(report.marked_bytes)}"
         + ("; a run after the grace time deletes them" if report.marked and not report.dry_run else ""),
     ]
+    for tier, (until, packs, size) in _by_tier(report.locked).items():
+        lines.append(
+            f"locked on {tier}: {packs} packs, {size_text(size)}, the last until {_when(until)}; a later run deletes "
+            "them"
+        )
+    if report.extended:
+        lines.append(f"locked anew: {report.extended} objects that points need")
     if report.repacked:
         lines.append(
             f"{would}repacked: {len(report.repacked)} mostly dead packs, {size_text(report.repacked_bytes)}, of which "
@@ -105,6 +114,19 @@ def gc_text(report: GcReport) -> Group:
     lines += [f"waiting: {reason}" for reason in report.waiting]
     lines += [f"note: {text}" for text in report.notes]
     return Group(*(Text(line) for line in lines))
+
+
+def _by_tier(locked: Sequence[Locked]) -> dict[str, tuple[float, int, int]]:
+    """Of each tier: until when the last is locked, how many packs, how many bytes."""
+    found: dict[str, tuple[float, int, int]] = {}
+    for each in locked:
+        until, packs, size = found.get(each.tier, (0.0, 0, 0))
+        found[each.tier] = max(until, each.until), packs + 1, size + each.size
+    return found
+
+
+def _when(until: float) -> str:
+    return "a legal hold is lifted" if until == inf else time_text(_rfc3339(until))
 
 
 def consolidate_json(report: ConsolidateReport) -> dict[str, Any]:
