@@ -29,7 +29,7 @@ from vmcellar.backup.selection import select, standing_of
 from vmcellar.errors import PermanentError
 
 READING = 2
-"""Segments that are read at once: one more than keeps a connection busy, so that none waits for Prefect."""
+"""Segments that are being read: one more than keeps a disk's connections busy, so that none waits for Prefect."""
 PACKING = 3
 """Segments that are compressed, placed and verified at once; their CPU work shares the engine's one pool."""
 

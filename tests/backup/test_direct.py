@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from vmcellar.backup.model import CompressResult, ExportResult, PackHandle, Segm
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.backup.runs import Run
 from vmcellar.engine import Engine
-from vmcellar.errors import PermanentError, TransientError
+from vmcellar.errors import CancelledError, PermanentError, TransientError
 from vmcellar.memory import BufferPool
 from vmcellar.progress import CancelToken, no_progress
 from vmcellar.tiers import local
@@ -70,6 +71,23 @@ def test_a_resumed_run_knows_the_chunks_that_are_in_packs(tmp_path: Path) -> Non
     capture: Any = None
     claims = Run(directory, record, capture).claims
     assert not any(claims.claim(bytes([chunk]) * 32, ("vda", 1)) for chunk in (7, 8))
+
+
+def test_a_disk_has_no_more_connections_than_were_asked_for_and_who_waits_can_be_stopped(tmp_path: Path) -> None:
+    record: Any = SimpleNamespace(segments=())
+    capture: Any = None
+    directory = RunDirectory(tmp_path / "run")
+    directory.create()
+    run = Run(directory, record, capture)
+    stopped = CancelToken()
+    stopped.cancel()
+    with ExitStack() as held:
+        for target in ("vda", "vda", "vdb"):
+            held.enter_context(run.connection(target, 2, stopped))
+        with pytest.raises(CancelledError):
+            held.enter_context(run.connection("vda", 2, stopped))
+    with run.connection("vda", 2, stopped):
+        pass  # they were given back
 
 
 def test_a_pack_whose_folder_could_not_be_made_durable_is_placed_again(

@@ -42,6 +42,7 @@ def stand_ins() -> list[tuple[object, str, object]]:
         (export, "ExportReader", ImageReader),
         (clean_check, "ExportReader", ImageReader),
         (passphrase, "Argon2Cost", lambda *costs: made(*costs) if costs else CHEAP),
+        (pipeline, "READING", 1),
         (pipeline, "AFTER_EXPORT_WORKERS", 1),  # steps in the same order every time
     ]
 

@@ -60,14 +60,13 @@ def export(
     plan = run.segment(target, segment)
     path = engine.landing.file(run_id, target, segment)
     engine.landing.reserve(path, plan.read_bytes, cancel, run.check_pressure)  # the guest writes on meanwhile
-    started = time.monotonic()
     direct = DirectPath(engine, engine.pack_writer(run_id, run.record.request.compression), progress)
     try:
         job = _SegmentExport(engine, run, target, plan, engine.landing.writer(path), direct)
         rows = job.read(progress, cancel)
         packs = direct.finish()
         engine.landing.shrink(path, job.writer.size)
-        figures = _Figures(time.monotonic() - started, job.entropy.found())
+        figures = _Figures(job.seconds, job.entropy.found())
         return _hand_over(run.directory, target, rows, packs, plan, figures)
     except BaseException:
         direct.abort()
@@ -93,7 +92,7 @@ def landed_before(engine: Engine, directory: RunDirectory, target: str, segment:
 
 
 class _SegmentExport:
-    """Two connections take chunks from one iterator; each hashes and lands what it read while the other reads."""
+    """Some connections take chunks from one iterator; each hashes and lands what it read while another reads."""
 
     def __init__(
         self,
@@ -109,6 +108,8 @@ class _SegmentExport:
         self._target = target
         self._chunks = planning.chunks(plan)
         self._lock = threading.Lock()
+        self._began = 0.0
+        self._ended = False
         self._rows: list[tuple[int, int, int, bytes]] = []
         self._owner = (target, plan.number)
         self._direct = direct
@@ -142,16 +143,31 @@ class _SegmentExport:
 
         try:
             disk = f"{self._run.record.request.vm}: {self._target}"
-            with ExportReader(self._run.capture.uri(self._target), disk=disk) as reader:
-                reader.read(self._ranges(cancel), self._engine.read_buffers, sink, cancel)
+            with self._run.connection(self._target, self._engine.config.limits.connections, cancel):
+                if not self._begin():
+                    return
+                with ExportReader(self._run.capture.uri(self._target), disk=disk) as reader:
+                    reader.read(self._ranges(cancel), self._engine.read_buffers, sink, cancel)
         except BaseException:
             cancel.cancel()
             raise
+
+    def _begin(self) -> bool:
+        """Whether there is anything left to read."""
+        with self._lock:
+            self._began = self._began or time.monotonic()
+            return not self._ended
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been since the first connection was free."""
+        return time.monotonic() - self._began if self._began else 0.0
 
     def _ranges(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
         while True:
             with self._lock:
                 chunk = next(self._chunks, None)
+                self._ended = chunk is None
             if chunk is None:
                 return
             if self._throttle is not None:

@@ -4,6 +4,7 @@ Prefect.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ from vmcellar.progress import CancelToken, ProgressSink, no_progress
 
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
+
+_Stage = Callable[["Engine", str, str, int, ProgressSink, CancelToken], object]
+
+READING = 2
+"""Segments that are being read: while one waits for its last packs to be durable, the next has the connections."""
 
 AFTER_EXPORT_WORKERS = 3
 """Segments that are compressed, placed and verified at once; their CPU work shares the engine's one pool."""
@@ -46,32 +52,50 @@ def run(
 
 def _work(engine: Engine, handle: RunHandle, progress: ProgressSink, cancel: CancelToken) -> None:
     stop = CancelToken(cancel)
-    with ThreadPoolExecutor(AFTER_EXPORT_WORKERS, thread_name_prefix="after-export") as pool:
-        futures: list[Future[None]] = []
+    with (
+        ThreadPoolExecutor(AFTER_EXPORT_WORKERS, thread_name_prefix="after-export") as packing,
+        ThreadPoolExecutor(READING, thread_name_prefix="reading") as reading,
+    ):
+        segments = _Segments(engine, handle.run_id, progress, stop)
+        exports = [reading.submit(segments.export, segment) for segment in handle.segments]
+        packs = [packing.submit(segments.pack, *pair) for pair in zip(handle.segments, exports, strict=True)]
         try:
-            for segment in handle.segments:
-                stages.export(engine, handle.run_id, segment.target, segment.number, progress, stop)
-                futures.append(pool.submit(_after_export, engine, handle.run_id, segment, progress, stop))
+            raise_first(exports)
             stages.release(engine, handle.run_id)
         except CancelledError:
             stages.let_go(engine, handle.run_id)  # now: what is being compressed takes its time to stop
-            raise_first(futures)  # the segment that failed stopped the export: its error is the one to tell
+            raise_first(packs)  # the segment that failed stopped the export: its error is the one to tell
             raise
         except BaseException:
             stop.cancel()
             stages.let_go(engine, handle.run_id)
             raise
-        raise_first(futures)
+        raise_first(packs)
 
 
-def _after_export(
-    engine: Engine, run_id: str, segment: SegmentHandle, progress: ProgressSink, stop: CancelToken
-) -> None:
-    """Compress, place and verify one segment; a failure stops all other work on the run, also an export that waits."""
-    try:
-        for stage in (stages.compress, stages.place, stages.verify):
-            stop.check()
-            stage(engine, run_id, segment.target, segment.number, progress, stop)
-    except BaseException:
-        stop.cancel()
-        raise
+class _Segments:
+    """The stages of each segment. What fails stops all other work on the run, also an export that waits."""
+
+    def __init__(self, engine: Engine, run_id: str, progress: ProgressSink, stop: CancelToken) -> None:
+        self._engine = engine
+        self._run_id = run_id
+        self._progress = progress
+        self._stop = stop
+
+    def export(self, segment: SegmentHandle) -> None:
+        """Read one segment."""
+        self._do(segment, stages.export)
+
+    def pack(self, segment: SegmentHandle, export: Future[None]) -> None:
+        """Compress, place and verify one segment once it has been read."""
+        if export.exception() is None:
+            self._do(segment, stages.compress, stages.place, stages.verify)
+
+    def _do(self, segment: SegmentHandle, *todo: _Stage) -> None:
+        try:
+            for stage in todo:
+                self._stop.check()
+                stage(self._engine, self._run_id, segment.target, segment.number, self._progress, self._stop)
+        except BaseException:
+            self._stop.cancel()
+            raise

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from vmcellar.backup.model import BackupRequest, ExportResult, Kind, RunHandle, 
 from vmcellar.backup.planning import Segment
 from vmcellar.backup.rundir import RUN_FILE, RunDirectory, stage_file
 from vmcellar.errors import PermanentError
+from vmcellar.progress import CancelToken
 from vmcellar.sources.base import Capture, CaptureResult
 
 RELEASED = "released.json"
@@ -26,6 +28,8 @@ PRESSURE_LIMIT = 0.9
 """Scratch space may fill to this share before the backup gives up for the guest's sake (pitfall 11)."""
 PRESSURE_SECONDS = 1.0
 """How often the scratch space is looked at."""
+WAIT_SECONDS = 0.2
+"""How often a wait for a connection looks at the cancel token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Run:
         self._plan: dict[str, np.ndarray] = {}
         self._looked = 0.0
         self._lock = threading.Lock()
+        self._connections: dict[str, threading.BoundedSemaphore] = {}
         self._adopt_claims()
 
     @property
@@ -99,6 +104,21 @@ class Run:
         return Segment(
             number, tuple((o, n) for o, n, zero in pairs if not zero), tuple((o, n) for o, n, zero in pairs if zero)
         )
+
+    @contextmanager
+    def connection(self, target: str, most: int, cancel: CancelToken) -> Iterator[None]:
+        """Hold one of the `most` connections that a disk has, over all its segments; CancelledError while waiting.
+
+        So the next segment is read as soon as the one before has no more to read, while its last packs are written.
+        """
+        with self._lock:
+            free = self._connections.setdefault(target, threading.BoundedSemaphore(most))
+        while not free.acquire(timeout=WAIT_SECONDS):
+            cancel.check()
+        try:
+            yield
+        finally:
+            free.release()
 
     def check_pressure(self) -> None:
         """Give up for the guest's sake when scratch space is nearly full; cheap, looks once a second."""
