@@ -50,8 +50,9 @@ class DirectPath:
         """
         if self._error is not None:
             raise self._error
-        patience = None if patient and self._engine.config.landing.direct >= CHUNK_MAX else PATIENCE_SECONDS
-        if not self._engine.direct_slots.acquire(timeout=patience):
+        if self._engine.config.landing.direct < CHUNK_MAX:
+            return False
+        if not self._engine.direct_slots.acquire(timeout=None if patient else PATIENCE_SECONDS):
             return False
         flight = _Flight()
         with self._changed:
