@@ -1,6 +1,6 @@
 """One backup in a process of its own, which a test can have killed at a named place: `python -m tests.proof.runner`.
 
-    runner CONFIG VM [--at MODULE:NAME --call N --when before|after --signal NAME]
+    runner CONFIG VM [--at MODULE:NAME --call N --when before|after --signal NAME] [--reading N]
 
 The named function is wrapped here, so the product has no hook for it. The last line of standard output is JSON:
 `point` or `error`, `read` (bytes that exports read in this process, landed segments of an earlier process not counted),
@@ -36,6 +36,7 @@ RESERVE = 8 << 20
 def main() -> int:
     """Run the backup; the exit code is that of the error, as the command line has it."""
     options = _options()
+    pipeline.READING = options.reading
     exports: list[ExportResult] = []
     _wrap("vmcellar.backup.stages:export", lambda call: _recording(call, exports))
     if options.at:
@@ -66,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--call", type=int, default=1)
     parser.add_argument("--when", choices=("before", "after"), default="before")
     parser.add_argument("--signal", default="SIGKILL")
+    parser.add_argument("--reading", type=int, default=pipeline.READING, help="segments that are read at once")
     return parser.parse_args()
 
 

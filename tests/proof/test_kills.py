@@ -188,7 +188,7 @@ def test_half_a_full_is_not_read_again(make_guest: Callable[..., LabGuest], vm_t
     landing = {"landing": {"direct": 0}} if lost == "a landing" else {}
     cellar = Cellar(vm_tmp / "cellar", {"limits": {"segment": MIB}, **landing})
     expected = cellar.reference(guest)
-    killed = subprocesses.run(cellar, guest.name, "--at", f"{STAGES}export", "--call", "7")
+    killed = subprocesses.run(cellar, guest.name, "--at", f"{STAGES}export", "--call", "7", "--reading", "1")
     assert killed.code == -signal.SIGKILL
     again = lose(cellar, lost)
     guest.poke("vda", 0, 24 * MIB, 6)
