@@ -259,15 +259,18 @@ def test_a_failed_backup_releases_the_vm_before_its_compressions_end(
     cellar = make_cellar(limits={"segment": MIB})
     fill(quiet_guest)
     compress, export = stages.compress, stages.export
+    compressing = threading.Event()
     in_time: list[bool] = []
 
     def patient(*arguments: Any) -> CompressResult:
+        compressing.set()
         wait_for(lambda: not job_runs(quiet_guest), "the VM to be released at once", seconds=20)
         in_time.append(True)
         return compress(*arguments)
 
     def failing(engine: Engine, run: str, target: str, segment: int, *rest: Any) -> ExportResult:
         if (target, segment) == ("vda", 1):
+            assert compressing.wait(20), "the first segment is compressed meanwhile"
             raise PermanentError("the second segment is unlucky")
         return export(engine, run, target, segment, *rest)
 
