@@ -20,6 +20,7 @@ RANKS = {
     "vmcellar.folders": 0,
     "vmcellar.progress": 0,
     "vmcellar.memory": 0,
+    "vmcellar.expectations": 0,
     "vmcellar.config": 1,
     "vmcellar.crypto": 1,
     "vmcellar.tiers": 2,

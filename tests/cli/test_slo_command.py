@@ -11,7 +11,9 @@ from vmcellar.config import load_config
 from vmcellar.quality import frames
 from vmcellar.repository import evidence
 from vmcellar.repository.evidence import Evidence
+from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
+from vmcellar.tiers.base import ArchivedError
 
 POLICY = """
 backups:
@@ -88,6 +90,20 @@ def test_prove_writes_evidence_and_says_what_failed(cli: Cli, cellar: Cellar, mo
     assert "expectation not met: points: every chunk decodes to its id" in result.out
     assert json.loads(cli("list", "web1", "--json").out)[1]["verified"] is False
     assert cli("prove").code == cli("prove", "x", "--due", "1").code == 2
+
+
+def test_a_point_that_cannot_be_proven_now_keeps_no_other_from_it(
+    cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prove(_repository: object, _config: object, point: RestorePoint, *_: object) -> object:
+        tried.append(point.id)
+        raise ArchivedError(f"{point.id} must be thawed first")
+
+    tried: list[str] = []
+    monkeypatch.setattr("vmcellar.quality.proving.prove", prove)
+    result = cli("prove", cellar.first.id, cellar.second.id)
+    assert (result.code, tried) == (1, [cellar.first.id, cellar.second.id])
+    assert result.err.count("could not be proven") == 2
 
 
 def test_a_vm_that_was_never_backed_up_is_out_of_policy(cli: Cli, cellar: Cellar) -> None:

@@ -241,3 +241,9 @@ def test_a_point_that_is_dropped_meanwhile_is_no_evidence(
         assert proven(world, gone, tmp_path).verdict == "passed"
     with pytest.raises(PermanentError, match="was dropped meanwhile"):
         proven(world, gone, tmp_path)
+
+
+def test_a_point_without_a_disk_proves_nothing(world: World, tmp_path: Path) -> None:
+    record = proven(world, world.add({}, {"domain.xml": b"<domain/>"}), tmp_path)
+    assert record.verdict == "failed"
+    assert misses(record) == {"points: the point holds a disk"}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from vmcellar import expectations
 from vmcellar.analysis.history import HISTORY, conform
 
 if TYPE_CHECKING:
@@ -150,23 +151,14 @@ class Verdict:
 def validate(frame: pd.DataFrame, now: float | None = None) -> Verdict:
     """Have Great Expectations judge a history by the same suite; the first call of a process takes 10 s to load it.
 
-    `missed` has the row numbers of `conform(frame)` by the expectation's reason. One call at a time in a process.
+    `missed` has the row numbers of `conform(frame)` by the expectation's reason.
     """
-    import great_expectations as gx  # noqa: PLC0415
-    from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
-
     rules = suite()
     checked = derived(conform(frame), now)
     plain = checked.astype({name: "object" for name, dtype in HISTORY.items() if dtype == "category"})
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    asset = context.data_sources.add_pandas("history").add_dataframe_asset("history")
-    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": plain})
-    expected = gx.ExpectationSuite(name=rules["name"], expectations=rules["expectations"], meta=rules["meta"])
-    found = batch.validate(expected, result_format={"result_format": "COMPLETE"})
     missed = {}
-    for result in found.results:
-        if not result.success and result.expectation_config is not None:
+    for result in expectations.outcomes(plain, rules):
+        if not result.success:
             rows = result.result.get("unexpected_index_list") or ()
             missed[result.expectation_config.meta["reason"]] = tuple(int(row) for row in rows)
     critical = {rule["meta"]["reason"] for rule in rules["expectations"] if rule["meta"]["severity"] == "critical"}

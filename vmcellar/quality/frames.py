@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 NOTHING = float("nan")
-"""For a limit that the policy does not set: no expectation is about it."""
+"""For a limit that the policy does not set, and for what nobody can know: no expectation is about it."""
 SKEW = 300.0
 """Seconds by which the clocks of hosts may differ."""
 
@@ -24,13 +24,14 @@ def points(record: Evidence) -> list[Row]:
     """The row of a verification; none for a drill."""
     if record.kind != "verification":
         return []
+    readable = not _missed(record, "record")
     made = datetime.strptime(record.point[:STAMP], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     return [
         {
             "point": record.point,
             "vm": record.vm,
-            "readable": not _missed(record, "record"),
-            "disks": len(record.disks),
+            "readable": readable,
+            "disks": len(record.disks) if readable else NOTHING,
             "missing": len(record.missing),
             "damaged": record.damaged,
             "stale": int(_missed(record, "source")),

@@ -1,15 +1,8 @@
-"""Great Expectations over evidence: each suite of `suites/` is held against its table.
-
-Loading Great Expectations takes seconds, so only what judges imports it, and only when it does. Its context belongs to
-the process: one judgement at a time (a lock holds that).
-"""
+"""Great Expectations over evidence: each suite of `suites/` is held against its table."""
 
 from __future__ import annotations
 
 import json
-import os
-import threading
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,13 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmcellar import expectations
 from vmcellar.quality import frames
 from vmcellar.repository.evidence import Evidence
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +53,10 @@ def judge(record: Evidence) -> Evidence:
 def results(records: Sequence[Evidence]) -> list[Result]:
     """Every expectation of every suite that is about any of these records, with the points that miss it."""
     found: list[Result] = []
-    with _lock:
-        for name in frames.TABLES:
-            table = frames.frame(name, records)
-            if len(table):
-                found += _validate(name, table)
+    for name in frames.TABLES:
+        table = frames.frame(name, records)
+        if len(table):
+            found += (_result(name, each, table) for each in expectations.outcomes(table, suite(name), ["point"]))
     return found
 
 
@@ -77,16 +68,16 @@ def publish(records: Iterable[Evidence], folder: Path) -> Path | None:
     every = list(records)
     tables = {name: frames.frame(name, every) for name in frames.TABLES}
     told = {name: table for name, table in tables.items() if len(table)}
-    with _lock:
+    with expectations.lock:
         for name, table in told.items():
             _document(name, table, folder)
     return folder / "gx/uncommitted/data_docs/local_site/index.html" if told else None
 
 
 def _document(name: str, table: pd.DataFrame, folder: Path) -> None:
-    gx = _great_expectations()
+    gx = expectations.library()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    context = _quiet(gx.get_context(mode="file", project_root_dir=folder))
+    context = expectations.quiet(gx.get_context(mode="file", project_root_dir=folder))
     source = context.data_sources.add_or_update_pandas(f"evidence of {name}")
     batches = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("run")
     rules = context.suites.add_or_update(gx.ExpectationSuite(**suite(name)))
@@ -99,20 +90,6 @@ def _document(name: str, table: pd.DataFrame, folder: Path) -> None:
     context.checkpoints.add_or_update(checkpoint).run(batch_parameters={"dataframe": table})
 
 
-def _validate(name: str, table: pd.DataFrame) -> list[Result]:
-    gx = _great_expectations()
-    asset = _context().data_sources.add_or_update_pandas("evidence").add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("rows").get_batch({"dataframe": table})
-    how = {"result_format": "COMPLETE", "unexpected_index_column_names": ["point"]}
-    outcome = batch.validate(gx.ExpectationSuite(**suite(name)), result_format=how)
-    return [_result(name, each, table) for each in outcome.results]
-
-
-@cache
-def _context() -> Any:
-    return _quiet(_great_expectations().get_context(mode="ephemeral"))
-
-
 def _result(name: str, outcome: Any, table: pd.DataFrame) -> Result:
     meta = outcome.expectation_config.meta
     missed: tuple[str, ...] = ()
@@ -120,19 +97,3 @@ def _result(name: str, outcome: Any, table: pd.DataFrame) -> Result:
         rows = outcome.result.get("unexpected_index_list") or [{"point": point} for point in table["point"]]
         missed = tuple(dict.fromkeys(str(row["point"]) for row in rows))
     return Result(name, meta["reason"], meta["severity"], len(table), missed)
-
-
-def _quiet(context: Any) -> Any:
-    from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
-
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    return context
-
-
-def _great_expectations() -> Any:
-    """The library, without its reports of use, and without its own deprecation warnings while it loads."""
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import great_expectations as gx  # noqa: PLC0415  (several seconds)
-    return gx

@@ -18,6 +18,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from vmcellar.errors import PermanentError
+from vmcellar.restore.journal import sync_folder
 
 Phase = Literal["preparing", "defined", "started"]
 """How far it got. Up to "defined" no guest ever ran on the images: they hold nothing. From "started" on they may."""
@@ -67,12 +68,12 @@ class BootJournal:
             file.flush()
             os.fsync(file.fileno())
         new.rename(self._path)
-        _sync(self._path.parent)
+        sync_folder(self._path.parent)
 
     def end(self) -> None:
         """The VM needs the repository no more, or is gone."""
         self._path.unlink()
-        _sync(self._path.parent)
+        sync_folder(self._path.parent)
 
 
 @contextmanager
@@ -139,11 +140,3 @@ def _locked(state: Path, name: str) -> Iterator[tuple[Path, int]]:
 def _read(path: Path) -> Boot:
     entry = json.loads(path.read_bytes())
     return Boot(**{**entry, "targets": tuple(entry["targets"])})
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -25,6 +25,7 @@ import libvirt
 from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.folders import PASSABLE, make_passable
 from vmcellar.restore.domain_xml import BOOT_FILES
+from vmcellar.restore.journal import sync_folder
 from vmcellar.sources.libvirt_connection import Connection, explain
 
 log = logging.getLogger(__name__)
@@ -121,11 +122,7 @@ def _write(handle: int, path: Path, journal: Journal) -> None:
     os.pwrite(handle, json.dumps(asdict(journal)).encode(), 0)
     os.fsync(handle)
     path.with_suffix(_NEW).rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _read(path: Path) -> Journal | None:

@@ -131,7 +131,7 @@ class _Proof:
         wanted = set(self._domain_disks()) | {each.target for each in self._point.uncovered}
         missing = tuple(sorted(wanted - excused - {disk.target for disk in self._point.disks}))
         held = f"{len(self._point.disks)} disks" + (f", without {', '.join(missing)}" if missing else "")
-        self._add("disks covered", "every disk of the VM", held, ok=not missing)
+        self._add("disks covered", "every disk of the VM", held, ok=bool(self._point.disks) and not missing)
         return missing
 
     def _domain_disks(self) -> Iterator[str]:

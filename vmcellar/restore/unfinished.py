@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vmcellar.errors import PermanentError
+from vmcellar.restore.journal import sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,12 @@ class Journal:
         os.pwrite(self._handle, data, 0)
         os.ftruncate(self._handle, len(data))
         os.fsync(self._handle)
-        _sync(self._path.parent)
+        sync_folder(self._path.parent)
 
     def end(self) -> None:
         """Say that the disk is whole."""
         self._path.unlink()
-        _sync(self._path.parent)
+        sync_folder(self._path.parent)
 
 
 @contextmanager
@@ -119,11 +120,3 @@ def _parse(data: bytes) -> Unfinished | None:
 def when(entry: Unfinished) -> str:
     """The time of an entry in words."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(entry.started))
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

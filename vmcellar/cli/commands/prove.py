@@ -17,7 +17,7 @@ from vmcellar.cli.session import (
     read_config,
 )
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import UsageError
+from vmcellar.errors import CancelledError, UsageError, VmcellarError
 
 if TYPE_CHECKING:
     from vmcellar.config.model import Config
@@ -43,7 +43,7 @@ def prove(
     """Prove that points restore: decode every chunk, restore each disk, compare it with its map, check file systems.
 
     Needs scratch space for one disk at a time. What is found becomes evidence in the repository; a point that fails is
-    no longer verified, and the next backup of its VM reads everything. Exit 1 when any fails.
+    no longer verified, and the next backup of its VM reads everything. Exit 1 when any fails or cannot be proven.
     """
     if bool(points) == bool(due):
         raise UsageError("name points, or give --due N", hint="such as: vmcellar prove web1@latest")
@@ -54,17 +54,26 @@ def prove(
     from vmcellar.cli.render.evidence import evidence_json, proof_text
     from vmcellar.quality import proving
 
-    found = []
+    found, problems = [], 0
     with cancel_on_signals() as cancel, progress_bars() as progress:
         for point in chosen:
-            record, name = proving.prove(repository, settings, point, None, progress, cancel)
+            try:
+                record, name = proving.prove(repository, settings, point, None, progress, cancel)
+            except CancelledError:
+                raise
+            except VmcellarError as error:  # which says nothing about it, nor about the others
+                if len(chosen) == 1:
+                    raise
+                problems += 1
+                note(f"{point.vm} {point.id} could not be proven: {error}")
+                continue
             found.append({**evidence_json(record), "key": name.key})
             if not as_json:
                 console().print(f"{record.vm} {record.point}")
                 console().print(proof_text([record], every=True))
     if as_json:
         print_json(found)
-    if any(record["verdict"] == "failed" for record in found):
+    if problems or any(record["verdict"] == "failed" for record in found):
         raise typer.Exit(1)
 
 
