@@ -14,6 +14,8 @@ from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_conf
 from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from vmcellar.analysis.advise import Advice
@@ -46,6 +48,9 @@ def advise(
     gains: Annotated[
         bool, typer.Option("--gains", help="Only show what applied advice really brought, beside what was predicted.")
     ] = False,
+    storage: Annotated[
+        bool, typer.Option("--storage", help="Advise on compression, chunk size, consolidation and tier rules instead.")
+    ] = False,
     host: Annotated[str, typer.Option(metavar="NAME", help="As given to `deploy --host`; default `vmcellar up`.")] = "",
     history: HistoryOption = None,
     sample: SampleOption = None,
@@ -64,10 +69,14 @@ def advise(
     if undo:
         applyadvice.undo(read_config(ctx, config), open_catalog(ctx, config)[1], where)
         return
-    if (apply or gains) and (history is not None or sample is not None):
-        raise UsageError("--apply and --gains go by this host's own history", hint="leave --history and --sample out")
+    if (apply or gains or storage) and (history is not None or sample is not None):
+        hint = "leave --history and --sample out"
+        raise UsageError("--apply, --gains and --storage go by this host's own history", hint=hint)
     source = Source(config, history, sample)
     frame, now = read_frame(ctx, source)
+    if storage:
+        _show_storage(ctx, config, frame, as_json=as_json)
+        return
     if gains:
         _show_gains(open_catalog(ctx, config)[1], frame, now, as_json=as_json)
         return
@@ -89,6 +98,21 @@ def advise(
         applyadvice.apply(settings, open_catalog(ctx, config)[1], advice, where)
     else:
         note("nothing was changed; times are UTC")
+
+
+def _show_storage(ctx: typer.Context, config: Path | None, frame: pd.DataFrame, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from vmcellar.analysis.storing import proposals
+    from vmcellar.cli.render import analysis as render
+
+    repository, _ = open_catalog(ctx, config)
+    found = proposals(repository, read_config(ctx, config), frame, repository.clock())
+    if as_json:
+        print_json({"proposals": [asdict(one) for one in found]})
+    else:
+        console().print(render.proposals_table(found))
+        note("nothing was changed")
 
 
 def _show_gains(catalog: Catalog, frame: pd.DataFrame, now: float | None, *, as_json: bool) -> None:

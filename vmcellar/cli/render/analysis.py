@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vmcellar.analysis.gains import Gain
     from vmcellar.analysis.judging import Judgement, Starts
     from vmcellar.analysis.next_run import NextRun, Range
+    from vmcellar.analysis.storing import Proposal
     from vmcellar.catalog.models import Anomaly as Row
 
 DAY = 86400.0
@@ -234,4 +235,13 @@ def gains_table(found: Iterable[Gain]) -> Table:
             one.vm, time_text(rfc3339(one.time)), f"{one.after.days:.1f}", breaches[0], f"{one.expected:.1f}",
             breaches[1], *work, one.verdict,
         )  # fmt: skip
+    return table
+
+
+def proposals_table(found: Iterable[Proposal]) -> Table:
+    """A row per proposal: today, what is advised, and the gain."""
+    table = Table("about", "of", "today", "advised", "gain", box=None, pad_edge=False)
+    for one in found:
+        advised = Text(one.advised, style="bold") if one.advised else Text("stays")
+        table.add_row(one.subject, one.what, one.today, advised, one.gain)
     return table
