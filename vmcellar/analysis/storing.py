@@ -250,4 +250,4 @@ def _new_a_day(rows: pd.DataFrame, now: float) -> float:
     if recent.empty:
         return 0.0
     days = max((now - recent["started"].min().timestamp()) / DAY, 1.0)
-    return int(recent["bytes_new"].sum()) / days
+    return float(recent["bytes_new"].sum() / days)
