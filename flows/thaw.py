@@ -21,7 +21,7 @@ from tasks import thaw as tasks
 from tasks.control import activity
 from tasks.running import TaskThreads
 from vmcellar.restore.bring_back import Done
-from vmcellar.restore.thaw_wait import Look
+from vmcellar.restore.thaw_wait import LOOK_SECONDS, Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,19 @@ class Thawed:
 async def thaw_point(request: ThawPoint) -> Thawed:
     """Thaw a point's packs, come back when they should be readable, then restore it where asked for. Green while it
     waits: the next look is another run. With `fetch`, each look copies to hot what can be read by then, so that a thaw
-    which ends too early costs no second one. Costs money.
+    which ends too early costs no second one; while gc runs none is copied, and the next look does it. Costs money.
     """
     with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
         seen = await threads.value(
             tasks.look, request.config, request.point, request.disks, request.speed, request.days
         )
-        if request.fetch:
-            await threads.value(tasks.fetch, request.config, request.point, request.disks)
-    if seen.again is not None:
-        return Thawed(seen, await _look_again(request, seen, seen.again), None)
+        next_look = None if seen.again is None else await _look_again(request, seen, seen.again)
+        if request.fetch:  # after the next look is scheduled: no failure here ends a thaw that is paid for
+            fetched = await threads.value(tasks.fetch, request.config, request.point, request.disks)
+            if fetched is None and next_look is None and request.restore is None:
+                next_look = await _look_again(request, seen, LOOK_SECONDS)
+    if next_look is not None:
+        return Thawed(seen, next_look, None)
     if request.restore is None:
         return Thawed(seen, None, None)
     return Thawed(seen, None, await restore_vm(request.restore))
@@ -58,7 +61,7 @@ async def _look_again(request: ThawPoint, seen: Look, seconds: float) -> str:
     logger = get_run_logger()
     if deployment.id is None:
         logger.warning(
-            "%d packs are not thawed; this run has no deployment, so run it again after %s", seen.waiting, when
+            "%d packs are not thawed yet; this run has no deployment, so run it again after %s", seen.waiting, when
         )
         return when.isoformat()
     again = request.model_copy(update={"point": seen.point, "looks": request.looks + 1})

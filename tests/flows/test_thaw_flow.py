@@ -28,6 +28,7 @@ from tests.tiers.conftest import glacier_server, glacier_settings
 from tests.tiers.frozen import Frozen, make_frozen, make_tiered
 from vmcellar.config.tiers import TierSettings
 from vmcellar.engine import open_engine
+from vmcellar.repository import leases
 
 __all__ = ["glacier_server", "glacier_settings"]
 
@@ -49,10 +50,11 @@ def frozen(
 class Deployed:
     """A deployment of the flow that no worker serves: the test runs what is scheduled itself, at its own time."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: Seen, name: str = "lab") -> None:
+        """Two of the same name share what is scheduled."""
         self.client = seen.client
         flow_id = self.client.create_flow(thaw_point)
-        self.id: UUID = self.client.create_deployment(flow_id, "lab", enforce_parameter_schema=False)
+        self.id: UUID = self.client.create_deployment(flow_id, name, enforce_parameter_schema=False)
 
     def start(self, request: ThawPoint) -> FlowRun:
         parameters = {"request": request.model_dump(mode="json")}
@@ -144,3 +146,29 @@ def test_without_a_deployment_it_says_when_to_come_back(seen: Seen, frozen: Froz
     frozen.server.advance(hours=0.2)
     second = asyncio.run(thaw_point(request))
     assert (second.next_look, second.look.waiting, second.restored) == (None, 0, None)
+
+
+def test_a_gc_beside_it_ends_no_thaw_that_is_paid_for(
+    seen: Seen,
+    glacier_server: Glacier,
+    glacier_settings: TierSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is copied to hot while gc runs: the next look is scheduled all the same, and copies then."""
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    tiered = make_tiered(glacier_server, glacier_settings, tmp_path)
+    config = tmp_path / "vmcellar.yaml"
+    repository = open_engine(config).repository
+    deployed = Deployed(seen, "beside gc")
+    request = ThawPoint(config=str(config), point=tiered.point, speed="expedited", fetch=True)
+    with leases.holding(repository.tier, repository.keyring, leases.GC):
+        assert deployed.run(deployed.start(request)).look.waiting == 2
+        (later,) = deployed.scheduled()
+        glacier_server.advance(hours=0.1)
+        assert deployed.run(later).look.waiting == 0
+    (last,) = deployed.scheduled()
+    assert tiered.hot_packs == 0
+    assert deployed.run(last).next_look is None
+    assert tiered.hot_packs == 2
+    assert deployed.scheduled() == []

@@ -45,6 +45,11 @@ MOVE = "tiers move"
 
 Clock = Callable[[], float]
 
+
+class BusyError(PermanentError):
+    """Another work of which one runs at a time is under way: it may take hours, so a retry in seconds is of no use."""
+
+
 _log = logging.getLogger(__name__)
 _DIGITS_MAX = 18
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -249,10 +254,10 @@ def remove_stale(tier: Tier, keyring: Keyring, now: float) -> list[FoundLease]:
 
 
 def refuse_second(others: Iterable[FoundLease]) -> None:
-    """PermanentError when one of these is of a work of which only one may run at a time."""
+    """BusyError when one of these is of a work of which only one may run at a time."""
     for other in others:
         if other.newest.what in (GC, REBUILD, REPAIR, CONSOLIDATE, MOVE):
-            raise PermanentError(
+            raise BusyError(
                 f"{other.newest.what} runs already: on {other.newest.host}, pid {other.newest.pid}",
                 hint="wait for it; `vmcellar locks` shows it. If its host died, its lease ends within 20 minutes",
             )
