@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,3 +56,15 @@ def test_the_disk_must_be_named_where_there_is_a_choice(cli: Cli, cellar: Cellar
     refused = cli("restore", "web1@latest", "--onto", "vdx=disk", "--yes")
     assert refused.code == 2
     assert "The point has vda" in refused.err
+
+
+def test_an_image_that_is_missing_is_not_made_before_the_user_agreed(
+    cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cellar
+    monkeypatch.setattr("vmcellar.restore.rbd_images.make_missing", lambda *made: pytest.fail(str(made)))
+    monkeypatch.setattr("vmcellar.cli.ontorun.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setattr("vmcellar.cli.ontorun.typer.prompt", lambda *_, **__: "no")
+    refused = cli("restore", "web1@latest", "--onto", "rbd:pool/new")
+    assert refused.code == 2
+    assert "is not 'rbd:pool/new': nothing was written" in refused.err

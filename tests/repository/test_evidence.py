@@ -59,6 +59,16 @@ def test_renamed_foreign_and_contradicting_records_are_refused(keyring: FixedKey
         evidence.decode(keyring, REPOSITORY, renamed, evidence.encode(keyring, REPOSITORY, renamed, record))
 
 
+def test_what_is_written_last_counts_whatever_the_clocks_of_hosts_say(repository: Repository) -> None:
+    """The first host's clock is an hour ahead; that its proof passed says nothing about what was found after it."""
+    evidence.write(repository, some(kind="verification", time=1.8e9 + 3600))
+    evidence.write(repository, some(kind="verification", verdict="failed", time=1.8e9))
+    assert evidence.standings(repository.tier)[POINT].failed
+    mended = evidence.write(repository, some(kind="verification", time=1.8e9 + 60))
+    assert not evidence.standings(repository.tier)[POINT].failed
+    assert evidence.read(repository, mended).time == 1.8e9 + 3602
+
+
 def test_the_newest_of_each_kind_counts(repository: Repository) -> None:
     tier = repository.tier
     assert evidence.standings(tier) == {}

@@ -17,7 +17,6 @@ from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
-    from vmcellar.restore.destinations import Destination
     from vmcellar.restore.targets import ImageFormat
 
 
@@ -46,12 +45,12 @@ def overwrite(ctx: typer.Context, name: str, onto: list[str], image_format: Imag
     point = repository.point(name)
     volumes = LibvirtVolumes(config.libvirt.uri)
     words = by_target(point, onto)
+    if not reach.yes:
+        _ask(point, words)
     pairs = {
         target: find_destination(disk, point.disk(target).size, image_format, volumes) for target, disk in words.items()
     }
     machines = machines_at(config.libvirt.uri)
-    if not reach.yes:
-        _ask(point, pairs)
     with cancel_on_signals() as cancel, progress_bars() as progress:
         report = restore_onto(repository, point, pairs, config.state, machines, progress, cancel)
     if reach.as_json:
@@ -79,10 +78,13 @@ def by_target(point: RestorePoint, onto: list[str]) -> dict[str, str]:
     return found
 
 
-def _ask(point: RestorePoint, pairs: dict[str, Destination]) -> None:
-    """UsageError unless the user types the name of each disk that will be overwritten."""
-    for target, disk in pairs.items():
-        note(f"{disk.name} will be made equal to disk {target} of {point.vm}, point {point.id}")
+def _ask(point: RestorePoint, words: dict[str, str]) -> None:
+    """UsageError unless the user types the name of each disk that will be overwritten.
+
+    Asked before the disks are looked up, since a volume or RBD image that is missing is made then.
+    """
+    for target, disk in words.items():
+        note(f"{disk} will be made equal to disk {target} of {point.vm}, point {point.id}")
         typed = typer.prompt("Type its name to overwrite it", err=True)
-        if typed != disk.name:
-            raise UsageError(f"{typed!r} is not {disk.name!r}: nothing was written")
+        if typed != disk:
+            raise UsageError(f"{typed!r} is not {disk!r}: nothing was written")

@@ -224,8 +224,15 @@ def _signed(repository_id: bytes, name: str, text: bytes) -> bytes:
 
 
 def write(repository: Repository, evidence: Evidence) -> EvidenceName:
-    """Make evidence durable. Raises what the tier raises; a crash leaves it whole or not there."""
-    whole = replace(evidence, repository=repository.id.hex())
+    """Make evidence durable. Raises what the tier raises; a crash leaves it whole or not there.
+
+    What is written last counts: where another host's clock is ahead and evidence about the point seems to be of a time
+    to come, this one gets the second after that.
+    """
+    known = [each.when.timestamp() for each in names(repository.tier, evidence.point) if each.kind == evidence.kind]
+    ahead = max(known, default=0.0)
+    time = ahead + 1 if ahead > evidence.time else evidence.time
+    whole = replace(evidence, repository=repository.id.hex(), time=time)
     name = new_name(whole)
     repository.tier.put(layout.EVIDENCE + name, encode(repository.keyring, repository.id, name, whole))
     return parse_name(name)
