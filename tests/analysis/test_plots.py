@@ -53,6 +53,7 @@ def test_calendar_and_week() -> None:
 
 def test_age_of_the_newest_point() -> None:
     assert "dashed" in drawn(plots.rpo_timeline(FRAME, {VM: 60.0}, AT, [VM]))
+    assert "no point in this time" in drawn(plots.rpo_timeline(FRAME, {}, AT, [VM, "gone"]))
     assert "No good run" in drawn(plots.rpo_timeline(FRAME, {}, AT, ["nobody"]))
 
 

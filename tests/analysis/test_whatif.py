@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -9,6 +11,7 @@ from tests.analysis.test_plots import drawn
 from vmcellar.analysis import plots
 from vmcellar.analysis.history import HISTORY, conform
 from vmcellar.analysis.whatif import Scenario, compare, what_if
+from vmcellar.cli.render.catalog import scenarios_json, scenarios_table
 from vmcellar.config.prices import Prices
 
 GB = 1 << 30
@@ -51,6 +54,13 @@ def test_half_as_often_is_half_the_runs_and_twice_the_interval() -> None:
     table = compare([half])
     assert (table.loc[0, "scenario"], table.loc[0, "on hot"]) == ("half", 130 * GB)
     assert "bill" in drawn(plots.scenarios([half]))
+
+
+def test_a_single_run_has_no_interval() -> None:
+    once = what_if(FRAME[:1], Scenario("once", 365), PRICES, NOW)
+    assert math.isnan(once.interval)
+    assert scenarios_json([once])[0]["interval"] is None
+    assert scenarios_table([once]).row_count == 1
 
 
 def test_a_tier_without_prices_is_an_error() -> None:

@@ -156,12 +156,16 @@ def heat(found: HeatMap) -> Figure:
     return figure
 
 
+TEETH_MOST = 200
+"""More teeth than this cannot be told apart."""
+
+
 def rpo_timeline(frame: pd.DataFrame, targets: Mapping[str, float], now: pd.Timestamp, vms: Sequence[str]) -> Figure:
     """The age of each VM's newest point over time, red where it is beyond the VM's target (seconds)."""
     teeth = exposure(frame[frame["vm"].isin(list(vms))], now)
     if teeth.empty:
         return nothing("Age of the newest point", "No good run of these VMs is known.")
-    about = "rises until the next backup is committed; the dashed line is the target"
+    about = "rises until the next backup is committed (of many, the crests); the dashed line is the target"
     figure, axes = sheet("Age of the newest point", about, height=1.2 + 1.3 * len(vms), rows=len(vms))
     for axis, vm in zip(axes, vms, strict=True):
         own = teeth[teeth["vm"] == vm]
@@ -177,6 +181,12 @@ def rpo_timeline(frame: pd.DataFrame, targets: Mapping[str, float], now: pd.Time
 def _saw(axis: Axes, own: pd.DataFrame, target: float | None, scale: float) -> None:
     if own.empty:
         axis.text(0.01, 0.4, "no point in this time", fontsize=9, color=SOFT, transform=axis.transAxes)
+        axis.set_yticks([])
+        return
+    if target:
+        axis.axhline(target / scale, color=ORANGE, linewidth=1.2, linestyle=(0, (5, 3)))
+    if len(own) > TEETH_MOST:
+        _crests(axis, own, target, scale)
         return
     times = _times(np.column_stack([seconds_of(own["committed"]), seconds_of(own["until"])]).ravel())
     fresh = (own["committed"] - own["started"]).dt.total_seconds()
@@ -184,8 +194,16 @@ def _saw(axis: Axes, own: pd.DataFrame, target: float | None, scale: float) -> N
     axis.fill_between(times, 0, ages, color=BLUE, alpha=0.25, lw=0)
     axis.plot(times, ages, color=BLUE, linewidth=0.9)
     if target:
-        axis.axhline(target / scale, color=ORANGE, linewidth=1.2, linestyle=(0, (5, 3)))
         _over(axis, own[own["worst"] > target], target, scale)
+
+
+def _crests(axis: Axes, own: pd.DataFrame, target: float | None, scale: float) -> None:
+    """Of teeth that would be one block of ink: the oldest that each point became, red beyond the target."""
+    times, worst = _times(seconds_of(own["until"])), own["worst"].to_numpy(dtype=float)
+    axis.fill_between(times, 0, worst / scale, color=BLUE, alpha=0.25, lw=0)
+    axis.plot(times, worst / scale, color=BLUE, linewidth=0.9)
+    late = worst > target if target else np.zeros(len(own), bool)
+    axis.plot(times[late], worst[late] / scale, color=RED, linestyle="none", marker="o", markersize=4)
 
 
 def _over(axis: Axes, over: pd.DataFrame, target: float, scale: float) -> None:

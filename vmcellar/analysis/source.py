@@ -71,9 +71,9 @@ class Source:
 
     def heat_map(self, vm: str, disk: str, around: float) -> HeatMap:
         """Where a disk changed before and after a moment (seconds since the epoch): from the repository, which is
-        opened for it, or made up as the history is.
+        opened for it, or made up as the history is. Half of what is shown lies before the moment, if there is as much.
         """
-        until = around + AFTER_DAYS * DAY
+        until = self._shown_until(vm, around)
         if self.settings is None:
             return _heat_of(self.frame[seconds_of(self.frame["started"]) <= until], vm, disk)
         repository = Repository.open(self.settings)
@@ -81,6 +81,11 @@ class Source:
             return heat_map(repository, vm, disk, most_points=HEAT_POINTS, until=until)
         finally:
             repository.close()
+
+    def _shown_until(self, vm: str, around: float) -> float:
+        times = np.sort(seconds_of(self.points.loc[self.points["vm"] == vm, "time"]))
+        after = times[(times > around) & (times <= around + AFTER_DAYS * DAY)][: HEAT_POINTS // 2]
+        return float(after[-1]) if len(after) else around
 
 
 def load(config: Path | None = None) -> Source:
@@ -160,13 +165,13 @@ def _points_of(frame: pd.DataFrame) -> pd.DataFrame:
 def _heat_of(frame: pd.DataFrame, vm: str, disk: str) -> HeatMap:
     """Its usual change lies in a tenth of the disk; what is far beyond it lies everywhere."""
     own = frame[(frame["vm"] == vm) & (frame["disk"] == disk) & frame["ok"] & (frame["kind"] == "incremental")]
+    usual = 0.5 * float(own["bytes_changed"].quantile(0.9))
     own = own.tail(HEAT_POINTS)
     size, changed = int(own["bytes_size"].max()), own["bytes_changed"].to_numpy(dtype=float)
     cell = -(-size // COLUMNS)
     random = np.random.default_rng(size % 97)
     place = random.random(COLUMNS)
     busy = np.where(place > 0.85, 10 ** random.uniform(-3, 0, COLUMNS), 0.0) * random.random((len(own), COLUMNS))
-    usual = float(np.median(changed))
     share = (changed / (4 * usual))[:, None]
     rows = np.where(share > 2, 0.3 + 0.7 * place, np.where(busy > 1e-3, busy * share, 0.0))
     times = tuple(moment.to_pydatetime() for moment in own["started"])

@@ -129,5 +129,5 @@ def _one(size: int, since: float, ends: float, scenario: Scenario) -> list[Stay]
 
 def _interval(good: pd.DataFrame) -> float:
     runs = good.drop_duplicates("run_id").sort_values(["vm", "started"])
-    gaps = runs.groupby("vm", observed=True)["started"].diff().dt.total_seconds()
-    return float(gaps.median())
+    gaps = runs.groupby("vm", observed=True)["started"].diff().dt.total_seconds().dropna()
+    return float(gaps.median()) if len(gaps) else float("nan")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -102,8 +103,13 @@ def scenarios_table(outcomes: Sequence[Outcome]) -> Table:
     for one in outcomes:
         saved = f"{1 - one.bill.total / first:.0%}" if first else ""
         bill = f"{one.bill.total:,.2f}"
-        table.add_row(one.scenario.name, size_text(one.total), bill, saved, str(one.runs), seconds_text(one.interval))
+        table.add_row(one.scenario.name, size_text(one.total), bill, saved, str(one.runs), _interval(one))
     return table
+
+
+def _interval(one: Outcome) -> str:
+    """One run has none."""
+    return "unknown" if isnan(one.interval) else seconds_text(one.interval)
 
 
 def scenarios_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -116,7 +122,7 @@ def scenarios_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "bill": {**asdict(one.bill), "total": one.bill.total},
             "stored": one.stored,
             "runs": one.runs,
-            "interval": one.interval,
+            "interval": None if isnan(one.interval) else one.interval,
         }
         for one in outcomes
     ]
