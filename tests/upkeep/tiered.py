@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from tests.upkeep.world import DAY, World
 from vmcellar.config.placement import Placement
@@ -30,7 +31,7 @@ class TieredWorld(World):
     copies: int = 1
 
     @classmethod
-    def make(cls, folder: Path, pool: ThreadPoolExecutor) -> TieredWorld:
+    def make(cls, folder: Path, pool: ThreadPoolExecutor) -> Self:
         made = cls(folder, make_local(folder, "hot"), pool)
         made.others = {name: make_local(folder, name) for name in NAMES[1:]}
         made.tier.put("config", b"config")  # a mirror is made of what has these

@@ -9,21 +9,22 @@ from typing import Any, Literal, Self
 from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import CoreSchema
 
+from vmcellar.config.bandwidth import Bandwidth
 from vmcellar.config.prices import AWS_PRICES, Prices
 from vmcellar.config.secrets import HostPath, SecretReference, expand
 from vmcellar.config.section import Section
-from vmcellar.config.units import Duration, Size
+from vmcellar.config.units import DailyWindow, Duration, Size
 
 _CEPH = re.compile(r"ceph::[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
 _AWS = re.compile(r"\.amazonaws\.com(\.cn)?(:\d+)?/?$")
+_ALWAYS = frozenset({"storage", "prices", "bandwidth", "moves"})
 _OPTIONS = {
-    "local": frozenset({"storage", "prices", "lock"}),
-    "ceph": frozenset({"storage", "prices", "staging", "timeout", "conf", "user", "keyring", "object"}),
-    "s3": frozenset(
-        {"storage", "prices", "staging", "timeout", "endpoint", "region", "profile", "access_key", "secret_key", "ca"}
-        | {"storage_class", "part", "lock"}
-    ),
+    "local": _ALWAYS | {"lock"},
+    "ceph": _ALWAYS | {"staging", "timeout", "conf", "user", "keyring", "object"},
+    "s3": _ALWAYS
+    | {"staging", "timeout", "endpoint", "region", "profile", "access_key", "secret_key", "ca"}
+    | {"storage_class", "part", "lock"},
 }
 _SMALLEST_PART = 5 << 20  # S3: every part but the last
 _LARGEST_OBJECT = 64 << 20  # Ceph: osd_max_write_size is 90 MiB
@@ -63,6 +64,10 @@ class TierSettings(Section):
         default=4 << 20, ge=64 << 10, le=_LARGEST_OBJECT, description="ceph: the most bytes in one RADOS object"
     )
     lock: Lock | None = Field(default=None, description="s3, directory: what is written cannot be deleted for a time")
+    bandwidth: Bandwidth | None = Field(
+        default=None, description="the most that moves read from it and write to it per second, on this host"
+    )
+    moves: DailyWindow | None = Field(default=None, description="moves from it and to it begin only inside this window")
     prices: Prices | None = Field(default=None, description="what it costs; default: AWS's list prices on AWS, else 0")
 
     @model_validator(mode="before")
@@ -90,7 +95,7 @@ class TierSettings(Section):
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> Any:
         """As the file may say it: a directory as text, else the options of this kind alone."""
-        if self.kind == "local" and self.prices is None and self.lock is None:
+        if self.kind == "local" and all(getattr(self, name) is None for name in _OPTIONS["local"] - {"storage"}):
             return self.storage
         return {name: value for name, value in handler(self).items() if name in _OPTIONS[self.kind]}
 

@@ -21,6 +21,7 @@ from vmcellar.memory import BufferPool
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.repository.pack_reader import READ_MAX
 from vmcellar.tiers.base import ArchivedError, ExistsError, KeepsDigests, LockedError
+from vmcellar.upkeep.limits import Limits
 
 if TYPE_CHECKING:
     from vmcellar.tiers.base import Tier
@@ -60,11 +61,14 @@ class Carrier:
     `folder` is a name for what is half-way, in the staging folder of each target; no two runs may share it.
     """
 
-    def __init__(self, folder: str, pace: Pace, progress: ProgressSink, cancel: CancelToken) -> None:
+    def __init__(
+        self, folder: str, pace: Pace, progress: ProgressSink, cancel: CancelToken, limits: Limits | None = None
+    ) -> None:
         self._folder = folder
         self._pace = pace
         self._progress = progress
         self._cancel = cancel
+        self._limits = limits or Limits()
 
     def clear(self, target: Tier) -> None:
         """Remove what a run that died left half-way on this host."""
@@ -80,6 +84,7 @@ class Carrier:
         path = folder / uuid4().hex
         try:
             digest, size = self._fetch(key, source, path)
+            self._limits.take(target.name, size, self._cancel)
             new = _adopted(path, key, target)
         finally:
             path.unlink(missing_ok=True)
@@ -100,6 +105,7 @@ class Carrier:
                 view = buffer[: min(READ_MAX, reader.size - start)]
                 self._cancel.check()
                 self._pace.take(len(view), self._cancel)
+                self._limits.take(source.name, len(view), self._cancel)
                 reader.read_into(start, view)
                 digest.update(view)
                 done = 0
@@ -115,6 +121,7 @@ class Carrier:
             for start in range(0, reader.size, READ_MAX):
                 self._cancel.check()
                 view = buffer[: min(READ_MAX, reader.size - start)]
+                self._limits.take(tier.name, len(view), self._cancel)
                 reader.read_into(start, view)
                 digest.update(view)
         return digest.hexdigest()

@@ -122,8 +122,8 @@ class Mirror:
     def _copy(self, key: str, tier: Tier, *, replace: bool) -> None:
         self._check()
         try:
-            if replace:
-                tier.delete(key)
+            if replace and not self._removed(key, tier):
+                return
             self._carrier.copy(key, self._hot, tier)
             if key.startswith(POINTS):
                 lock_now(tier, key, time.time())
@@ -134,9 +134,12 @@ class Mirror:
     def _remove(self, key: str, tier: Tier) -> bool:
         """False when it is locked: the next update tries again."""
         self._check()
+        return self._hot.exists(key) or self._removed(key, tier)
+
+    @staticmethod
+    def _removed(key: str, tier: Tier) -> bool:
         try:
-            if not self._hot.exists(key):
-                tier.delete(key)
+            tier.delete(key)
         except LockedError:
             return False
         return True

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import CancelledError, IntegrityError
@@ -20,11 +20,12 @@ from vmcellar.policy.placement import Held, Move, Site, decide
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import drops, leases
 from vmcellar.repository.whole import check_object
-from vmcellar.tiers.base import ArchivedError, NotFoundError
+from vmcellar.tiers.base import ArchivedError, LockedError, NotFoundError
 from vmcellar.tiers.mark import refuse_same_place
 from vmcellar.upkeep import separate
 from vmcellar.upkeep.carry import Carrier, Pace
 from vmcellar.upkeep.fresh import with_fresh_index
+from vmcellar.upkeep.limits import Limits
 from vmcellar.upkeep.lock import unlocked
 from vmcellar.upkeep.mirror import Mirror, Mirrored
 from vmcellar.upkeep.survey import Mixed, Needed, Survey, cellar_of, for_ever, survey
@@ -39,11 +40,14 @@ ID_DIGITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Where packs should lie: the tiers in order, on how many each pack lies, and until when points are kept."""
+    """Where packs should lie: the tiers in order, on how many each pack lies, until when points are kept, and
+    how fast and when packs may be moved.
+    """
 
     sites: tuple[Site, ...]
     copies: int = 1
     needed: Needed = for_ever
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +119,16 @@ def rebalance(
         since = now - rules.sites[0].until
         found = survey(own, needed=rules.needed, young_since=since, strict=True, progress=progress, cancel=cancel)
         stop = CancelToken(cancel)
-        carrier = Carrier(f"moves-{repository.id.hex()[:ID_DIGITS]}", Pace(rate), progress, stop)
-        run = _Run(own, cellar, carrier, lease, stop)
+        carrier = Carrier(f"moves-{repository.id.hex()[:ID_DIGITS]}", Pace(rate), progress, stop, rules.limits)
+        run = _Run(own, cellar, carrier, lease, stop, rules.limits)
         separated, notes = run.separate(found.mixed, progress)
         if separated and not dry_run:
             found = survey(own, needed=rules.needed, strict=True, progress=progress, cancel=cancel)
         mirrors = run.mirrors()
         moves, held = _decided(found, rules, now, cellar, dropped)
         moves, locked = unlocked(moves, cellar, rules.copies, now)
-        done, failed = (moves, []) if dry_run else run.moves(moves, at_once)
+        moves, closed = run.within_windows(moves)
+        done, failed = (moves, []) if dry_run else run.moves(moves, at_once, closed)
     if separated and not dry_run:
         repository.index.refresh()
     return RebalanceReport(
@@ -132,7 +137,7 @@ def rebalance(
         packs=len(found.packs),
         moves=tuple(done),
         bytes=sum(move.size * len(move.copy) for move in done),
-        held=(*held, *locked),
+        held=(*held, *locked, *closed),
         failed=tuple(failed),
         lost=found.lost,
         mirrors=mirrors,
@@ -172,12 +177,22 @@ class _Run:
         carrier: Carrier,
         lease: leases.HeldLease | None,
         cancel: CancelToken,
+        limits: Limits,
     ) -> None:
         self._repository = repository
         self._cellar = cellar
         self._carrier = carrier
         self._lease = lease
         self._cancel = cancel
+        self._limits = limits
+
+    def _closed(self, move: Move) -> Held | None:
+        return self._limits.closed(move, self._repository.clock())
+
+    def within_windows(self, moves: Iterable[Move]) -> tuple[list[Move], list[Held]]:
+        """Those that may begin now, and those that have to wait."""
+        verdicts = [(move, self._closed(move)) for move in moves]
+        return [move for move, held in verdicts if held is None], [held for _, held in verdicts if held is not None]
 
     def _check(self) -> None:
         """Before each change: nobody asked to stop, and the lease is still ours."""
@@ -201,8 +216,10 @@ class _Run:
         old = {pack.id for pack in done.old}
         return [each for each in wanted if each.live.pack.id in old], (*notes, *done.notes)
 
-    def moves(self, moves: Iterable[Move], at_once: int) -> tuple[list[Move], list[Failed]]:
-        """Do them, several at a time; an error that is not about one pack alone ends it when all have stopped."""
+    def moves(self, moves: Iterable[Move], at_once: int, closed: list[Held]) -> tuple[list[Move], list[Failed]]:
+        """Do them, several at a time; those whose window ends before their turn are put to `closed`. An error that is
+        not about one pack alone ends it when all have stopped.
+        """
         self._carrier.clear(self._cellar.hot)
         done: list[Move] = []
         failed: list[Failed] = []
@@ -211,7 +228,9 @@ class _Run:
             try:
                 for move, future in running:
                     reason = future.result()
-                    if reason:
+                    if isinstance(reason, Held):
+                        closed.append(reason)
+                    elif reason:
                         failed.append(Failed(move.key, reason))
                     else:
                         done.append(move)
@@ -221,9 +240,11 @@ class _Run:
                 raise
         return done, failed
 
-    def _move(self, move: Move) -> str:
+    def _move(self, move: Move) -> str | Held:
         """Do one; empty, or why this pack stays."""
         self._check()
+        if held := self._closed(move):
+            return held
         try:
             source, *others = (self._cellar.tier_named(name) for name in move.tiers)
             digest = self._common_digest(move, source, others) if move.drop and others else ""
@@ -236,7 +257,7 @@ class _Run:
                 self._drop(move)
         except CancelledError:
             raise
-        except (IntegrityError, NotFoundError, ArchivedError) as error:
+        except (IntegrityError, NotFoundError, ArchivedError, LockedError) as error:
             return str(error)
         return ""
 

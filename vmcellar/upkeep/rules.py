@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.errors import UsageError
 from vmcellar.policy.placement import sites_of
+from vmcellar.upkeep.limits import limits_of
 from vmcellar.upkeep.prune import rules_of_jobs
 from vmcellar.upkeep.rebalance import Rules
 
@@ -29,7 +30,9 @@ def rules_of(config: Config) -> Rules:
     tiers = {"hot": config.hot_tier(), **config.other_tiers()}
     prices = {name: tier.price_table for name, tier in tiers.items()}
     archives = [name for name, tier in tiers.items() if tier.thaws]
-    return Rules(sites_of(config.placement, prices, archives), config.placement.copies, kept_until(config))
+    return Rules(
+        sites_of(config.placement, prices, archives), config.placement.copies, kept_until(config), limits_of(config)
+    )
 
 
 def kept_until(config: Config) -> Needed:

@@ -1,0 +1,59 @@
+"""How fast each tier may be read and written by moves, and at what time of day."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING
+
+from vmcellar.policy.bandwidth import Throttle, rate_at
+from vmcellar.policy.localzone import local_zone
+from vmcellar.policy.placement import Held
+from vmcellar.policy.windows import seconds_left
+
+if TYPE_CHECKING:
+    from vmcellar.config.bandwidth import Bandwidth
+    from vmcellar.config.model import Config
+    from vmcellar.config.units import Window
+    from vmcellar.policy.placement import Move
+    from vmcellar.progress import CancelToken
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """By a tier's name: the bucket that all processes of this host share, and the daily window in `zone`."""
+
+    throttles: Mapping[str, Throttle] = field(default_factory=dict)
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    zone: tzinfo = UTC
+
+    def take(self, tier: str, count: int, cancel: CancelToken) -> None:
+        """Return when `count` bytes may pass from or to the tier; CancelledError when stopped meanwhile."""
+        throttle = self.throttles.get(tier)
+        if throttle is not None:
+            throttle.take(count, cancel)
+
+    def closed(self, move: Move, now: float) -> Held | None:
+        """What keeps a move from beginning now: it would read or write a tier outside of its window."""
+        moment = datetime.fromtimestamp(now, self.zone)
+        for name in dict.fromkeys((*move.tiers, *move.copy)):
+            window = self.windows.get(name)
+            if window is not None and not seconds_left(window, moment):
+                return Held(move.key, move.size, move.tiers, f"{name} is moved to and from within {window} only")
+        return None
+
+
+def limits_of(config: Config) -> Limits:
+    """Those of a configuration."""
+    tiers = {"hot": config.hot_tier(), **config.other_tiers()}
+    return Limits(
+        {name: _throttle(config, name, tier.bandwidth) for name, tier in tiers.items() if tier.bandwidth is not None},
+        {name: tier.moves for name, tier in tiers.items() if tier.moves is not None},
+        local_zone(),
+    )
+
+
+def _throttle(config: Config, name: str, bandwidth: Bandwidth) -> Throttle:
+    path = config.state / "tier-bandwidth" / name
+    return Throttle(path, lambda: rate_at(bandwidth, datetime.now(UTC).astimezone(local_zone())))
