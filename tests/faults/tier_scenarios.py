@@ -7,7 +7,9 @@ from pathlib import Path
 from tests.faults.cellar import Cellar
 from tests.faults.scenario import scenario
 from tests.faults.upkeep_scenarios import history
+from vmcellar.restore.plan import make_plan
 from vmcellar.tiers.registry import add_tier
+from vmcellar.upkeep.bring import bring
 from vmcellar.upkeep.rebalance import RebalanceReport, rebalance
 from vmcellar.upkeep.rules import rules_of
 
@@ -75,7 +77,38 @@ def _frozen(cellar: Cellar) -> None:
     assert _move(cellar, 40).moves == ()
 
 
+def _cooled_before(cellar: Cellar) -> None:
+    _tiered(cellar)
+    _cool(cellar)
+
+
+def _bring(cellar: Cellar) -> None:
+    """As `thaw --fetch` does once packs can be read: those of the newest point come to hot."""
+    repository = cellar.open()
+    try:
+        newest = max(repository.points(), key=lambda point: point.time)
+        bring(repository, make_plan(repository, newest).keys, at_once=1)
+    finally:
+        repository.close()
+
+
+def _brought(cellar: Cellar) -> None:
+    """Hot has what the newest point needs, warm still has all, and nothing is left half-way."""
+    cellar.check()
+    repository = cellar.open()
+    try:
+        newest = max(repository.points(), key=lambda point: point.time)
+        needed = {key.rpartition("/")[2] for key in make_plan(repository, newest).keys if key.startswith("data/")}
+    finally:
+        repository.close()
+    assert needed
+    assert needed <= _packs(cellar.hot)
+    assert needed <= _packs(cellar.folder / "warm")
+    assert not list((cellar.hot / "staging").glob("brings-*/*"))
+
+
 SCENARIOS = (
     scenario("tiers-move", _tiered, _cool, finished=_cooled),
     scenario("tiers-copies", _with_two_copies, _freeze, finished=_frozen),
+    scenario("tiers-bring", _cooled_before, _bring, finished=_brought),
 )
