@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from vmcellar.analysis.fill import Fill, fill_of
 from vmcellar.catalog import models
+from vmcellar.policy.costs import month_cost, offers
+from vmcellar.repository.layout import PACK_BYTES
 from vmcellar.upkeep.survey import survey
 from vmcellar.upkeep.tierstat import summaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
 
     from vmcellar.config.model import Config
+    from vmcellar.config.prices import Prices
     from vmcellar.repository.repository import Repository
 
+COST_DAYS = (30, 365)
+THAWED_DAYS = 3
+"""How long what was thawed stays readable, for what a thaw costs."""
 LEVEL = 80
 """Per cent of cases in which the tier is full between the earliest and the latest day that are named."""
 
@@ -37,10 +43,24 @@ class TierUse:
 
 
 @dataclass(frozen=True, slots=True)
+class TierCost:
+    """What a tier costs a month `days` from now, with its 80 % interval, and what it would cost to thaw all of it once,
+    at the cheapest speed (None: it reads at once); in the currency of its price table.
+    """
+
+    days: int
+    month: float
+    low: float
+    high: float
+    thaw: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TierCapacity:
     """A tier now and to come. `full` and its bounds are None when that is over a year away, or there is no end.
 
-    `per_day` is None, with a `reason`, when the history is too short.
+    `per_day` is None, with a `reason`, when the history is too short. `costs` are those of today, in 30 days and in a
+    year; none without a price.
     """
 
     tier: str
@@ -51,6 +71,7 @@ class TierCapacity:
     earliest: datetime | None
     latest: datetime | None
     reason: str
+    costs: tuple[TierCost, ...] = ()
 
 
 def tiers_now(repository: Repository, config: Config, now: float) -> list[TierUse]:
@@ -68,10 +89,43 @@ def use_rows(repository: str, tiers: Iterable[TierUse], now: float) -> list[mode
 
 
 def capacity(
-    frame: pd.DataFrame, tiers: Sequence[TierUse], now: float, kept_days: int | None = None
+    frame: pd.DataFrame,
+    tiers: Sequence[TierUse],
+    now: float,
+    kept_days: int | None = None,
+    prices: Mapping[str, Prices] | None = None,
 ) -> list[TierCapacity]:
     """Each tier's outlook by a good history (see `quality.quarantine`) and its use at `now` (seconds since 1970)."""
-    return [_outlook(tier, fill_of(frame, tier.tier, tier.used, now, kept_days)) for tier in tiers]
+    found = []
+    for tier in tiers:
+        fill = fill_of(frame, tier.tier, tier.used, now, kept_days)
+        table = (prices or {}).get(tier.tier)
+        found.append(replace(_outlook(tier, fill), costs=_costs(tier, fill, table) if table else ()))
+    return found
+
+
+def _costs(tier: TierUse, fill: Fill, prices: Prices) -> tuple[TierCost, ...]:
+    """Of whole packs. Without a forecast only today's; none where the tier costs nothing."""
+    if not (prices.gb_month or prices.retrieval):
+        return ()
+    used = {0: (tier.used, tier.used, tier.used)}
+    if not fill.refusal:
+        used |= {days: (fill.used[days], fill.low[LEVEL][days], fill.high[LEVEL][days]) for days in COST_DAYS}
+    costs = []
+    for days, sizes in used.items():
+        month, low, high = (month_cost(prices, [PACK_BYTES]) * _packs(size) for size in sizes)
+        costs.append(TierCost(days, month, low, high, _thaw(prices, sizes[0])))
+    return tuple(costs)
+
+
+def _packs(size: float) -> int:
+    """Packs of whole size; of an interval's end that knows no bounds, as many as any tier could hold."""
+    return max(round(min(size, 2.0**63) / PACK_BYTES), int(size > 0))
+
+
+def _thaw(prices: Prices, size: float) -> float | None:
+    per_pack = [offer.total for offer in offers(prices, [PACK_BYTES], THAWED_DAYS)] if prices.retrieval else []
+    return min(per_pack) * _packs(size) if per_pack else None
 
 
 def _outlook(tier: TierUse, fill: Fill) -> TierCapacity:

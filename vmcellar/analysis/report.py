@@ -94,8 +94,10 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
     reached = rpo(good, targets(config, vms, "rpo"), at)
     measured = rto(read.evidence(catalog), read.points(catalog))
     found = find(good, now, RECENT_DAYS)
+    outlook = capacity(good, standing, now, prices=config.price_tables())
     sections = {
-        "Capacity": tables.markdown(tables.capacity(capacity(good, standing, now))),
+        "Capacity": tables.markdown(tables.capacity(outlook)),
+        "Cost of tiers": tables.markdown(tables.costs(outlook), "No tier has a price."),
         "Age of the newest point": tables.markdown(tables.rpo(reached)),
         "Time to restore": tables.markdown(tables.rto(measured)),
         f"Strange in the last {RECENT_DAYS} days": tables.markdown(tables.anomalies(found), "Nothing."),

@@ -67,6 +67,18 @@ def capacity(tiers: Iterable[TierCapacity]) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def costs(tiers: Iterable[TierCapacity]) -> pd.DataFrame:
+    """What each tier with a price costs a month, now and to come, and what a thaw of all of it would."""
+    return _frame(
+        ("tier", "in days", "costs a month", "80 % between", "to thaw all once"),
+        [
+            (tier.tier, one.days, f"{one.month:,.2f}", f"{one.low:,.2f} and {one.high:,.2f}",
+             "reads at once" if one.thaw is None else f"{one.thaw:,.2f}")
+            for tier in tiers for one in tier.costs
+        ],
+    )  # fmt: skip
+
+
 def rpo(table: pd.DataFrame) -> pd.DataFrame:
     """`objectives.rpo` with the VMs that are worst off first."""
     worst = (table["worst"] / table["target"]).fillna(0)

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def capacity(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show how full each tier is, what is added to it each day, and when it will be full.
+    """Show how full each tier is, what is added to it each day, when it will be full, and what it will cost.
 
     Growth is forecast from what backups store, as if nothing went again: prune, gc and moves to other tiers make it
     later. What each tier holds now is noted in the catalog.
@@ -24,17 +24,19 @@ def capacity(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     from vmcellar.analysis.capacity import tiers_now, use_rows
     from vmcellar.analysis.history import history
     from vmcellar.analysis.quality import quarantine
-    from vmcellar.cli.render.catalog import capacity_json, capacity_table
+    from vmcellar.cli.render.catalog import capacity_json, capacity_table, costs_table
 
     repository, catalog = open_catalog(ctx, config)
     good, bad = quarantine(history(catalog))
     now = repository.clock()
     standing = tiers_now(repository, read_config(ctx, config), now)
     catalog.add(use_rows(catalog.repository, standing, now))
-    tiers = outlook(good, standing, now)
+    tiers = outlook(good, standing, now, prices=read_config(ctx, config).price_tables())
     if as_json:
         print_json(capacity_json(tiers))
         return
     console().print(capacity_table(tiers))
+    if any(tier.costs for tier in tiers):
+        console().print(costs_table(tiers))
     if len(bad):
         note(f"{len(bad)} rows of the history were not used; `vmcellar catalog show` says why")

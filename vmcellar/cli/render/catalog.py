@@ -89,6 +89,20 @@ def capacity_table(tiers: Iterable[TierCapacity]) -> Table:
     return table
 
 
+def costs_table(tiers: Iterable[TierCapacity]) -> Table:
+    """What each tier with a price costs a month, now and to come, with 80 % intervals, and what a thaw of all would."""
+    table = Table("tier", "when", box=None, pad_edge=False)
+    for name in ("costs a month", "80 % between", "to thaw all once"):
+        table.add_column(name, justify="right")
+    for tier in tiers:
+        for cost in tier.costs:
+            between = f"{cost.low:,.2f} and {cost.high:,.2f}" if cost.days else ""
+            thaw = "reads at once" if cost.thaw is None else f"{cost.thaw:,.2f}"
+            when = f"in {cost.days} days" if cost.days else "now"
+            table.add_row(tier.tier, when, f"{cost.month:,.2f}", between, thaw)
+    return table
+
+
 def capacity_json(tiers: Iterable[TierCapacity]) -> list[dict[str, Any]]:
     """The fields of `capacity --json`; sizes in bytes, instants in UTC."""
     return [_plain(asdict(tier)) for tier in tiers]
