@@ -9,6 +9,7 @@ import pytest
 
 from vmcellar.errors import IntegrityError, UsageError
 from vmcellar.restore.domain_xml import Networks, RestoredFiles, parse_networks, rewrite_domain
+from vmcellar.restore.drill_domain import isolated_xml
 
 OLD_UUID = "11111111-2222-3333-4444-555555555555"
 NEW_UUID = "99999999-2222-3333-4444-555555555555"
@@ -142,3 +143,36 @@ def test_networks_are_kept_replaced_or_none() -> None:
 def test_networks_that_make_no_sense(words: list[str]) -> None:
     with pytest.raises(UsageError, match="--network"):
         plugged(parse_networks(words))
+
+
+WAYS_OUT = """
+<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>web</name><os/><devices>
+  <disk type='file' device='floppy'><source file='/etc/hostname'/><target dev='fda'/></disk>
+  <interface type='bridge'><source bridge='br0'/></interface>
+  <serial type='pty'><log file='/var/log/web.log' append='off'/></serial>
+  <serial type='tcp'><source mode='connect' host='10.0.0.1' service='4'/><protocol type='raw'/></serial>
+  <parallel type='dev'><source path='/dev/parport0'/></parallel>
+  <console type='udp'><source mode='connect' host='10.0.0.1' service='5'/><target type='virtio'/></console>
+  <channel type='tcp'><source mode='connect' host='10.0.0.1' service='6'/><target type='virtio' name='x'/></channel>
+  <input type='evdev'><source dev='/dev/input/event1'/></input>
+  <graphics type='vnc' socket='/run/web-vnc.sock' listen='10.0.0.1'><listen type='socket' socket='/run/web-vnc.sock'/>
+  </graphics>
+  <rng model='virtio'><backend model='egd' type='udp'><source mode='connect' host='10.0.0.1' service='7'/></backend>
+  </rng>
+</devices>
+<qemu:commandline><qemu:arg value='-nic'/><qemu:arg value='user'/><qemu:arg value='-hda'/>
+<qemu:arg value='/srv/web.img'/>
+</qemu:commandline></domain>"""
+
+
+def test_a_drill_reaches_nothing_outside_of_its_folder() -> None:
+    alone = isolated_xml(WAYS_OUT, Path("/r"), "")
+    xml = rewrite_domain(alone, "drill", NEW_UUID, RestoredFiles(Path("/r"), "qcow2", {}, {})).xml
+    outside = ("10.0.0.1", "-nic", "/srv/", "/etc/", "/dev/parport0", "/dev/input", "/run/", "br0", "/var/")
+    assert [word for word in outside if word in xml] == []
+    devices = ET.fromstring(xml).find("devices")  # noqa: S314  (our own output)
+    assert devices is not None
+    assert [port.get("type") for port in devices if port.tag in ("serial", "parallel", "channel")] == [
+        "file", "null", "null", "null"
+    ]  # fmt: skip
+    assert devices.findtext("rng/backend[@model='random']") == "/dev/urandom"

@@ -152,9 +152,11 @@ class Booter:
     def _let_repository_go(self, entry: Boot) -> None:
         """Everything is in the images: make that durable, and take the repository out of the definition.
 
-        Pausing a VM for a moment is what makes QEMU write out all that it holds of an image, its tables too.
+        Pausing a VM for a moment is what makes QEMU write out all that it holds of an image, its tables too. One that
+        was stopped for want of the repository goes on: the last block job may have ended before anybody saw that.
         """
         domain = self._domain(entry)
+        boot_pull.resume_stopped(domain)
         if domain.isActive() and domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
             with suppress(libvirt.libvirtError):  # it went off just then, which writes out everything as well
                 domain.suspend()

@@ -54,10 +54,14 @@ def _pull(domain: libvirt.virDomain, target: str, progress: ProgressSink, cancel
         if info["cur"] > seen:
             progress("restore", info["cur"] - seen)
             seen = info["cur"]
-        state, reason = domain.state()
-        if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR:
-            domain.resume()
+        resume_stopped(domain)
         time.sleep(_POLL_SECONDS)
+
+
+def resume_stopped(domain: libvirt.virDomain) -> None:
+    """Let the guest go on if QEMU stopped it because the repository did not answer."""
+    if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]:
+        domain.resume()
 
 
 def _pull_offline(entry: Boot, target: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import PermanentError
+from vmcellar.errors import PermanentError, TransientError
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.restore.domain_xml import KEPT, Networks
 from vmcellar.restore.qcow2 import CLUSTER
@@ -94,4 +94,10 @@ def _define(connection: Connection, name: str, report: RestoreReport, networks: 
     images = {disk.target: disk.path for disk in report.disks}
     files = RestoredFiles(report.directory, report.format, images, report.artifacts)
     tpm = report.artifacts.get(TPM_STATE)
-    return define_domain(connection, xml.read_text(encoding="utf-8"), name, files, tpm, networks)
+    try:
+        return define_domain(connection, xml.read_text(encoding="utf-8"), name, files, tpm, networks)
+    except TransientError as error:  # the whole restore cannot be done again: its files are there
+        raise PermanentError(
+            f"{report.vm} is restored to {report.directory}, but {name} could not be defined: {error.message}",
+            hint=f"remove {report.directory} and restore again, or define a VM on the disks there by hand",
+        ) from error

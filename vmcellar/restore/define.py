@@ -63,6 +63,7 @@ def define_domain(
     folder = TPM_STATE / new_uuid
     try:
         if tpm is not None and _is_system(connection):
+            shutil.rmtree(folder, ignore_errors=True)  # of a try with the same identity that was killed
             place_tpm_state(tpm, folder)
         connection.define(rewritten.xml, name)
     except BaseException:

@@ -72,6 +72,11 @@ def find_destination(words: str, size: int, image_format: ImageFormat | None, vo
         return find_destination(volumes.find(pool, name, size, image_format), size, image_format, volumes)
     if words.startswith("rbd:"):
         pool, image = _pair(words, "rbd:POOL/IMAGE")
+        if set(image) & set("/@"):
+            raise UsageError(
+                f"{words} names a namespace or a snapshot",
+                hint="the form is rbd:POOL/IMAGE, or name its device",
+            )
         rbd_images.make_missing(pool, image, size)
         return Destination(words, "rbd", image_format or "raw", None, (pool, image))
     return _local(Path(words), image_format)

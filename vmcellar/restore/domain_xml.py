@@ -125,7 +125,7 @@ def _set_disks(devices: ET.Element, files: RestoredFiles, dropped: list[str]) ->
         target = disk.find("target")
         name = target.get("dev", "") if target is not None else ""
         if disk.get("device", "disk") in ("cdrom", "floppy"):
-            _eject_missing_medium(disk, name, dropped)
+            _eject_medium(disk, name, dropped)
         elif name in files.images:
             _point_disk_at(disk, files.images[name], files.image_format)
         else:
@@ -133,9 +133,11 @@ def _set_disks(devices: ET.Element, files: RestoredFiles, dropped: list[str]) ->
             devices.remove(disk)
 
 
-def _eject_missing_medium(disk: ET.Element, name: str, dropped: list[str]) -> None:
+def _eject_medium(disk: ET.Element, name: str, dropped: list[str]) -> None:
+    """One that is missing, and a floppy: the old VM may write it."""
     source = disk.find("source")
-    if source is not None and not Path(source.get("file", "")).is_file():
+    floppy = disk.get("device") == "floppy"
+    if source is not None and (floppy or not Path(source.get("file", "")).is_file()):
         dropped.append(f"the medium in {name}")
         disk.remove(source)
 
@@ -167,6 +169,10 @@ def _drop_host_resources(devices: ET.Element, dropped: list[str]) -> None:
         if path:
             dropped.append(f"memory device on {path}")
             devices.remove(memory)
+    for device in devices.findall("input"):
+        if device.get("type") in ("evdev", "passthrough"):
+            dropped.append(f"input device of type {device.get('type')}")
+            devices.remove(device)
     for tpm in devices.findall("tpm"):
         backend = tpm.find("backend")
         if backend is not None and backend.get("type") != "emulator":
@@ -193,7 +199,10 @@ def _set_networks(devices: ET.Element) -> None:
         if graphics.get("port") is not None:
             graphics.set("port", "-1")
             graphics.set("autoport", "yes")
-        graphics.attrib.pop("websocket", None)
+        for attribute in ("websocket", "socket"):
+            graphics.attrib.pop(attribute, None)
+        for listen in graphics.findall("listen[@socket]"):
+            listen.attrib.pop("socket")
 
 
 def _plug(devices: ET.Element, networks: Networks) -> None:
@@ -223,8 +232,10 @@ def _set_sockets(devices: ET.Element, folder: Path) -> None:
     for channel in devices.findall("channel[@type='unix']"):
         for source in channel.findall("source"):
             channel.remove(source)
-    for tag in ("serial", "console", "parallel"):
+    for tag in ("serial", "console", "parallel", "channel"):
         for port in devices.findall(tag):
+            for log in port.findall("log"):
+                log.set("file", str(folder / Path(log.get("file", "")).name))
             path = port.find("source[@path]")
             if port.get("type") in ("file", "unix") and path is not None:
                 path.set("path", str(folder / Path(path.get("path", "")).name))

@@ -144,7 +144,8 @@ class _Drill:
         with self._phase("alive"):
             life = Watch(domain, self._folder, self._order.rules, self._cancel).life()
         self._checks.append(Check("alive", "a sign of life", life.found, ok=bool(life.sign)))
-        if self._point.consistency == "quiesced" and life.sign != "agent":
+        by_agent = "agent" in self._order.rules.accept and self._point.consistency == "quiesced"
+        if by_agent and life.sign != "agent":
             self._checks.append(Check("agent", "an answer, as at the backup", "none", ok=False))
         if life.sign:
             with self._phase("checks"):

@@ -1,7 +1,8 @@
 """The VM of a drill: the point's domain without a way out, and with a serial console that can be read.
 
-No network card, or one on an isolated libvirt network: two machines with one identity must never meet. Shared folders,
-host devices and sockets are left out as in every restore.
+No network card, or one on an isolated libvirt network: two machines with one identity must never meet. Ports that lead
+to other hosts or devices lead nowhere, and what the definition hands to QEMU past libvirt is left out: it may be a
+network or the old VM's disk. Shared folders, host devices and sockets are left out as in every restore.
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ from __future__ import annotations
 import io
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import libvirt
 
 from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.repository.evidence import SCREENSHOT_MAX
 from vmcellar.sources.libvirt_agent import AGENT_CHANNEL
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SERIAL_LOG = "serial.log"
 _SHARES = ("filesystem", "redirdev", "smartcard", "hub", "shmem")
+_PORTS = ("serial", "parallel", "console", "channel")
+_HARMLESS = frozenset({"pty", "file", "unix", "null", "vc", "spicevmc", "spiceport", "qemu-vdagent"})
+"""Types of ports that stay within this host; paths of files and sockets are set anew by every restore."""
+_COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
 
 
 def isolated_xml(xml: str, folder: Path, network: str) -> str:
@@ -36,6 +46,9 @@ def isolated_xml(xml: str, folder: Path, network: str) -> str:
             _move(interface, network)
         else:
             devices.remove(interface)
+    for element in domain.findall(_COMMAND_LINE):
+        domain.remove(element)
+    _cut_off(devices)
     _log_serial(devices, folder / SERIAL_LOG)
     return ET.tostring(domain, encoding="unicode")
 
@@ -49,6 +62,23 @@ def _move(interface: ET.Element, network: str) -> None:
     ET.SubElement(interface, "source", network=network)
     if model is not None:
         interface.append(model)
+
+
+def _cut_off(devices: ET.Element) -> None:
+    """Let ports that lead to other hosts or to devices lead nowhere, and show the screen on this host only."""
+    for port in (port for tag in _PORTS for port in devices.findall(tag)):
+        if port.get("type") not in _HARMLESS:
+            for child in (child for tag in ("source", "protocol") for child in port.findall(tag)):
+                port.remove(child)
+            port.set("type", "null")
+    for backend in devices.iterfind("rng/backend[@model='egd']"):
+        backend.clear()
+        backend.set("model", "random")
+        backend.text = "/dev/urandom"
+    for graphics in devices.findall("graphics"):
+        graphics.attrib.pop("listen", None)
+        for element in graphics.findall("listen"):
+            graphics.remove(element)
 
 
 def _log_serial(devices: ET.Element, log: Path) -> None:
@@ -112,15 +142,22 @@ def screenshot(connection: libvirt.virConnect, domain: libvirt.virDomain) -> byt
 
 
 def _as_png(picture: bytes) -> bytes:
-    """QEMU gives PPM or PNG by its version."""
+    """QEMU gives PPM or PNG by its version. A large photograph of a desktop is made as small as evidence takes it."""
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  (only drills need it)
 
-    result = io.BytesIO()
     try:
         with Image.open(io.BytesIO(picture)) as image:
-            image.convert("RGB").save(result, "PNG", optimize=True)
+            shown = image.convert("RGB")
+        while len(data := _saved(shown)) > SCREENSHOT_MAX:
+            shown = shown.reduce(2)
     except (UnidentifiedImageError, OSError):
         return b""
+    return data
+
+
+def _saved(image: Image.Image) -> bytes:
+    result = io.BytesIO()
+    image.save(result, "PNG", optimize=True)
     return result.getvalue()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from vmcellar.errors import PermanentError
@@ -55,14 +56,18 @@ def _type(image: Path, offset: int, size: int) -> str:
 def _check(image: Path, place: str, kind: str, offset: int) -> FileSystem:
     if kind not in EXT:
         return FileSystem(place, kind, "not checked", "no checker for it here")
-    name = f"{image}?offset={offset}"
+    try:
+        return _check_ext(FileSystem(place, kind, "clean"), f"{image}?offset={offset}")
+    except subprocess.TimeoutExpired as error:
+        return FileSystem(place, kind, "not checked", f"{error.cmd[0]} did not end within {_LIMIT:.0f} s")
+
+
+def _check_ext(sound: FileSystem, name: str) -> FileSystem:
     done = _run(["e2fsck", "-f", "-n", name])
     if done.returncode and _NEEDS_REPLAY in _run(["dumpe2fs", "-h", name]).stdout:
         _run(["e2fsck", "-p", "-E", "journal_only", name])  # never -y: without a sound journal that repairs all it sees
         done = _run(["e2fsck", "-f", "-n", name])
-    if done.returncode:
-        return FileSystem(place, kind, "damaged", _words(done))
-    return FileSystem(place, kind, "clean")
+    return replace(sound, state="damaged", detail=_words(done)) if done.returncode else sound
 
 
 def _words(done: subprocess.CompletedProcess[str]) -> str:

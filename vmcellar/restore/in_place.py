@@ -1,8 +1,9 @@
 """Restore a VM where it is: its disks become the point's by writing what differs, its NVRAM and TPM state come back.
 
-Nothing of the VM is lost by it. A VM that runs is backed up first (the safety point, `--stop`); of one that is off each
-image file is copied beside itself as NAME.before-TIME (a reflink where the file system can). A kill leaves at worst
-disks that are half (`unfinished`), which the same command finishes; the copies stay until somebody removes them.
+Nothing of the VM is lost by it. A VM that runs is backed up first (the safety point, `--stop`); each image file that no
+safety point holds is copied beside itself as NAME.before-TIME (a reflink where the file system can), durably. A kill
+leaves at worst disks that are half (`unfinished`), which the same command finishes; the copies stay until somebody
+removes them.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ import libvirt
 
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.restore import rbd_images
 from vmcellar.restore.define import TPM_STATE, place_tpm_state
 from vmcellar.restore.destinations import Destination, find_destination
 from vmcellar.restore.in_use import LibvirtMachines
+from vmcellar.restore.journal import sync_folder
 from vmcellar.restore.onto import OntoReport, restore_onto
 from vmcellar.restore.restore import DOMAIN_XML
 from vmcellar.restore.targets import ImageFormat
 from vmcellar.restore.thaw import refuse_asleep
-from vmcellar.restore.unfinished import unfinished
 from vmcellar.restore.volumes import LibvirtVolumes
 from vmcellar.sources.libvirt_connection import Connection, explain
 
@@ -46,7 +48,7 @@ _SECRETS = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """`stop` a VM that runs, after a backup; `keep` copies of images of one that is off; bring back `definition`."""
+    """`stop` a VM that runs, after a backup; `keep` copies of what no backup holds; bring back `definition`."""
 
     stop: bool = False
     keep: bool = True
@@ -76,7 +78,7 @@ class InPlace:
         self._connection = connection
         self._state = state
         self._wishes = wishes
-        self._safety = ""
+        self._safety: RestorePoint | None = None
         self._suffix = time.strftime(".before-%Y%m%dT%H%M%SZ", time.gmtime())
         self._domain = connection.domain(point.vm)
         self._xml: str = self._domain.XMLDesc(_SECRETS)
@@ -91,19 +93,20 @@ class InPlace:
         """
         refuse_asleep(self._repository, self._point, list(self.disks))
         if not self._domain.isActive():
-            self._refuse_what_cannot_be_kept()
+            self._refuse_what_cannot_be_kept("is off, so it cannot be backed up first")
             return
         if not self._wishes.stop:
             raise PermanentError(
                 f"{self._point.vm} is running",
                 hint="shut it down, or give --stop: it is then backed up, shut down, and restored; nothing was written",
             )
-        self._safety = back_up()
+        self._safety = self._repository.point(back_up())
+        self._refuse_what_cannot_be_kept(f"was backed up, but not all of it: point {self._safety.id}")
         self._shut_down()
 
     def run(self, progress: ProgressSink, cancel: CancelToken) -> InPlaceReport:
         """Keep, overwrite, bring back; errors as those of `restore_onto`."""
-        kept = [] if self._safety or not self._wishes.keep else self._keep_disks(cancel)
+        kept = self._keep_disks(cancel) if self._wishes.keep else []
         machines = LibvirtMachines(self._connection.domains())
         onto = restore_onto(self._repository, self._point, self.disks, self._state, machines, progress, cancel)
         brought_back: list[str] = []
@@ -112,9 +115,15 @@ class InPlace:
             self._connection.define(self._definition(), self._point.vm)
             brought_back.append("definition")
         left = tuple(sorted({target for target, _ in _disks(self._xml)} - set(self.disks)))
-        return InPlaceReport(self._point.vm, onto, self._safety, tuple(kept), tuple(brought_back), left)
+        safety = self._safety.id if self._safety else ""
+        return InPlaceReport(self._point.vm, onto, safety, tuple(kept), tuple(brought_back), left)
 
     def _check_same_vm(self) -> None:
+        if not self._domain.isPersistent():
+            raise PermanentError(
+                f"{self._point.vm} is transient: libvirt forgets it as soon as it is off",
+                hint="restore it with --define NAME, or its disks with --onto; nothing was written",
+            )
         if self._domain.UUIDString() != self._point.vm_uuid:
             raise PermanentError(
                 f"the VM {self._point.vm} here is another one ({self._domain.UUIDString()}) than that of point "
@@ -145,16 +154,26 @@ class InPlace:
                     f"{self._point.vm} has no disk {record.target} now that can be written",
                     hint="attach one, or restore with --to DIR or --define NAME; nothing was written",
                 )
+            monitors = [host.get("name", "") for host in here[record.target].iterfind("source[@protocol='rbd']/host")]
+            if monitors:
+                pool, _, image = words.removeprefix("rbd:").partition("/")
+                rbd_images.refuse_other_cluster(pool, image, monitors)
             image_format = _format(here[record.target])
             found[record.target] = find_destination(words, record.size, image_format, volumes)
         return found
 
-    def _refuse_what_cannot_be_kept(self) -> None:
-        others = [disk.name for disk in self.disks.values() if disk.kind != "file"]
+    def _not_backed_up(self) -> list[Destination]:
+        """The disks that the safety point does not hold: all without one, else those that a policy leaves out."""
+        held = {disk.target for disk in self._safety.disks} if self._safety else set()
+        return [disk for target, disk in self.disks.items() if target not in held]
+
+    def _refuse_what_cannot_be_kept(self, why: str) -> None:
+        others = [disk.name for disk in self._not_backed_up() if disk.kind != "file"]
         if others and self._wishes.keep:
             raise PermanentError(
-                f"{self._point.vm} is off, so it cannot be backed up first, and {', '.join(others)} cannot be copied",
-                hint="start it and give --stop, or give --no-keep to overwrite what is there; nothing was written",
+                f"{self._point.vm} {why}, and {', '.join(others)} cannot be copied",
+                hint="have it run, with a job that backs up all of its disks, and give --stop; or give --no-keep to "
+                "overwrite what is there; nothing was written",
             )
 
     def _shut_down(self) -> None:
@@ -177,12 +196,11 @@ class InPlace:
         return True
 
     def _keep_disks(self, cancel: CancelToken) -> list[Path]:
-        """Copy each image; one that an earlier restore left half is worth no copy, its own is there already."""
-        half = {entry.disk for entry in unfinished(self._state)}
+        """Copy each image that no backup holds, one too that an earlier restore left half: it may be whole by now."""
         kept = []
-        for disk in self.disks.values():
+        for disk in self._not_backed_up():
             cancel.check()
-            if disk.path is not None and disk.name not in half:
+            if disk.path is not None:
                 kept.append(disk.path.with_name(disk.path.name + self._suffix))
                 _copy(disk.path, kept[-1])
         return kept
@@ -256,6 +274,17 @@ def _copy(path: Path, to: Path) -> None:
             f"{path} could not be kept as {to.name}: {done.stderr.strip()}",
             hint="make room, or give --no-keep to overwrite what is there; nothing was written to it",
         )
+    _make_durable(to)
+
+
+def _make_durable(path: Path) -> None:
+    """File and name, before anything takes the place of what it was copied from."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    sync_folder(path.parent)
 
 
 def _replace_file(path: Path, data: bytes, suffix: str) -> list[Path]:
@@ -265,6 +294,7 @@ def _replace_file(path: Path, data: bytes, suffix: str) -> list[Path]:
         new.write_bytes(data)
         if not path.exists():
             new.chmod(0o600)
+            _make_durable(new)
             new.rename(path)
             return []
         status = path.stat()
@@ -272,6 +302,8 @@ def _replace_file(path: Path, data: bytes, suffix: str) -> list[Path]:
         new.chmod(status.st_mode & 0o777)
         shutil.copy2(path, before)
         os.chown(before, status.st_uid, status.st_gid)
+        for file in (new, before):
+            _make_durable(file)
         new.rename(path)
     except OSError as error:
         new.unlink(missing_ok=True)

@@ -1,16 +1,19 @@
 """Is a disk in use? What overwrites one asks here first, and refuses on any doubt.
 
-QEMU's own image locks are taken beside this, when the disk is opened (`image_server`): they catch a running VM also
-where libvirt knows nothing of it. Here are the uses that leave no such lock: mounts and other holders of a block
-device, a VM that was saved with its memory, images that lie on top of this one.
+QEMU's image locks show a running VM, or a tool of QEMU, also where libvirt knows nothing of it. They are looked at
+here, since of a raw image qemu-nbd takes them in a way that lets another one write beside it; and they are taken when
+the disk is opened (`image_server`), so that no VM starts on it. The rest are uses that leave no such lock: mounts and
+other holders of a block device, a VM that was saved with its memory, images that lie on top of this one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
+import struct
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
@@ -64,11 +67,11 @@ class LibvirtMachines:
         self._domains = list(domains)
 
     def users(self, disk: Destination) -> Iterator[str]:
-        """See Machines. Backing chains of local images are followed."""
+        """See Machines. Backing chains of local images are followed, volumes of storage pools looked up."""
         for domain in self._domains:
             name = domain.name()
-            for element in _disks(domain.XMLDesc()):
-                depth = _depth(element, disk)
+            for source in _sources(domain.XMLDesc()):
+                depth = _depth(domain, source, disk)
                 if depth is None:
                     continue
                 if depth > 0:
@@ -79,25 +82,44 @@ class LibvirtMachines:
                     yield f"VM {name} was saved with its memory and would go on with it (`virsh managedsave-remove`)"
 
 
-def _disks(xml: str) -> Iterator[ET.Element]:
-    yield from ET.fromstring(xml).iterfind("devices/disk")  # noqa: S314  (libvirt's own output)
+def _sources(xml: str) -> Iterator[ET.Element]:
+    yield from ET.fromstring(xml).iterfind("devices/disk/source")  # noqa: S314  (libvirt's own output)
 
 
-def _depth(element: ET.Element, disk: Destination) -> int | None:
+def _depth(domain: libvirt.virDomain, source: ET.Element, disk: Destination) -> int | None:
     """How deep in a domain's disk the image lies: 0 on top; None when it is not there."""
-    source = element.find("source")
-    if source is None:
-        return None
+    top = source.get("file") or source.get("dev") or _volume(domain, source)
     if disk.rbd is not None:
-        named = source.get("protocol") == "rbd" and source.get("name") == "/".join(disk.rbd)
-        return 0 if named else None
-    top = source.get("file") or source.get("dev")
+        named = source.get("name") if source.get("protocol") == "rbd" else top
+        return 0 if named == "/".join(disk.rbd) else None
     if not top or disk.path is None:
         return None
     for depth, path in enumerate(_chain(top)):
         if same_file(path, disk.path):
             return depth
     return None
+
+
+def _volume(domain: libvirt.virDomain, source: ET.Element) -> str:
+    """The path, or POOL/IMAGE, of a volume of a storage pool; empty for another source.
+
+    Where the pool does not say it, PermanentError if the domain has a state of its own: the disk may be part of that.
+    """
+    import libvirt  # noqa: PLC0415  (whoever has a domain has it)
+
+    pool, volume = source.get("pool"), source.get("volume")
+    if not (pool and volume):
+        return ""
+    try:
+        path: str = domain.connect().storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
+    except libvirt.libvirtError as error:
+        if domain.isActive() or domain.hasManagedSaveImage():
+            raise PermanentError(
+                f"VM {domain.name()} uses volume {volume} of pool {pool}, and where that is cannot be told: {error}",
+                hint=f"`virsh pool-start {pool}`, or shut the VM down; nothing was written",
+            ) from error
+        return ""
+    return path
 
 
 def _chain(top: str) -> list[Path]:
@@ -144,24 +166,57 @@ def _loops(path: Path) -> Iterator[str]:
 
 @contextmanager
 def claimed(disk: Destination) -> Iterator[None]:
-    """Hold a block device so that nobody can mount it or use it otherwise; PermanentError when somebody does.
+    """Hold a file or block device against every other restore, whatever name it has there, and a device against mounts.
 
-    The kernel refuses also when one of its partitions is held, or when it belongs to LVM, MD or device mapper.
+    PermanentError when somebody uses it. The kernel refuses a device also when one of its partitions is held, or when
+    it belongs to LVM, MD or device mapper.
     """
-    if disk.kind != "block" or disk.path is None:
+    if disk.path is None:
         yield
         return
+    flags = os.O_RDONLY | os.O_EXCL if disk.kind == "block" else os.O_RDWR
     try:
-        handle = os.open(disk.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        handle = os.open(disk.path, flags | os.O_CLOEXEC)
     except OSError as error:
         if error.errno != errno.EBUSY:
-            raise PermanentError(f"{disk.name}: {error.strerror}", hint="name a device that you may write") from error
+            raise PermanentError(f"{disk.name}: {error.strerror}", hint="name a disk that you may write") from error
         where = ", ".join(_mounts(disk.path)) or "LVM, MD, swap or another holder; `lsblk` shows it"
         raise PermanentError(f"{disk.name} is in use: {where}", hint=_HINT) from error
     try:
+        if disk.kind == "file":
+            _lock_out(handle, disk)
+        if _is_locked(handle):
+            raise PermanentError(f"{disk.name} is in use: a program of QEMU has it open", hint=_HINT)
         yield
     finally:
         os.close(handle)
+
+
+_LOCK = "hhqqi"  # struct flock: type, whence, start, length, process; fcntl(2)
+_QEMU_LOCKS = (100, 200)
+"""First and how many of the bytes that QEMU locks of an image it has open: its block/file-posix.c, RAW_LOCK_*_BASE."""
+_OURS = 400
+"""The byte that a restore locks, beyond those."""
+
+
+def _lock_out(handle: int, disk: Destination) -> None:
+    """Open file description locks belong to the file, not to its name, and end with the process."""
+    try:
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, _OURS, 1, 0))
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            return  # a file system without locks: then QEMU's are not there either
+        raise PermanentError(f"{disk.name}: another restore is writing onto it", hint=_HINT) from error
+
+
+def _is_locked(handle: int) -> bool:
+    """Whether any program of QEMU has the image or device open."""
+    asked = struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, *_QEMU_LOCKS, 0)
+    try:
+        found = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, asked)
+    except OSError:
+        return False
+    return bool(struct.unpack(_LOCK, found)[0] != fcntl.F_UNLCK)
 
 
 def _mounts(device: Path) -> Iterator[str]:

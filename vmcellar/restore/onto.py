@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from vmcellar.restore.destinations import Destination
 from vmcellar.restore.differ import Comparer, DifferentialTarget
 from vmcellar.restore.fetch import Fetcher
 from vmcellar.restore.image_server import ImageServer
-from vmcellar.restore.in_use import Machines, claimed, refuse_used
+from vmcellar.restore.in_use import Machines, claimed, refuse_used, same_file
 from vmcellar.restore.plan import Resolver, survey
 from vmcellar.restore.thaw import refuse_archived
 from vmcellar.restore.unfinished import Journal, Unfinished, journal
@@ -97,18 +98,19 @@ def restore_onto(
 
 
 def _refuse_twice(pairs: dict[str, Destination]) -> None:
-    seen: dict[str, str] = {}
-    for target, onto in pairs.items():
-        other = seen.setdefault(onto.identity, target)
-        if other != target:
-            raise UsageError(f"{onto.name} was named for {other} and for {target}", hint="name one disk for each")
+    for (target, onto), (other, second) in combinations(pairs.items(), 2):
+        paths = onto.path, second.path
+        if onto.identity == second.identity or (paths[0] and paths[1] and same_file(paths[0], paths[1])):
+            raise UsageError(
+                f"{second.name} was named for {target} and for {other}", hint="name one disk for each, not one twice"
+            )
 
 
 def _open(stack: ExitStack, record: DiskRecord, onto: Destination, state: Path, machines: Machines) -> _Opened:
     """Everything that refuses; nothing of the disk is written here."""
     held = stack.enter_context(journal(state, onto.identity, onto.name))
-    stack.enter_context(claimed(onto))
     refuse_used(onto, machines)
+    stack.enter_context(claimed(onto))
     image = stack.enter_context(ImageServer(onto.name, onto.options(), held.lock))
     _check_size(record, onto, image.size)
     return _Opened(record, onto, image, held)
