@@ -18,12 +18,14 @@ from flows.parameters import BackupJob, BackupVm
 from tasks import backup as tasks
 from tasks.artifacts import Result, job_artifact, progress_artifact, report_artifact
 from tasks.control import Activity, activity, engine_of
+from tasks.hooks import hooked, run_hooks
 from tasks.lost import or_without
 from tasks.running import TaskThreads
 from tasks.turns import Turns, host_slot, superseded
 from vmcellar.backup import stages
 from vmcellar.backup.at_work import at_work
 from vmcellar.backup.cataloguing import noting_failure
+from vmcellar.backup.hooks import Hooks
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, from_json
 from vmcellar.backup.selection import select, standing_of
 from vmcellar.errors import PermanentError
@@ -45,21 +47,31 @@ async def backup_vm(request: BackupVm) -> PointSummary:
         at_work(engine, _request(request)),
         TaskThreads(work.cancel, READING + PACKING + 1) as threads,
     ):
-        try:
-            held = await threads.run(tasks.snapshot, config, _request(request))
-            handle = from_json(RunHandle, (await held.aresult()).encode())
-        except BaseException:  # perhaps Prefect's own, when the stage holds the VM already
-            stages.let_vm_go(engine, vm)
-            raise
-        try:
-            async with progress_artifact(vm, work):
-                done = await _Segments(threads, config, handle, held).run(work)
-            work.point = await threads.value(tasks.commit, config, handle.run_id, vm, after=done)
-        except BaseException as error:
-            stages.give_up(engine, handle.run_id, error)
-            raise
+        async with hooked(engine, _request(request), work) as hooks:
+            work.point = await _backed_up(request, work, threads, hooks)
+        work.point = hooks.on(work.point)
     await report_artifact(work.point)
     return _covered(work.point)
+
+
+async def _backed_up(request: BackupVm, work: Activity, threads: TaskThreads, hooks: Hooks) -> PointSummary:
+    """The DAG itself: the tasks from snapshot to commit."""
+    config, vm = request.config, request.vm
+    engine = engine_of(config)
+    try:
+        held = await threads.run(tasks.snapshot, config, _request(request))
+        handle = from_json(RunHandle, (await held.aresult()).encode())
+    except BaseException:  # perhaps Prefect's own, when the stage holds the VM already
+        stages.let_vm_go(engine, vm)
+        raise
+    try:
+        await run_hooks(hooks, hooks.thawed)
+        async with progress_artifact(vm, work):
+            done = await _Segments(threads, config, handle, held).run(work)
+        return await threads.value(tasks.commit, config, handle.run_id, vm, after=done)
+    except BaseException as error:
+        stages.give_up(engine, handle.run_id, error)
+        raise
 
 
 @flow(name="backup-job", flow_run_name="backup {request.what}")
@@ -157,11 +169,16 @@ def _parameters(config: str, wanted: BackupRequest) -> BackupVm:
 
 
 def _covered(point: PointSummary) -> PointSummary:
-    """The point, unless a disk is in no point and no policy says that it may be (pitfalls 13 and 30)."""
+    """The point, unless a hook failed, or a disk is in no point and no policy says that it may be (pitfalls 13, 30)."""
     if point.uncovered:
         raise PermanentError(
             f"{point.vm}: point {point.id} is committed, but does not hold every disk: {'; '.join(point.uncovered)}",
             hint="exclude these disks by name (exclude: disk:TARGET) when that is meant",
+        )
+    if point.hook_failures:
+        raise PermanentError(
+            f"{point.vm}: point {point.id} is committed, but {'; '.join(point.hook_failures)}",
+            hint="what the command was to do is not done: do it by hand, then mend it",
         )
     return point
 

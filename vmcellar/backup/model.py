@@ -167,7 +167,10 @@ class DiskFigures:
 
 @dataclass(frozen=True, slots=True)
 class PointSummary:
-    """A committed restore point, with the figures a report shows. `seconds` has one entry per stage."""
+    """A committed restore point, with the figures a report shows. `seconds` has one entry per stage.
+
+    `hooks` has a line for each command that was run around the backup; `hook_failures` make the run red.
+    """
 
     id: str
     run_id: str
@@ -187,6 +190,8 @@ class PointSummary:
     uncovered: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float] = field(default_factory=dict)
+    hooks: tuple[str, ...] = ()
+    hook_failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

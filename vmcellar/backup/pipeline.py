@@ -12,6 +12,7 @@ from vmcellar.backup import stages
 from vmcellar.backup.at_work import at_work
 from vmcellar.backup.cataloguing import noting_failure
 from vmcellar.backup.export import raise_first
+from vmcellar.backup.hooks import hooked
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, SegmentHandle
 from vmcellar.errors import CancelledError
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
@@ -40,14 +41,16 @@ def run(
     raise.
     """
     cancel = cancel or CancelToken()
-    with noting_failure(engine, request), at_work(engine, request):
+    with noting_failure(engine, request), at_work(engine, request), hooked(engine, request, cancel) as hooks:
         handle = stages.snapshot(engine, request, cancel)
         try:
+            hooks.thawed()
             _work(engine, handle, progress, cancel)
-            return stages.commit(engine, handle.run_id)
+            hooks.point = point = stages.commit(engine, handle.run_id)
         except BaseException as error:
             stages.give_up(engine, handle.run_id, error)
             raise
+    return hooks.on(point)
 
 
 def _work(engine: Engine, handle: RunHandle, progress: ProgressSink, cancel: CancelToken) -> None:

@@ -46,6 +46,7 @@ def markdown_report(point: PointSummary) -> str:
         *(f"| {stage} | {seconds:.2f} |" for stage, seconds in point.seconds.items()),
         *_section("Not covered", point.uncovered),
         *_section("Warnings", point.warnings),
+        *_section("Hooks", point.hooks),
     ]
     return "\n".join(lines) + "\n"
 

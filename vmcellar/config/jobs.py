@@ -19,6 +19,7 @@ from pydantic import (
 
 from vmcellar.config.bandwidth import Bandwidth
 from vmcellar.config.drill import Drill
+from vmcellar.config.hooks import Hook
 from vmcellar.config.onanomaly import OnAnomaly
 from vmcellar.config.schedules import Schedule
 from vmcellar.config.section import Section
@@ -144,6 +145,7 @@ class BackupJob(Section):
     rto: Duration | None = Field(default=None, description="alarm when a drill takes longer")
     importance: int = Field(default=1, ge=1, le=10, description="10: its points are proven ten times as often")
     drill: Drill = Field(default=Drill(), description="what a drill of its points waits for and checks")
+    hooks: tuple[Hook, ...] = Field(default=(), description="commands around the backup of each of its VMs")
     on_anomaly: OnAnomaly = Field(default=OnAnomaly(), description="what follows when its backups look strange")
     tiers: tuple[Literal["hot", "warm", "cold"], ...] = Field(default=("hot",), min_length=1)
 

@@ -12,7 +12,7 @@ from vmcellar.config.drill import Drill
 from vmcellar.progress import CancelToken
 from vmcellar.repository.evidence import Alive
 from vmcellar.restore import drill_domain
-from vmcellar.restore.drill_agent import POLL_SECONDS, Agent
+from vmcellar.sources.guest_agent import POLL_SECONDS, Agent
 
 
 @dataclass(frozen=True, slots=True)

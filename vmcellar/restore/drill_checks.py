@@ -10,7 +10,7 @@ import libvirt
 from vmcellar.config.drill import Drill, DrillCommand, DrillFile
 from vmcellar.progress import CancelToken
 from vmcellar.repository.evidence import Check
-from vmcellar.restore.drill_agent import Agent, AgentError
+from vmcellar.sources.guest_agent import Agent, AgentError
 
 _SHOWN = 200
 _CONNECT_SECONDS = 5.0

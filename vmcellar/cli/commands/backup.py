@@ -31,7 +31,7 @@ def backup(
 ) -> None:
     """Back up running VMs now: incrementally where their last verified point allows it.
 
-    Exit 0 only when every disk of every VM has a verified restore point.
+    Exit 0 only when every disk of every VM has a verified restore point, and no hook failed.
     """
     from vmcellar.cli.backuprun import run_backups
 
@@ -42,7 +42,7 @@ def backup(
     else:
         _print_points(outcome.points)
     outcome.raise_first_failure()
-    if any(point.uncovered or not point.verified for point in outcome.points):
+    if any(point.uncovered or point.hook_failures or not point.verified for point in outcome.points):
         raise typer.Exit(1)
 
 

@@ -34,7 +34,8 @@ def summary_text(summary: PointSummary) -> Group:
     )
     warnings = [Text(f"  warning: {warning}", style="yellow") for warning in summary.warnings]
     missing = [Text(f"  NOT backed up: {disk}", style="bold red") for disk in summary.uncovered]
-    return Group(headline, *why, figures, _disks_table(summary), *missing, *warnings)
+    hooks = [Text(f"  {line}", style="bold red" if summary.hook_failures else "") for line in summary.hooks]
+    return Group(headline, *why, figures, _disks_table(summary), *missing, *warnings, *hooks)
 
 
 def _disks_table(summary: PointSummary) -> Table:

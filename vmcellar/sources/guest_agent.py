@@ -1,4 +1,7 @@
-"""What a drill asks a guest's agent. Source: QEMU's "QEMU Guest Agent Protocol Reference"."""
+"""What a guest's agent is asked beside freezing, in drills and by hooks.
+
+Source: QEMU's "QEMU Guest Agent Protocol Reference".
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import base64
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +55,14 @@ class Agent:
         """The guest's clock, seconds since the epoch."""
         return int(self._ask("guest-get-time")) / 1e9
 
-    def run(self, line: str, limit: float, cancel: CancelToken) -> Ran:
-        """Run a line in the guest's shell and wait at most `limit` seconds for its end."""
+    def run(self, line: str, limit: float, cancel: CancelToken, environment: Mapping[str, str] | None = None) -> Ran:
+        """Run a line in the guest's shell and wait at most `limit` seconds for its end; it runs on after that.
+
+        `environment` is all that it has; without one it has the agent's.
+        """
         arguments: dict[str, Any] = {"path": "/bin/sh", "arg": ["-c", line], "capture-output": True}
+        if environment is not None:
+            arguments["env"] = [f"{name}={value}" for name, value in environment.items()]
         pid = self._ask("guest-exec", **arguments)["pid"]
         deadline = time.monotonic() + limit
         while True:
