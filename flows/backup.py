@@ -93,9 +93,11 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
         if turns:
             await turns.wait(wanted.vm)
         async with gate, host_slot():
-            if turns:
-                turns.check(wanted.vm)
-            return _covered(await or_without(request.config, wanted, backup_vm(_parameters(request.config, wanted))))
+            if turns is None:
+                return await _one(request.config, wanted)
+            turns.check(wanted.vm)
+            async with turns.until_closed(request.config, wanted.vm):
+                return await _one(request.config, wanted)
 
     results = await asyncio.gather(*(one(wanted) for wanted in selection.requests), return_exceptions=True)
     by_vm: dict[str, Result] = dict(zip((wanted.vm for wanted in selection.requests), results, strict=True))
@@ -103,6 +105,10 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     if request.job or len(by_vm) > 1:
         await job_artifact(request.job, by_vm)
     return _all_green(by_vm)
+
+
+async def _one(config: str, wanted: BackupRequest) -> PointSummary:
+    return _covered(await or_without(config, wanted, backup_vm(_parameters(config, wanted))))
 
 
 class _Segments:

@@ -241,7 +241,7 @@ async def _watch(vm: str, activity: Activity, ended: asyncio.Event) -> None:
 
 async def _show(vm: str, activity: Activity, shown: UUID | None) -> UUID:
     percent = min(100.0, 100.0 * activity.done("export") / activity.total) if activity.total else 100.0
-    text = f"{vm}: {eta(activity.done('export'), activity.total, activity.started)}"
+    text = f"{vm}: {eta(activity.done('export'), activity.total or 0, activity.started)}"
     if shown is None:
         return await acreate_progress_artifact(percent, key=artifact_key("progress", vm), description=text)
     await aupdate_progress_artifact(shown, progress=percent, description=text)

@@ -22,11 +22,12 @@ from vmcellar.progress import CancelToken, ProgressSink
 class Activity:
     """One flow run in this process: its cancel token, and how far each stage is, in bytes. Any thread.
 
-    In the end it has a `point`, or the `failure` that its work ended with; Prefect's part of the run is not over then.
+    `total` is not known until the instant is held. In the end it has a `point`, or the `failure` that its work ended
+    with; Prefect's part of the run is not over then.
     """
 
     cancel: CancelToken = field(default_factory=CancelToken)
-    total: int = 0
+    total: int | None = None
     started: float = field(default_factory=time.monotonic)
     point: PointSummary | None = None
     failure: BaseException | None = None
@@ -43,6 +44,11 @@ class Activity:
             self._done[stage] = self._done.get(stage, 0) + count
         for watcher in _watchers:
             watcher(stage, count)
+
+    @property
+    def reads(self) -> bool:
+        """Whether the VM's disks are not all read yet."""
+        return self.total is None or self.done("export") < self.total
 
     def done(self, stage: str) -> int:
         """Bytes of `stage` so far."""
@@ -101,6 +107,15 @@ def activity(config: str, name: str) -> Iterator[Activity]:
         for witness in _witnesses:
             witness.ended[name] = made
         _activities.pop((config, name), None)
+
+
+def stop_reading(config: str, name: str) -> bool:
+    """Ask the flow run that works on `name` to stop, unless it has read all; whether it was asked."""
+    found = _activities.get((config, name))
+    if found is None or not found.reads:
+        return False
+    found.cancel.cancel()
+    return True
 
 
 def controls(config: str, name: str) -> tuple[ProgressSink, CancelToken]:

@@ -24,7 +24,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import concurrency
 from prefect.context import FlowRunContext
 
-from vmcellar.errors import PermanentError
+from tasks.control import stop_reading
+from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.policy.localzone import local_zone
 from vmcellar.policy.windows import delay, seconds_left
 
@@ -76,6 +77,33 @@ class Turns:
                 f"{vm}: not begun: the window {self._job.window} of job {self._job.name} ended before its turn",
                 hint="the next run backs it up; widen `window:`, raise `limits.vms`, or back it up by hand now",
             )
+
+    @asynccontextmanager
+    async def until_closed(self, config: str, vm: str) -> AsyncIterator[None]:
+        """Ask the VM's backup in the block to stop when the window ends and it still reads, if the job wants that.
+
+        PermanentError then. What has read all by then goes on: the VM is let go already, and its point is near.
+        """
+        if self._job.after_window != "stop":
+            yield
+            return
+        watcher = asyncio.create_task(self._stop_at_end(config, vm))
+        try:
+            yield
+        except VmcellarError as error:
+            if watcher.done() and watcher.result():
+                raise PermanentError(
+                    f"{vm}: stopped while it was read: the window {self._job.window} of job {self._job.name} ended",
+                    hint="the next run begins anew; widen `window:`, or give `after_window:` a rate to go on with",
+                ) from error
+            raise
+        finally:
+            watcher.cancel()
+
+    async def _stop_at_end(self, config: str, vm: str) -> bool:
+        while left := seconds_left(self._job.window, self._clock()):
+            await asyncio.sleep(left)
+        return stop_reading(config, vm)
 
 
 async def superseded() -> str:

@@ -26,7 +26,7 @@ from vmcellar.config.model import Config
 from vmcellar.crypto.base import EpochLockedError
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.memory import BufferPool, keep_freed_memory
-from vmcellar.policy.bandwidth import Throttle, rate_at
+from vmcellar.policy.bandwidth import Throttle, job_rate
 from vmcellar.policy.localzone import local_zone
 from vmcellar.repository.layout import CHUNK_MAX, HEADER_BYTES, REPOSITORY_DIGITS
 from vmcellar.repository.pack_format import parse_header
@@ -116,12 +116,12 @@ class Engine:
 
     def throttle(self, job: str) -> Throttle | None:
         """What slows the reading of a job's VMs down, on all processes of this host together; None: nothing."""
-        limits = [each.bandwidth for each in self.config.backups if each.name == job and each.bandwidth is not None]
-        if not limits:
+        slowed = (each for each in self.config.backups if each.bandwidth or isinstance(each.after_window, int))
+        found = next((each for each in slowed if each.name == job), None)
+        if found is None:
             return None
-        bandwidth = limits[0]
         return Throttle(
-            self.state / "bandwidth" / job, lambda: rate_at(bandwidth, datetime.now(UTC).astimezone(local_zone()))
+            self.state / "bandwidth" / job, lambda: job_rate(found, datetime.now(UTC).astimezone(local_zone()))
         )
 
     def run(self, run_id: str) -> Run:

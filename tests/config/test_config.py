@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from vmcellar.config import find_config, load_config, parse_config
 from vmcellar.config.bandwidth import Bandwidth
-from vmcellar.config.jobs import BackupJob
+from vmcellar.config.jobs import BackupJob, parse_after_window
 from vmcellar.config.load import json_schema, shown_config
 from vmcellar.config.units import Window, parse_cron, parse_duration, parse_rate, parse_size, parse_window
 from vmcellar.errors import PermanentError, UsageError
@@ -85,6 +85,17 @@ def test_a_job_leaves_out_what_an_entry_with_an_exclamation_mark_matches() -> No
         BackupJob(name="none", domains=("!db-old",))
     with pytest.raises(ValidationError, match="a tag is letters"):
         BackupJob(name="none", domains=("tag:prod*",))
+
+
+def test_what_follows_a_window_needs_one_and_is_written_as_it_was_read() -> None:
+    for text, value in (("run", "run"), ("stop", "stop"), ("20MiB/s", 20 << 20)):
+        job = BackupJob.model_validate({"name": "a", "window": "22:00-06:00", "after_window": text})
+        assert job.after_window == value
+        assert parse_after_window(job.model_dump()["after_window"]) == value
+    with pytest.raises(UsageError, match="after_window needs a window"):
+        parse_config("backups: [{name: a, after_window: stop}]", FILE)
+    with pytest.raises(UsageError, match="after_window is run, stop, or a rate"):
+        parse_config('backups: [{name: a, window: "22:00-06:00", after_window: yes}]', FILE)
 
 
 def test_every_vm_is_meant_by_the_word_all() -> None:

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Running, Scheduled
 
 from tasks import turns
+from tasks.control import Activity, activity
 from tasks.turns import Turns
 from vmcellar.config.jobs import BackupJob
 from vmcellar.errors import PermanentError
@@ -69,6 +70,34 @@ def test_a_vm_whose_turn_did_not_come_in_time_is_an_error() -> None:
     clock.time = TWO + timedelta(hours=1)
     with pytest.raises(PermanentError, match="db1: not begun: the window 02:00-03:00 of job nightly ended"):
         made.check("db1")
+
+
+def at_the_end(monkeypatch: pytest.MonkeyPatch, read: int, **settings: Any) -> Activity:
+    """The activity of a backup that had read so many of 10 bytes when its window ended."""
+    yield_once = asyncio.sleep
+    clock = Clock(TWO + timedelta(minutes=30))
+    monkeypatch.setattr(asyncio, "sleep", clock.sleep)
+
+    async def backup() -> Activity:
+        with activity("", "db1") as work:
+            work.begin(10)
+            async with Turns(job(window="02:00-03:00", **settings), clock).until_closed("", "db1"):
+                work.progress("export", read)
+                await yield_once(0)  # the watcher sleeps until the end now, which takes no time
+                work.cancel.check()
+        return work
+
+    return asyncio.run(backup())
+
+
+def test_at_the_end_of_its_window_a_backup_that_reads_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PermanentError, match="db1: stopped while it was read: the window 02:00-03:00 of job nightly"):
+        at_the_end(monkeypatch, 9, after_window="stop")
+
+
+@pytest.mark.parametrize(("read", "then"), [(9, "run"), (9, "1MiB/s"), (10, "stop")])
+def test_one_that_has_read_all_or_may_go_on_is_not(monkeypatch: pytest.MonkeyPatch, read: int, then: str) -> None:
+    assert not at_the_end(monkeypatch, read, after_window=then).cancel.cancelled
 
 
 def run(due: datetime, begun: datetime | None = None) -> FlowRun:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcellar.config.bandwidth import Bandwidth
+from vmcellar.config.jobs import BackupJob
 from vmcellar.errors import CancelledError
-from vmcellar.policy.bandwidth import BURST_SECONDS, Throttle, rate_at
+from vmcellar.policy.bandwidth import BURST_SECONDS, Throttle, job_rate, rate_at
 from vmcellar.progress import CancelToken
 
 MIB = 1 << 20
@@ -43,6 +44,18 @@ def throttle(path: Path, clock: Clock, rate: int | None = RATE) -> Throttle:
 @pytest.mark.parametrize(("hour", "rate"), [(7, 200), (8, 20), (17, 20), (18, 200)])
 def test_the_rate_follows_the_time_of_day(hour: int, rate: int) -> None:
     assert rate_at(Bandwidth.model_validate(DAY), datetime(2026, 11, 28, hour, tzinfo=UTC)) == rate * MIB
+
+
+@pytest.mark.parametrize(
+    ("hour", "bandwidth", "rate"),
+    [(23, None, None), (6, None, 5), (23, "2MiB/s", 2), (6, "2MiB/s", 2), (6, "9MiB/s", 5)],
+)
+def test_after_its_window_a_job_reads_on_no_faster_than_it_may(
+    hour: int, bandwidth: str | None, rate: int | None
+) -> None:
+    settings = {"name": "a", "window": "22:00-06:00", "after_window": "5MiB/s", "bandwidth": bandwidth}
+    found = job_rate(BackupJob.model_validate(settings), datetime(2026, 11, 28, hour, tzinfo=UTC))
+    assert found == (None if rate is None else rate * MIB)
 
 
 def test_outside_of_all_windows_there_is_no_limit() -> None:

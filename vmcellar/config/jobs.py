@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -14,7 +14,9 @@ from pydantic import (
     Field,
     Tag,
     WithJsonSchema,
+    field_serializer,
     field_validator,
+    model_validator,
 )
 
 from vmcellar.config.bandwidth import Bandwidth
@@ -23,7 +25,7 @@ from vmcellar.config.hooks import Hook
 from vmcellar.config.onanomaly import OnAnomaly
 from vmcellar.config.schedules import Schedule
 from vmcellar.config.section import Section
-from vmcellar.config.units import DailyWindow, Duration
+from vmcellar.config.units import DailyWindow, Duration, parse_rate
 
 TIERS = ("hot", "warm", "cold")
 ZSTD_LEVELS = range(1, 20)
@@ -84,6 +86,16 @@ def parse_domains(value: object) -> object:
     return ("*",) if value == "all" else value
 
 
+def parse_after_window(value: object) -> object:
+    """`run`, `stop`, or a rate in bytes per second."""
+    if value in ("run", "stop"):
+        return value
+    try:
+        return parse_rate(value)
+    except ValueError:
+        raise ValueError("after_window is run, stop, or a rate at which the rest is read, as in 20MiB/s") from None
+
+
 class KeepByAge(Section):
     """Retention by generations (grandfather, father, son): how many points of each age are kept."""
 
@@ -138,6 +150,11 @@ class BackupJob(Section):
         default=(), description="disks left out on purpose (disk:vdb, disk:VM/vdb); /paths are notes"
     )
     window: DailyWindow | None = Field(default=None, description="scheduled backups begin only inside it")
+    after_window: Annotated[
+        Literal["run", "stop"] | int,
+        BeforeValidator(parse_after_window),
+        WithJsonSchema({**_TEXT, "examples": ["run", "stop", "20MiB/s"]}),
+    ] = Field(default="run", description="what still reads when the window ends: runs on, stops, or goes on at a rate")
     bandwidth: Bandwidth | None = Field(
         default=None, description="the most that the job reads from its VMs per second, all of them together"
     )
@@ -169,6 +186,16 @@ class BackupJob(Section):
         if all(entry.startswith("!") for entry in value):
             raise ValueError(f'only leaves VMs out; name those that are wanted, too, as in ["*", "{value[0]}"]')
         return value
+
+    @model_validator(mode="after")
+    def _a_window_ends(self) -> Self:
+        if self.window is None and self.after_window != "run":
+            raise ValueError("after_window needs a window: say when it ends, as in window: 22:00-06:00")
+        return self
+
+    @field_serializer("after_window")
+    def _as_written(self, value: Literal["run", "stop"] | int) -> str:
+        return value if isinstance(value, str) else f"{value}B/s"
 
     def excluded_disks(self, vm: str) -> tuple[str, ...]:
         """The targets that this job leaves out of `vm` on purpose, so that its runs may be green without them."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import UUID
 
 from vmcellar.config.bandwidth import Bandwidth
+from vmcellar.config.jobs import BackupJob
 from vmcellar.policy.windows import seconds_left
 from vmcellar.progress import CancelToken
 
@@ -38,6 +39,14 @@ def rate_at(bandwidth: Bandwidth, moment: datetime) -> int | None:
         if seconds_left(timed.window, moment):
             return timed.rate
     return bandwidth.otherwise
+
+
+def job_rate(job: BackupJob, moment: datetime) -> int | None:
+    """The most that `job` may read per second at `moment`: by its bandwidth, and by what holds after its window."""
+    rates = [] if job.bandwidth is None else [rate_at(job.bandwidth, moment)]
+    if isinstance(job.after_window, int) and seconds_left(job.window, moment) == 0:
+        rates.append(job.after_window)
+    return min((rate for rate in rates if rate is not None), default=None)
 
 
 class Throttle:
