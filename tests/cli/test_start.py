@@ -80,3 +80,33 @@ def test_without_a_configuration_the_way_to_one_is_named(cli: Cli, command: tupl
     assert result.err.startswith("error: no configuration")
     assert "vmcellar init" in result.err
     assert "Traceback" not in result.err
+
+
+def test_ctrl_c_ends_with_its_own_exit_code(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vmcellar.config.find_config", interrupt)
+    assert cli("config", "check").code == 130
+
+
+def test_an_error_of_the_system_names_the_path_and_what_to_do(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise NotADirectoryError(20, "Not a directory", "/var/lib/vmcellar/cache")
+
+    monkeypatch.setattr("vmcellar.config.find_config", refuse)
+    result = cli("config", "check")
+    assert (result.code, result.err.splitlines()[0]) == (1, "error: /var/lib/vmcellar/cache: Not a directory")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(closed: str) -> None:
+    """Else a program of ours would print into it."""
+    program = (
+        "import os, sys; from vmcellar.cli import leaving; leaving.open_closed_streams(); "
+        "print('x'); sys.stdin.read(); print('y', file=sys.stderr); "
+        "sys.exit(os.open(os.devnull, os.O_RDONLY) < 3)"
+    )
+    line = f'exec {sys.executable} -c "{program}" {closed}'
+    done = subprocess.run(["/bin/sh", "-c", line], check=False, capture_output=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0

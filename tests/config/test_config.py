@@ -98,6 +98,25 @@ def test_what_follows_a_window_needs_one_and_is_written_as_it_was_read() -> None
         parse_config('backups: [{name: a, window: "22:00-06:00", after_window: yes}]', FILE)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("backups: null", r"backups \(nothing\): must be a list"),
+        ("backups: [{name: a b}]", r"backups\[0\].name \(a b\): must match"),
+        ("backups: [{name: a, hooks: [{when: now, run: x}]}]", r"hooks\[0\].when \(now\): must be 'before', 'thawed'"),
+        ("backups: [{name: a, hooks: [{when: after, run: x, limt: 3}]}]", 'did you mean "limit"'),
+    ],
+)
+def test_odd_files_are_explained(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_config(text, FILE)
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a regular file"):
+        find_config(tmp_path)
+
+
 def test_every_vm_is_meant_by_the_word_all() -> None:
     jobs = parse_config("backups: [{name: a, domains: all}]", FILE).backups
     assert jobs == parse_config("backups: [{name: a}]", FILE).backups
@@ -144,7 +163,7 @@ def test_where_a_tag_decides_the_name_alone_tells_nothing() -> None:
         ("backups:\n  - name: a\n  - name: a\n", "two entries of backups: are named a"),
         ("state: /a\nstate: /b\n", ':2: the key "state" stands twice (first in line 1)'),
         ("state: [\n", ":2:1: "),
-        ("a: &a [*a]\n", "not YAML"),
+        ("a: &a [*a]\n", "an anchor refers to itself"),
         ("- a\n", ":1: the file must be a section of keys"),
         ("key: {file: /a, environment: B}\n", ":1: key: give exactly one of file, environment and credential"),
     ],

@@ -1,4 +1,4 @@
-"""Leaving the process without what libraries do when it ends.
+"""Entering the process with all standard streams, and leaving it without what libraries do when it ends.
 
 Prefect's workers for events and logs hold a process up at its end for as long as they try to reach a server: minutes,
 where that is gone. Everything of ours is durable and let go by then.
@@ -9,8 +9,25 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
 
 _hurry = threading.Event()
+
+
+def open_closed_streams() -> None:
+    """Open those of stdin, stdout and stderr that the caller closed on the null device.
+
+    Else the next file that is opened gets the number of one, and whatever a program of ours prints goes into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    null = Path(os.devnull)
+    sys.stdin = null.open(encoding="utf-8") if sys.stdin is None else sys.stdin
+    sys.stdout = null.open("w", encoding="utf-8") if sys.stdout is None else sys.stdout
+    sys.stderr = null.open("w", encoding="utf-8") if sys.stderr is None else sys.stderr
 
 
 def hurry() -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad use (command line or configuration), 130 sto
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,9 +42,10 @@ from vmcellar.cli.commands import (
     verify,
     whatif,
 )
-from vmcellar.cli.leaving import leave
+from vmcellar.cli.leaving import leave, open_closed_streams
 from vmcellar.cli.output import print_error
 from vmcellar.cli.session import GlobalOptions, set_up_logging
+from vmcellar.cli.signals import EXIT_CANCELLED
 from vmcellar.errors import PermanentError, VmcellarError
 
 app = typer.Typer(
@@ -114,11 +116,21 @@ for module in (
 
 def main() -> None:
     """Run the command line; never returns."""
+    open_closed_streams()
     try:
         _run()
     except SystemExit as stop:
+        if _was_interrupted(stop):
+            stop.code = EXIT_CANCELLED
         leave(stop)
         raise
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it, as at a prompt: click makes an Abort of that, and exits with 1."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _run() -> None:
@@ -128,8 +140,16 @@ def _run() -> None:
         print_error(error)
         sys.exit(error.exit_code)
     except OSError as error:
-        print_error(PermanentError(str(error)))
+        print_error(_explained(error))
         sys.exit(PermanentError.exit_code)
+
+
+def _explained(error: OSError) -> PermanentError:
+    if error.filename is None or error.strerror is None:
+        return PermanentError(str(error))
+    return PermanentError(
+        f"{os.fsdecode(error.filename)}: {error.strerror}", hint="check this path, its permissions and its space"
+    )
 
 
 if __name__ == "__main__":

@@ -43,8 +43,12 @@ def find_config(chosen: Path | None = None) -> Path:
     """
     named = chosen or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
     if named is not None:
-        if not named.is_file():
-            origin = "--config" if chosen else f"${ENVIRONMENT}"
+        origin = "--config" if chosen else f"${ENVIRONMENT}"
+        if named.exists() and not named.is_file():
+            raise UsageError(
+                f"configuration file {named} ({origin}): not a regular file", hint="it is read more than once"
+            )
+        if not named.exists():
             raise UsageError(f"configuration file {named} ({origin}): no such file", hint="`vmcellar init` writes one")
         return named.absolute()
     for path in (LOCAL_FILE, SYSTEM_FILE):
@@ -126,7 +130,9 @@ def _explain_one(problem: ErrorDetails, marked: MarkedYaml) -> tuple[int, str]:
         return line, _explain_unknown_key(known)
     if problem["type"] == "missing":
         return line, f"{_dotted((*known, problem['loc'][-1]))} is missing: add the key"
-    said = _PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    said = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    said = said.replace("String should match pattern", "must match", 1)
+    said = _PLAIN_WORDS.get(problem["type"], said)
     return line, f"{_dotted(known) or 'the file'}{_shown_value(known, marked)}: {said}"
 
 
@@ -158,7 +164,7 @@ def _shown_value(path: KeyPath, marked: MarkedYaml) -> str:
     value = marked.value(path)
     if isinstance(value, dict | list):
         return ""
-    text = str(value)
+    text = "nothing" if value is None else str(value)
     return f" ({text if len(text) <= _VALUE_SHOWN else text[:_VALUE_SHOWN] + '…'})"
 
 

@@ -55,7 +55,11 @@ def read_yaml(text: str, source: Path | str) -> MarkedYaml:
         return MarkedYaml(str(source), _build(loader, node, (), MarkedYaml(str(source), None, lines)), lines)
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, source) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise UsageError(
+            f"{source}: too deeply nested, or an anchor refers to itself", hint="write out what *NAME stands for"
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{source}: this is not YAML: {error}", hint="save the file as UTF-8 text") from error
 
 

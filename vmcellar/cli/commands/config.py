@@ -26,6 +26,8 @@ def check(ctx: typer.Context, config: ConfigOption = None) -> None:
     for job in found.backups:
         for path in job.excluded_paths():
             note(f"note: job {job.name}: exclude {path}: disks are read in whole blocks, so this path is backed up too")
+        if job.mode in ("incremental", "differential"):
+            note(f"note: job {job.name}: mode {job.mode} is done as auto: every point restores without the others")
         if not found.is_hot(job.storage):
             note(f"note: job {job.name}: its storage is not served by this version, which keeps packs on the tier hot")
 
