@@ -7,12 +7,16 @@ import logging
 import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+import flows.backup as flow
+from flows.parameters import BackupVm
+from tasks import backup as backup_tasks
 from tasks import hooks as in_flow
 from tasks.control import Activity
 from tests.backup.world import EmptySource, make_engine
@@ -20,7 +24,7 @@ from tests.cli.conftest import quick_cost
 from vmcellar.backup import hostcommand, pipeline, stages
 from vmcellar.backup.hooks import Hooks
 from vmcellar.backup.hostcommand import run_command
-from vmcellar.backup.model import BackupRequest
+from vmcellar.backup.model import BackupRequest, PointSummary
 from vmcellar.backup.report import markdown_report
 from vmcellar.config.jobs import BackupJob
 from vmcellar.engine import Engine
@@ -165,6 +169,85 @@ def test_a_flow_that_is_cancelled_waits_for_those_afterwards(
 
     asyncio.run(cancelled())
     assert (tmp_path / "note").read_text().splitlines()[-1] == "after vm mine cancelled "
+
+
+class Done:
+    """The state of a task that is done."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    async def aresult(self) -> Any:
+        return self._value
+
+
+class PlainThreads:
+    """Runs the code of tasks without Prefect."""
+
+    def __init__(self, cancel: CancelToken, workers: int) -> None:
+        assert workers
+        self.cancel = cancel
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    async def value(self, task: Any, *arguments: Any, after: Any = ()) -> Any:
+        return await (await self.run(task, *arguments, after=after)).aresult()
+
+    async def run(self, task: Any, *arguments: Any, after: Any = ()) -> Done:
+        del after
+        return Done(task.fn(*arguments))
+
+    async def all(self, chains: Any) -> list[Any]:
+        return [await chain for chain in chains]
+
+
+@pytest.fixture
+def plain_flow(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow of one VM on `engine`, with nothing of Prefect's around it."""
+
+    @asynccontextmanager
+    async def no_progress(*_: object) -> AsyncIterator[None]:
+        yield
+
+    async def no_report(point: PointSummary) -> None:
+        assert "## Hooks" in markdown_report(point)
+
+    monkeypatch.setattr(flow, "TaskThreads", PlainThreads)
+    monkeypatch.setattr(flow, "progress_artifact", no_progress)
+    monkeypatch.setattr(flow, "report_artifact", no_report)
+    monkeypatch.setattr(in_flow, "get_run_logger", lambda: logging.getLogger("test"))
+    for module in (flow, backup_tasks):
+        monkeypatch.setattr(module, "engine_of", lambda _: engine)
+
+
+@pytest.mark.usefixtures("plain_flow")
+def test_the_flow_runs_them_around_its_dag(engine: Engine, tmp_path: Path) -> None:
+    with_hooks(engine, *whole(tmp_path / "note"))
+    point = asyncio.run(flow.backup_vm.fn(BackupVm(vm="vm", job="mine")))
+    lines = (tmp_path / "note").read_text().splitlines()
+    assert lines == ["before vm mine  ", "thawed vm mine  ", f"after vm mine ok {point.id}"]
+    assert len(point.hooks) == 3
+
+
+@pytest.mark.usefixtures("plain_flow")
+def test_the_flow_is_red_when_one_failed_and_the_point_is_there_all_the_same(engine: Engine) -> None:
+    with_hooks(engine, {"when": "after", "run": "echo oh; exit 3"})
+    with pytest.raises(PermanentError, match="is committed, but hook after `echo oh; exit 3`: exit code 3: oh"):
+        asyncio.run(flow.backup_vm.fn(BackupVm(vm="vm", job="mine")))
+    assert len(engine.repository.points_of("vm")) == 1
+
+
+@pytest.mark.usefixtures("plain_flow")
+def test_the_flow_begins_nothing_when_one_before_failed(engine: Engine) -> None:
+    with_hooks(engine, {"when": "before", "run": "exit 3"})
+    with pytest.raises(PermanentError, match="vm: not begun"):
+        asyncio.run(flow.backup_vm.fn(BackupVm(vm="vm", job="mine")))
+    assert isinstance(engine.source, EmptySource)
+    assert not engine.source.begun
 
 
 def test_they_get_nothing_of_our_environment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
