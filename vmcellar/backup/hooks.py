@@ -36,7 +36,7 @@ class Hooks:
     """The hooks of one run. One thread at a time; `thawed` and `finish` never raise a VmcellarError."""
 
     def __init__(self, engine: Engine, request: BackupRequest) -> None:
-        job = engine.config.job(request.job) if request.job else None
+        job = next((job for job in engine.config.backups if job.name == request.job), None)
         self._engine = engine
         self._request = request
         self._hooks = job.hooks if job else ()
