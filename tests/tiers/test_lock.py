@@ -161,7 +161,9 @@ def test_an_immutable_directory(folder: Path) -> None:
 
 
 def test_the_doctor_says_whether_a_directory_holds(folder: Path) -> None:
-    assert check_lock("lock of hot", lambda: LocalTier(folder, lock_keep=3600.0)).status == "ok"
+    found = check_lock("lock of hot", lambda: LocalTier(folder, lock_keep=3600.0))
+    assert found.status == "ok"
+    assert "root can take the flag off" in found.detail
     assert check_lock("lock of hot", lambda: LocalTier(folder, lock_keep=3600.0)).status == "ok"  # beside an old probe
 
 

@@ -36,7 +36,8 @@ def check_lock(what: str, opened: Callable[[], Tier]) -> Finding:
         names = ", ".join(hidden[:_SHOWN])
         detail = f"{len(hidden)} locked objects were deleted or written over, such as {names}: who did that?"
         return Finding(what, "failed", detail, f"vmcellar tiers undelete {tier.name}")
-    return Finding(what, "ok", f"{tier!r}: a locked probe could not be deleted, with or without a bypass")
+    how = "renamed or written over; root can take the flag off" if tier.kind == "local" else "with or without a bypass"
+    return Finding(what, "ok", f"{tier!r}: a locked probe could not be deleted, {how}")
 
 
 def _attacked(tier: Tier) -> str:
