@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,3 +169,30 @@ def test_the_newest_point_of_a_vm_is_found_without_reading_older_ones(
     with pytest.raises(IntegrityError, match=cellar.points[3].id):
         repository.point("vm2@latest")
     repository.close()
+
+
+class RemoteTier(LocalTier):
+    """No point comes before all are asked for: a barrier that breaks if they are read one after the other."""
+
+    kind = "s3"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.together = threading.Barrier(COUNT, timeout=60)
+
+    def get(self, key: str) -> bytes:
+        if key.startswith(layout.POINTS):
+            self.together.wait()
+        return super().get(key)
+
+
+def test_points_of_a_remote_tier_are_read_at_once(tmp_path: Path) -> None:
+    (tmp_path / "hot").mkdir()
+    cellar = Cellar(LocalTier(tmp_path / "hot"), tmp_path / "cache")
+    cellar.tier = RemoteTier(tmp_path / "hot")
+    assert cellar.listing()[0] == cellar.points
+    path = tmp_path / "hot" / layout.point_key(cellar.points[0].id)
+    path.chmod(0o600)
+    path.write_bytes(b"damaged")
+    with pytest.raises(IntegrityError):
+        cellar.listing()

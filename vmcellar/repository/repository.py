@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +31,7 @@ from vmcellar.repository.pack_format import PackRef, Table
 from vmcellar.repository.packs import Location, PackWriter
 from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
 from vmcellar.repository.points_cache import PointsCache
+from vmcellar.repository.read_ahead import contents
 from vmcellar.repository.salvage import read_all
 from vmcellar.tiers.base import NotFoundError, Tier
 from vmcellar.tiers.registry import add_tier, make_tier, open_tiers
@@ -207,25 +208,26 @@ class Repository:
         cache = PointsCache(self.keyring, self.id, self.cache_dir / f"points-{self.id.hex()}.sqlite")
         before = cache.load()
         found, passed = {}, {}
-        for name in sorted(wanted):
-            try:
-                data = self.tier.get(layout.point_key(name))
-                digest = cache.digest(name, data)
-                same = before.get(name) == digest
-                found[name] = points.decode(self.keyring, self.id, name, data, signature_passed=same)
-            except NotFoundError:
-                if self.tier.exists(layout.point_key(name)):
-                    raise
-                continue  # pruned since it was listed
-            except IntegrityError as error:
-                if strict:
-                    raise
-                _log.warning("%s; it is left out (`vmcellar verify --all` says more)", error.message)
-                with self._lock:
-                    self._unreadable[name] = error
-                continue
-            if not same:
-                passed[name] = digest
+        with closing(contents(self.tier, [layout.point_key(name) for name in sorted(wanted)])) as objects:
+            for key, content in objects:
+                name = key.removeprefix(layout.POINTS)
+                try:
+                    digest = cache.digest(name, data := content())
+                    same = before.get(name) == digest
+                    found[name] = points.decode(self.keyring, self.id, name, data, signature_passed=same)
+                except NotFoundError:
+                    if self.tier.exists(key):
+                        raise
+                    continue  # pruned since it was listed
+                except IntegrityError as error:
+                    if strict:
+                        raise
+                    _log.warning("%s; it is left out (`vmcellar verify --all` says more)", error.message)
+                    with self._lock:
+                        self._unreadable[name] = error
+                    continue
+                if not same:
+                    passed[name] = digest
         if passed or before.keys() - every:
             cache.update(before.keys() - every, passed)
         with self._lock:
