@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.cli.conftest import Cellar, Cli
 from vmcellar.config import load_config
+from vmcellar.repository import leases
 from vmcellar.repository.repository import Repository
 
 
@@ -138,3 +141,45 @@ def test_consolidate_says_what_it_would_do_and_harms_nothing(cli: Cli, cellar: C
     assert done.out.startswith("rewritten: 0 of ")
     assert cli("verify", "--all", "--deep").code == 0
     assert points(cellar) == before
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from vmcellar.config import load_config
+from vmcellar.repository import leases
+from vmcellar.repository.repository import Repository
+repository = Repository.open(load_config(Path(sys.argv[1])))
+with repository.working_on(sys.argv[2]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_holder(cellar: Cellar, vm: str) -> subprocess.Popen[str]:
+    """Another process that works on a VM until its input ends."""
+    made = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(cellar.config), vm],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert made.stdout is not None
+    assert made.stdout.readline() == "held\n"
+    return made
+
+
+def test_locks_show_who_of_several_processes_lives_and_the_dead_go_with_gc(cli: Cli, cellar: Cellar) -> None:
+    with start_holder(cellar, "web1") as living, start_holder(cellar, "db1") as dying:
+        dying.kill()
+        dying.wait()
+        shown = {entry["what"]: entry for entry in json.loads(cli("locks", "--json").out)}
+        assert {what: (entry["pid"], entry["stale"]) for what, entry in shown.items()} == {
+            "backup web1": (str(living.pid), False),
+            "backup db1": (str(dying.pid), True),
+        }
+        assert shown["backup web1"]["boot"] == leases.boot()
+        assert cli("gc").code == 0
+        (entry,) = json.loads(cli("locks", "--json").out)
+        assert (entry["what"], entry["stale"]) == ("backup web1", False)
+        living.communicate("")
+        assert living.returncode == 0
+    assert json.loads(cli("locks", "--json").out) == []
