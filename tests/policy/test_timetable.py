@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flows.parameters import AdaptSchedules
 from vmcellar.config.model import Config
 from vmcellar.config.schedules import Schedule
 from vmcellar.errors import PermanentError
@@ -96,3 +97,11 @@ def test_maintenance_can_be_switched_off() -> None:
 def test_wrong_schedules_are_named(schedule: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Schedule.model_validate(schedule)
+
+
+def test_schedules_adapt_by_themselves_only_when_asked_and_then_change_only_when_asked() -> None:
+    for apply, action in ((False, "show"), (True, "apply")):
+        maintenance = {"adapt": "0 5 * * mon", "adapt_apply": apply}
+        (entry,) = maintenance_entries(Config.model_validate({"maintenance": maintenance}), "kvm1")["adapt-schedules"]
+        assert entry.request == {"where": "kvm1", "action": action}
+        AdaptSchedules.model_validate(entry.request)
