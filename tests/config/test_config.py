@@ -257,6 +257,21 @@ def test_the_schema_knows_the_keys_and_the_shown_values_fill_in_defaults() -> No
     assert shown["landing"]["budget"] > 0
 
 
+def test_what_is_shown_is_the_same_configuration_again() -> None:
+    job = """
+tiers: {hot: /srv/hot}
+key: {file: pass}
+limits: {freeze: 5s}
+backups:
+  - {name: a, window: "22:00-06:00", after_window: 5MiB/s, spread: 1h, rpo: 1d, retention: 30d, bandwidth: 9MiB/s}
+  - {name: b, retention: {daily: 7}, schedule: {interval: 6h}, storage: "s3://bucket", hooks: [{when: after, run: x}]}
+"""
+    config = parse_config(job, FILE)
+    again = parse_config(yaml.safe_dump(shown_config(config)), FILE)
+    assert again.backups == config.backups
+    assert shown_config(again) == shown_config(config)
+
+
 def test_units() -> None:
     assert [parse_size(text) for text in ("1", "1KiB", "1.5 MiB", "2GB", 7)] == [1, 1024, 3 << 19, 2 * 10**9, 7]
     assert [parse_duration(text) for text in ("90s", "15m", "6h", "30d", "2w", "1y")] == [

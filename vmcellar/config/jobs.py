@@ -25,7 +25,7 @@ from vmcellar.config.hooks import Hook
 from vmcellar.config.onanomaly import OnAnomaly
 from vmcellar.config.schedules import Schedule
 from vmcellar.config.section import Section
-from vmcellar.config.units import DailyWindow, Duration, parse_rate
+from vmcellar.config.units import DailyWindow, Duration, as_written, parse_rate
 
 TIERS = ("hot", "warm", "cold")
 ZSTD_LEVELS = range(1, 20)
@@ -129,9 +129,9 @@ class BackupJob(Section):
     spread: Duration | None = Field(
         default=None, description="scheduled VMs begin at a time of their own within this, not all at once"
     )
-    storage: Annotated[Storage, BeforeValidator(parse_storage), WithJsonSchema({**_TEXT, "examples": ["hot"]})] = (
-        Storage("tier", "hot")
-    )
+    storage: Annotated[
+        Storage, BeforeValidator(parse_storage), as_written(""), WithJsonSchema({**_TEXT, "examples": ["hot"]})
+    ] = Storage("tier", "hot")
     domains: Annotated[tuple[str, ...], BeforeValidator(parse_domains)] = Field(
         default=("*",),
         min_length=1,

@@ -95,8 +95,8 @@ def json_schema() -> dict[str, Any]:
 
 
 def shown_config(config: Config) -> dict[str, Any]:
-    """All values in force as plain data, defaults filled in; secrets stay references."""
-    shown: dict[str, Any] = json.loads(config.model_dump_json(exclude_none=True))
+    """All values in force as plain data that is a configuration again, defaults filled in; secrets stay references."""
+    shown: dict[str, Any] = json.loads(config.model_dump_json(exclude_none=True, context="shown"))
     shown["landing"]["budget"] = config.landing.budget_bytes()
     return shown
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, WithJsonSchema
 
 _SIZE_UNITS = {
     "": 1,
@@ -128,8 +128,18 @@ _WINDOW_SCHEMA = {
 }
 _CRON_SCHEMA = {"type": "string", "examples": ["0 2 * * *"], "title": "cron schedule"}
 
+
+def as_written(unit: str) -> PlainSerializer:
+    """Gives a value with its unit where the whole file is shown, so that it can be read again; else as it is."""
+
+    def shown(value: object, info: SerializationInfo) -> object:
+        return f"{value}{unit}" if info.context else value
+
+    return PlainSerializer(shown)
+
+
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
-Rate = Annotated[int, BeforeValidator(parse_rate), WithJsonSchema(_RATE_SCHEMA)]
-Duration = Annotated[int, BeforeValidator(parse_duration), WithJsonSchema(_TIME_SCHEMA)]
-DailyWindow = Annotated[Window, BeforeValidator(parse_window), WithJsonSchema(_WINDOW_SCHEMA)]
+Rate = Annotated[int, BeforeValidator(parse_rate), as_written("B/s"), WithJsonSchema(_RATE_SCHEMA)]
+Duration = Annotated[int, BeforeValidator(parse_duration), as_written("s"), WithJsonSchema(_TIME_SCHEMA)]
+DailyWindow = Annotated[Window, BeforeValidator(parse_window), as_written(""), WithJsonSchema(_WINDOW_SCHEMA)]
 Cron = Annotated[str, BeforeValidator(parse_cron), WithJsonSchema(_CRON_SCHEMA)]
