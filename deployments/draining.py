@@ -7,14 +7,11 @@ taken. What was paused is kept in `<state>/drained.json`, so that the end undoes
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from prefect import get_client
 from prefect.client.schemas.filters import (
@@ -26,6 +23,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
+from deployments.drained import FILE, Drained, read, write
 from deployments.registration import deployed
 from deployments.wanted import TAG
 from tasks.timetable import SERVED
@@ -33,19 +31,9 @@ from tasks.timetable import SERVED
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-FILE = "drained.json"
 _MARK = b"PREFECT__FLOW_RUN_ID="
 _STARTING = timedelta(minutes=1)
 """A pending run without a process is one that is being started, until it is this old."""
-
-
-@dataclass(slots=True)
-class Drained:
-    """What was paused on the server, by id."""
-
-    where: str
-    deployments: list[UUID] = field(default_factory=list)
-    queues: list[UUID] = field(default_factory=list)
 
 
 async def pause(state: Path, host: str) -> Drained:
@@ -58,7 +46,7 @@ async def pause(state: Path, host: str) -> Drained:
     async with get_client() as client:
         open_queues = [queue for queue in queues if not (await client.read_work_queue(queue)).is_paused]
         done = Drained(where, [*done.deployments, *served], [*done.queues, *open_queues])
-        _write(state, done)  # first: what a kill leaves half paused is undone as a whole
+        write(state, done)  # first: what a kill leaves half paused is undone as a whole
         for queue in open_queues:
             await client.update_work_queue(queue, is_paused=True)
         for deployment in served:
@@ -95,24 +83,6 @@ async def running(where: str) -> list[str]:
 
 
 _ALIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-
-
-def read(state: Path) -> Drained | None:
-    """What a drain paused; None when none did."""
-    try:
-        kept = json.loads((state / FILE).read_text())
-    except FileNotFoundError:
-        return None
-    return Drained(kept["where"], *([UUID(text) for text in kept[what]] for what in ("deployments", "queues")))
-
-
-def _write(state: Path, done: Drained) -> None:
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = state / f"{FILE}.new"
-    new.write_text(json.dumps(asdict(done), default=str))
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(state / FILE)
 
 
 def _starting(run: FlowRun) -> bool:

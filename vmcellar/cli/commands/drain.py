@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LOCAL_SERVER = "http://127.0.0.1:4200/api"
 POLL_SECONDS = 2.0
+SERVER_SECONDS = 120
 
 
 def register(app: typer.Typer) -> None:
@@ -47,14 +48,14 @@ def drain(
 
     state, seconds = read_config(ctx, config).state, _seconds(wait)
     url = os.environ.setdefault("PREFECT_API_URL", LOCAL_SERVER)
+    if end:
+        _end(state, url)
+        return
     if not answers(url):
         raise PermanentError(
             f"the Prefect server at {url} does not answer: nothing was paused",
             hint="start it, or set PREFECT_API_URL; `vmcellar locks` shows which VMs are being worked on",
         )
-    if end:
-        _end(state)
-        return
     where = _pause(state, host or socket.gethostname())
     with cancel_on_signals() as cancel:
         _wait(state, where, seconds, cancel)
@@ -69,11 +70,25 @@ def _pause(state: Path, host: str) -> str:
     return str(done.where)
 
 
-def _end(state: Path) -> None:
+def _end(state: Path, url: str) -> None:
+    from deployments.drained import read
+    from tasks.server import answers
+
+    if read(state) is None:
+        note("this host was not drained")
+        return
+    end = time.monotonic() + SERVER_SECONDS
+    while not answers(url):  # at boot it begins beside us
+        if time.monotonic() > end:
+            raise PermanentError(
+                f"the Prefect server at {url} does not answer: this host stays drained",
+                hint="start it, or set PREFECT_API_URL; then `vmcellar drain --end`",
+            )
+        time.sleep(POLL_SECONDS)
     from deployments import draining
 
-    done = on_server(draining.resume(state))
-    note("this host takes work again" if done else "this host was not drained")
+    on_server(draining.resume(state))
+    note("this host takes work again")
 
 
 def _wait(state: Path, where: str, seconds: float, cancel: CancelToken) -> None:
