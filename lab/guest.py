@@ -67,7 +67,7 @@ class LabGuest(GuestInside):
     """A domain with its disk images in one folder; leaving the `with` block destroys and removes it.
 
     `disks` are made when the guest is defined; `images` maps a target to a ready image file to use instead.
-    `memory` is in MiB.
+    `memory` is in MiB; `uri` is the libvirt of another host (`lab.otherhost`), where `qemu_pid` and `run` do not work.
     """
 
     def __init__(
@@ -78,10 +78,12 @@ class LabGuest(GuestInside):
         images: dict[str, Path] | None = None,
         memory: int = 128,
         agent: bool = True,
+        uri: str = URI,
     ) -> None:
         self.uuid = str(uuid.uuid4())
         name = f"{NAME_PREFIX}{os.getpid()}-{self.uuid[:8]}"
-        self.connection = libvirt.open(URI)
+        self.uri = uri
+        self.connection = libvirt.open(uri)
         self.disks = {spec.target: spec for spec in disks}
         self.paths = {spec.target: folder / f"{name}-{spec.target}.{spec.format}" for spec in disks} | (images or {})
         self.folder = folder
@@ -146,7 +148,7 @@ class LabGuest(GuestInside):
         try:
             self.connection.getLibVersion()
         except libvirt.libvirtError:
-            self.connection = libvirt.open(URI)
+            self.connection = libvirt.open(self.uri)
             self.domain = self.connection.lookupByName(self.name)
 
     @contextlib.contextmanager
