@@ -26,6 +26,7 @@ from vmcellar.errors import IntegrityError
 from vmcellar.repository import (
     codec,
     config_object,
+    drops,
     envelope,
     evidence,
     index_parts,
@@ -198,7 +199,9 @@ def record_seeds() -> dict[str, bytes]:
     lease = leases.HeldLease(tier, KEYS, "backup web", lambda: 1.8e9)
     marks.write(tier, KEYS, 1.8e9, [(layout.KIND_DATA, b"a" * 16), (layout.KIND_META, b"b" * 16)])
     found = {key.partition("/")[0]: data for key, data in tier.objects.items()}
-    assert found.keys() == {"leases", "gc"}, lease
+    with drops.announced(tier, KEYS, f"data/aa/{'aa' * 16}", lambda: 1.8e9):
+        found |= {key.partition("/")[0]: data for key, data in tier.objects.items() if key.startswith(layout.DROPS)}
+    assert found.keys() == {"leases", "gc", "drops"}, lease
     text = b'{"note":"keep","time":1.8e9,"host":"h"}'
     return {**found, "pins": envelope.wrap(KEYS, layout.PIN_MAGIC, layout.PIN_SEAL, b"pins/p", text)}
 
@@ -211,6 +214,10 @@ def parse_lease(data: bytes) -> None:
 def parse_mark(data: bytes) -> None:
     for mark in marks.read(MemoryTier({layout.mark_key("m"): data}), KEYS, ["m"]).values():
         mark.packs()
+
+
+def parse_drop(data: bytes) -> None:
+    drops._is_over("drops/d", drops._KIND.read(MemoryTier({"drops/d": data}), KEYS, "drops/d"), 1.8e9)
 
 
 def parse_pin(data: bytes) -> None:
@@ -289,6 +296,7 @@ def every_parser(folder: Path) -> list[Parser]:
         Parser("config object", (config,), config_object.parse, mutate_text),
         Parser("lease", (records["leases"],), parse_lease, mutate_text),
         Parser("gc mark", (records["gc"],), parse_mark, mutate_text),
+        Parser("drop", (records["drops"],), parse_drop, mutate_text),
         Parser("pin", (records["pins"],), parse_pin, mutate_text),
         Parser("evidence", (some_evidence(),), parse_evidence, mutate_text),
         Parser(

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as checked
 from vmcellar.errors import IntegrityError, VmcellarError
 from vmcellar.repository import layout
 from vmcellar.repository.leases import Clock, boot, has_ended
-from vmcellar.repository.records import Instant, RecordKind
+from vmcellar.repository.records import Instant, Pid, RecordKind
 from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Drop:
     pack: str
     host: str
     boot: str
-    pid: int
+    pid: Pid
     time: Instant
 
 

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.repository import layout, marks
-from vmcellar.repository.records import Instant, RecordKind
+from vmcellar.repository.records import Instant, Pid, RecordKind
 from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Lease:
     what: str
     host: str
     boot: str
-    pid: int
+    pid: Pid
     since: Instant
     expires: Instant
     known: tuple[str, ...] | None = None

@@ -19,6 +19,9 @@ T = TypeVar("T")
 Instant = Annotated[float, Field(ge=0, lt=253_402_300_800)]
 """Seconds since the epoch that a calendar can show: up to the year 9999, no NaN."""
 
+Pid = Annotated[int, Field(gt=0, lt=1 << 31)]
+"""The number of a process, as the kernel takes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RecordKind(Generic[T]):
