@@ -11,7 +11,7 @@ from lab.shellcommand import LabError
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, *, seconds: float = 30, pause: float = 0.05) -> T:
+def wait_for(condition: Callable[[], T], what: str, *, seconds: float = 60, pause: float = 0.05) -> T:
     """Ask `condition` until it is true and return its value; LabError naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

@@ -53,7 +53,7 @@ def test_a_pool_that_takes_no_work_is_an_error_and_no_hang() -> None:
         path.take(b"c" * 32, buffers.acquire())
     ended = threading.Thread(target=path.abort, daemon=True)
     ended.start()
-    ended.join(10)
+    ended.join(60)
     assert not ended.is_alive()
     assert slots.acquire(blocking=False)
     assert slots.acquire(blocking=False), "its slot was not given back"

@@ -53,7 +53,7 @@ def test_an_export_waits_until_the_zone_has_room_and_goes_on_when_it_has(tmp_pat
     waiter.start()
     assert not entered.wait(0.2)
     zone.shrink(first, 60)
-    assert entered.wait(10)
+    assert entered.wait(60)
     waiter.join()
 
 

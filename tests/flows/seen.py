@@ -62,7 +62,7 @@ class Seen:
             ended = all(state is not None and state.is_final() for state in states)
             return found if ended else None
 
-        found = wait_for(all_there, f"the ends of {names}", seconds=20)
+        found = wait_for(all_there, f"the ends of {names}", seconds=60)
         assert found is not None
         return found
 

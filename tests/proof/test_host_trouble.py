@@ -202,7 +202,7 @@ def test_scratch_fills_while_an_export_waits_for_the_landing_zone(
     in_time: list[bool] = []
 
     def slow(*arguments: Any) -> CompressResult:
-        in_time.append(gave_up.wait(20))
+        in_time.append(gave_up.wait(60))
         return compress(*arguments)
 
     def noting(engine: Engine, run: str, target: str, segment: int, *rest: Any) -> ExportResult:
@@ -235,7 +235,7 @@ def test_the_vm_is_released_before_compression_ends(
 
     def patient(*arguments: Any) -> CompressResult:
         result = compress(*arguments)
-        wait_for(lambda: "released" in order, "the VM to be released while compression goes on", seconds=20)
+        wait_for(lambda: "released" in order, "the VM to be released while compression goes on", seconds=60)
         assert not job_runs(quiet_guest)
         order.append("compressed")
         return result
@@ -264,13 +264,13 @@ def test_a_failed_backup_releases_the_vm_before_its_compressions_end(
 
     def patient(*arguments: Any) -> CompressResult:
         compressing.set()
-        wait_for(lambda: not job_runs(quiet_guest), "the VM to be released at once", seconds=20)
+        wait_for(lambda: not job_runs(quiet_guest), "the VM to be released at once", seconds=60)
         in_time.append(True)
         return compress(*arguments)
 
     def failing(engine: Engine, run: str, target: str, segment: int, *rest: Any) -> ExportResult:
         if (target, segment) == ("vda", 1):
-            assert compressing.wait(20), "the first segment is compressed meanwhile"
+            assert compressing.wait(60), "the first segment is compressed meanwhile"
             raise PermanentError("the second segment is unlucky")
         return export(engine, run, target, segment, *rest)
 

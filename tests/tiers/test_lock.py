@@ -81,7 +81,7 @@ def test_s3_lets_go_when_the_time_is_over(s3_settings: TierSettings, tmp_path: P
             return False
         return True
 
-    wait_for(gone, "the lock to end", seconds=30)
+    wait_for(gone, "the lock to end", seconds=60)
     assert versions(tier) == []
 
 
