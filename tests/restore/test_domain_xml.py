@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmcellar.errors import IntegrityError, UsageError
-from vmcellar.restore.domain_xml import Networks, RestoredFiles, parse_networks, rewrite_domain
+from vmcellar.restore.domain_xml import Networks, RestoredFiles, nvram_file, parse_networks, rewrite_domain
 from vmcellar.restore.drill_domain import isolated_xml
 
 OLD_UUID = "11111111-2222-3333-4444-555555555555"
@@ -93,6 +93,24 @@ def test_boot_files_are_the_restored_ones() -> None:
     assert nvram.text == "/r/nvram"
     assert nvram.attrib == {}, "a template would overwrite the restored variables"
     assert domain.findtext("os/loader") == "/usr/share/OVMF/OVMF_CODE.fd"
+
+
+def test_variables_that_the_old_definition_left_to_libvirt_are_the_restored_ones() -> None:
+    """Without a path libvirt makes a new file from its template at the first start, and the guest's are lost."""
+    xml = OLD.replace("<os>", "<os firmware='efi'>")
+    start, end = xml.index("<nvram"), xml.index("</nvram>") + len("</nvram>")
+    xml = xml[:start] + xml[end:]
+    assert "<nvram>/r/nvram</nvram>" in rewrite_domain(xml, "web2", NEW_UUID, FILES).xml
+    assert "nvram" not in rewrite_domain(xml.replace(" firmware='efi'", ""), "web2", NEW_UUID, FILES).xml
+
+
+def test_where_the_variables_of_a_vm_lie() -> None:
+    def place(os: str) -> Path | None:
+        return nvram_file(ET.fromstring(f"<domain><name>web</name>{os}</domain>"))  # noqa: S314  (our own)
+
+    assert place("<os><nvram> /srv/web.fd </nvram></os>") == Path("/srv/web.fd")
+    assert place("<os firmware='efi'/>") == Path("/var/lib/libvirt/qemu/nvram/web_VARS.fd")
+    assert place("<os/>") is None
 
 
 def test_boot_files_that_the_point_lacks_are_dropped_and_named() -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from vmcellar.errors import IntegrityError, UsageError
 
-BOOT_FILES = ("nvram", "kernel", "initrd", "dtb")
+NVRAM = "nvram"
+LIBVIRT_NVRAM = Path("/var/lib/libvirt/qemu/nvram")
+BOOT_FILES = (NVRAM, "kernel", "initrd", "dtb")
 """Elements of `os` that name a file, and the artifacts of a restore point that hold it."""
 
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
@@ -107,7 +109,9 @@ def _set_identity(domain: ET.Element, name: str, uuid: str) -> None:
 def _set_boot_files(domain: ET.Element, boot: Mapping[str, Path], dropped: list[str]) -> None:
     """Point the firmware's variables and a direct boot at the restored files.
 
-    A template must go with the old path: libvirt would fill a missing file from it without a word.
+    A template must go with the old path: libvirt would fill a missing file from it without a word. A definition of
+    `firmware='efi'` need not name the variables' file: libvirt 9 then gives each domain a new one at its first start,
+    so the restored one has to be named.
     """
     os_element = _child(domain, "os")
     for tag in BOOT_FILES:
@@ -118,6 +122,21 @@ def _set_boot_files(domain: ET.Element, boot: Mapping[str, Path], dropped: list[
             else:
                 dropped.append(f"{tag} is not in the restore point")
                 os_element.remove(element)
+    if NVRAM in boot and os_element.find(NVRAM) is None and os_element.get("firmware") == "efi":
+        ET.SubElement(os_element, NVRAM).text = str(boot[NVRAM])
+
+
+def nvram_file(domain: ET.Element) -> Path | None:
+    """Where the firmware's variables of a VM of this libvirt lie; None when it has none.
+
+    A definition of `firmware='efi'` need not say: libvirt's own place is meant then, as of version 9.
+    """
+    path = (domain.findtext(f"os/{NVRAM}") or "").strip()
+    if path:
+        return Path(path)
+    if domain.find("os[@firmware='efi']") is None:
+        return None
+    return LIBVIRT_NVRAM / f"{domain.findtext('name')}_VARS.fd"
 
 
 def _set_disks(devices: ET.Element, files: RestoredFiles, dropped: list[str]) -> None:

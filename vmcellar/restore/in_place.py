@@ -26,6 +26,7 @@ from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.restore import rbd_images
 from vmcellar.restore.define import TPM_STATE, place_tpm_state
 from vmcellar.restore.destinations import Destination, find_destination
+from vmcellar.restore.domain_xml import NVRAM, nvram_file
 from vmcellar.restore.in_use import LibvirtMachines
 from vmcellar.restore.journal import sync_folder
 from vmcellar.restore.onto import OntoReport, restore_onto
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
 
-NVRAM = "nvram"
 TPM = "tpm.tar"
 _SHUTDOWN_SECONDS = 120.0
 _POLL_SECONDS = 0.2
@@ -208,9 +208,9 @@ class InPlace:
     def _bring_back_firmware(self, brought_back: list[str]) -> list[Path]:
         kept = []
         artifacts = {artifact.name: artifact for artifact in self._point.artifacts}
-        nvram = (ET.fromstring(self._xml).findtext("os/nvram") or "").strip()  # noqa: S314  (libvirt's own output)
-        if NVRAM in artifacts and nvram:
-            kept += _replace_file(Path(nvram), self._repository.artifact(artifacts[NVRAM]), self._suffix)
+        nvram = nvram_file(ET.fromstring(self._xml))  # noqa: S314  (libvirt's own output)
+        if NVRAM in artifacts and nvram is not None:
+            kept += _replace_file(nvram, self._repository.artifact(artifacts[NVRAM]), self._suffix)
             brought_back.append("NVRAM")
         if TPM in artifacts:
             kept += self._replace_tpm(self._repository.artifact(artifacts[TPM]))
