@@ -12,6 +12,9 @@ from lab.image import GuestImage
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 SHELL_CHANNEL = "lab.shell.0"
+Firmware = Literal["bios", "uefi"]
+"""What boots a guest from its first disk: SeaBIOS, or OVMF with an emulated TPM."""
+
 KERNEL_ARGUMENTS = "quiet loglevel=1 mitigations=off random.trust_cpu=on panic=1"
 
 
@@ -19,7 +22,7 @@ def domain_xml(
     *,
     name: str,
     uuid: str,
-    image: GuestImage,
+    boot: GuestImage | Firmware,
     accelerator: Accelerator,
     disks: list[tuple[DiskSpec, Path]],
     memory: int = 128,
@@ -31,7 +34,7 @@ def domain_xml(
     _leaf(domain, "uuid", uuid)
     _leaf(domain, "memory", str(memory), unit="MiB")
     _leaf(domain, "vcpu", "1")
-    _add_boot(domain, image)
+    _add_boot(domain, boot)
     features = ET.SubElement(domain, "features")
     ET.SubElement(features, "acpi")
     _leaf(domain, "on_poweroff", "destroy")
@@ -43,6 +46,9 @@ def domain_xml(
     ET.SubElement(devices, "controller", type="scsi", model="virtio-scsi")
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
+    if boot == "uefi":
+        tpm = ET.SubElement(devices, "tpm", model="tpm-crb")
+        ET.SubElement(tpm, "backend", type="emulator", version="2.0")
     for channel in [SHELL_CHANNEL, *([AGENT_CHANNEL] if agent else [])]:
         _add_channel(devices, channel)
     return ET.tostring(domain, encoding="unicode")
@@ -72,12 +78,17 @@ def _bus(spec: DiskSpec) -> Literal["virtio", "scsi"]:
     return "virtio" if spec.target.startswith("vd") else "scsi"
 
 
-def _add_boot(domain: ET.Element, image: GuestImage) -> None:
-    boot = ET.SubElement(domain, "os")
-    _leaf(boot, "type", "hvm", arch="x86_64", machine="pc")
-    _leaf(boot, "kernel", str(image.kernel))
-    _leaf(boot, "initrd", str(image.initrd))
-    _leaf(boot, "cmdline", KERNEL_ARGUMENTS)
+def _add_boot(domain: ET.Element, boot: GuestImage | Firmware) -> None:
+    element = ET.SubElement(domain, "os", {"firmware": "efi"} if boot == "uefi" else {})
+    _leaf(element, "type", "hvm", arch="x86_64", machine="q35" if boot == "uefi" else "pc")
+    if boot == "uefi":
+        ET.SubElement(ET.SubElement(element, "firmware"), "feature", enabled="no", name="secure-boot")
+    if isinstance(boot, str):
+        ET.SubElement(element, "boot", dev="hd")
+        return
+    _leaf(element, "kernel", str(boot.kernel))
+    _leaf(element, "initrd", str(boot.initrd))
+    _leaf(element, "cmdline", KERNEL_ARGUMENTS)
 
 
 def _add_channel(devices: ET.Element, name: str) -> None:

@@ -27,7 +27,7 @@ from lab import monitor
 from lab.accel import accelerator
 from lab.daemons import URI
 from lab.disks import STANDARD_DISKS, DiskSpec, make_image
-from lab.domain import disk_element, domain_xml
+from lab.domain import Firmware, disk_element, domain_xml
 from lab.image import guest_image
 from lab.inside import GuestInside
 from lab.paths import give_to_qemu, process_lives
@@ -68,6 +68,7 @@ class LabGuest(GuestInside):
 
     `disks` are made when the guest is defined; `images` maps a target to a ready image file to use instead.
     `memory` is in MiB; `uri` is the libvirt of another host (`lab.otherhost`), where `qemu_pid` and `run` do not work.
+    With `firmware` it boots from its first disk (`lab.bootdisk`), else the lab's kernel directly.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class LabGuest(GuestInside):
         memory: int = 128,
         agent: bool = True,
         uri: str = URI,
+        firmware: Firmware | None = None,
     ) -> None:
         self.uuid = str(uuid.uuid4())
         name = f"{NAME_PREFIX}{os.getpid()}-{self.uuid[:8]}"
@@ -93,7 +95,7 @@ class LabGuest(GuestInside):
         xml = domain_xml(
             name=name,
             uuid=self.uuid,
-            image=guest_image(),
+            boot=firmware or guest_image(),
             accelerator=accelerator(),
             disks=[(spec, self.paths[target]) for target, spec in self.disks.items()],
             memory=memory,

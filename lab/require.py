@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ def in_ci() -> bool:
 def requires(name: str) -> None:
     """Skip the calling test, or fail it in CI, unless `name` is there.
 
-    It is "libvirt", "root", "ceph", "glacier", "nbdkit-python" or a program's name.
+    It is "libvirt", "root", "ceph", "glacier", "nbdkit-python", "libguestfs" or a program's name.
     """
     problem = _CHECKS.get(name, lambda: _program(name))()
     if problem and in_ci():
@@ -63,10 +64,21 @@ def _nbdkit_python() -> str:
     return "no Python plugin; `./run setup` as root installs it" if done.returncode else ""
 
 
+def _libguestfs() -> str:
+    parts = {
+        "libguestfs0": "/usr/share/doc/libguestfs0",
+        "python3-guestfs": "/usr/lib/python3/dist-packages/guestfs.py",
+    }
+    missing = [name for name, path in parts.items() if not Path(path).exists()]
+    missing += [] if list(Path("/boot").glob("vmlinuz-*")) else ["a kernel in /boot"]
+    return f"not installed: {', '.join(missing)}; `./run test` as root installs them" if missing else ""
+
+
 _CHECKS: dict[str, Callable[[], str]] = {
     "libvirt": _libvirt,
     "root": _root,
     "ceph": _ceph,
     "glacier": _glacier,
     "nbdkit-python": _nbdkit_python,
+    "libguestfs": _libguestfs,
 }

@@ -31,6 +31,7 @@ RANKS = {
     "vmcellar.restore": 5,
     "vmcellar.backup": 5,
     "vmcellar.upkeep": 5,
+    "vmcellar.guestfiles": 6,
     "vmcellar.analysis": 6,
     "vmcellar.engine": 6,
     "vmcellar.quality": 6,

@@ -1,0 +1,185 @@
+"""`vmcellar files POINT ls|get|tar PATH`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcellar.cli.output import console, note
+from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, config_path
+from vmcellar.cli.signals import cancel_on_signals
+from vmcellar.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmcellar.guestfiles.inside import Inside
+    from vmcellar.progress import CancelToken
+    from vmcellar.restore.serve import Opening
+
+
+class Action(StrEnum):
+    """What is done with the path."""
+
+    ls = "ls"
+    get = "get"
+    tar = "tar"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(rich_help_panel=PANEL_WORK)(files)
+
+
+def files(
+    ctx: typer.Context,
+    point: Annotated[str, typer.Argument(metavar="POINT", help="A point's id, a unique prefix of it, or VM@latest.")],
+    action: Annotated[Action, typer.Argument(help="List it, copy it out, or write it as a tar archive.")],
+    path: Annotated[
+        str | None,
+        typer.Argument(metavar="[PATH]", help="/PATH in the guest, or FILESYSTEM:/PATH; `ls` without one names them."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Argument(metavar="[TO]", help="Where it goes: for get, else this folder; for tar a file, else stdout."),
+    ] = None,
+    disk: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="Only this disk; may be repeated.")] = None,
+    identity: IdentityOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Files out of a guest's disks, read-only: ext4, XFS, Btrfs, NTFS, LVM and whatever else libguestfs knows.
+
+    Owners, modes, times, holes, links, extended attributes and ACLs are kept. Takes 3 to 20 s to begin.
+    """
+    if path is None and action is not Action.ls:
+        raise UsageError(f"{action} needs a path", hint="`ls` without a path names the file systems")
+    if action is Action.tar and to is None and sys.stdout.isatty():
+        raise UsageError("an archive is nothing to show on a terminal", hint="name a file, or pipe it")
+    if to is not None and action is Action.ls:
+        raise UsageError("ls takes one path")
+    name, inner = _parted(path or "")
+    from vmcellar.cli.keyfiles import read_private
+    from vmcellar.restore.serve import Opening
+
+    opening = Opening(config_path(ctx, config), read_private(identity) if identity else None)
+    with cancel_on_signals() as cancel, opened(opening, point, tuple(disk or ())) as inside:
+        if path is None:
+            _show_file_systems(inside, as_json)
+            return
+        inside.mount(name)
+        if action is Action.ls:
+            _show_entries(inside, inner, as_json)
+        elif action is Action.get:
+            _get(inside, inner, to, cancel)
+        else:
+            _tar(inside, inner, to, cancel)
+
+
+@contextmanager
+def opened(opening: Opening, point: str, targets: tuple[str, ...]) -> Iterator[Inside]:
+    """The point's disks, served over NBD and opened in libguestfs's appliance."""
+    from vmcellar.config import load_config
+    from vmcellar.guestfiles.inside import Inside, sector_sizes
+    from vmcellar.guestfiles.library import check_installed
+    from vmcellar.repository.repository import Repository
+    from vmcellar.restore.plan import chosen_disks
+    from vmcellar.restore.serve import Address, Server
+
+    check_installed()
+    with ExitStack() as stack:
+        repository = Repository.open(load_config(opening.config), opening.private)
+        stack.callback(repository.close)
+        found = repository.point(point)
+        disks = chosen_disks(found, targets)
+        socket = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmcellar-files-"))) / "nbd.sock"
+        xml = next((repository.artifact(one) for one in found.artifacts if one.name == "domain.xml"), b"<domain/>")
+        stack.enter_context(Server(repository, opening, found, disks, Address(socket)))
+        names = tuple(one.target for one in disks)
+        yield stack.enter_context(Inside(f"{found.vm}, point {found.id}", socket, names, sector_sizes(xml.decode())))
+
+
+def _parted(path: str) -> tuple[str, bytes]:
+    """FILESYSTEM:/PATH in two; no file system for /PATH."""
+    if path.startswith("/") or not path:
+        return "", os.fsencode(path)
+    name, colon, inner = path.partition(":")
+    if not colon or not (inner.startswith("/") or not inner):
+        raise UsageError(f"{path} does not begin with /", hint="paths are /PATH, or FILESYSTEM:/PATH such as vda1:/etc")
+    return name, os.fsencode(inner or "/")
+
+
+def _show_file_systems(inside: Inside, as_json: bool) -> None:
+    found = inside.file_systems()
+    if as_json:
+        _print_json([{"name": one.name, "type": one.kind, "label": one.label} for one in found])
+        return
+    width = max((len(one.name) for one in found), default=0)
+    for one in found:
+        remark = "  (encrypted)" if one.locked else ""
+        console().out(f"{one.name:{width}}  {one.kind}  {one.label}{remark}".rstrip())
+    if not found:
+        note("nothing that is known is on these disks")
+
+
+def _show_entries(inside: Inside, path: bytes, as_json: bool) -> None:
+    from vmcellar.guestfiles.listing import list_path
+
+    found = list_path(inside.guestfs, path)
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": os.fsdecode(one.name),
+                    "mode": one.mode_words,
+                    "uid": one.uid,
+                    "gid": one.gid,
+                    "size": one.size,
+                    "mtime_ns": one.mtime,
+                    "link": os.fsdecode(one.link),
+                }
+                for one in found
+            ]
+        )
+        return
+    from vmcellar.cli.render.guestfiles import entry_lines
+
+    for line in entry_lines(found):
+        console().out(line)
+
+
+def _get(inside: Inside, path: bytes, to: Path | None, cancel: CancelToken) -> None:
+    from vmcellar.guestfiles.fetch import get
+
+    place, left_out = get(inside.guestfs, path, to, cancel)
+    if left_out:
+        note(f"{left_out} device nodes were left out")
+    if os.geteuid() != 0:
+        note("owners are not kept, as you are not root")
+    note(f"copied to {place}")
+
+
+def _tar(inside: Inside, path: bytes, to: Path | None, cancel: CancelToken) -> None:
+    from vmcellar.guestfiles.fetch import archive
+
+    if to is None:
+        archive(inside.guestfs, path, sys.stdout.fileno(), cancel)
+        return
+    with to.open("xb") as file:
+        try:
+            archive(inside.guestfs, path, file.fileno(), cancel)
+        except BaseException:
+            to.unlink()
+            raise
+
+
+def _print_json(value: object) -> None:
+    """With escapes alone: names that are no text come as lone surrogates, which Python's os.fsencode turns back."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

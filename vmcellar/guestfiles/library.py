@@ -1,0 +1,233 @@
+"""libguestfs through its C interface, as far as it is needed here: every name goes in and comes out as bytes.
+
+Its Python binding turns names into UTF-8 text and fails on any other, which ext4, XFS and Btrfs allow; the C interface,
+whose binary compatibility libguestfs promises, takes bytes. Source: guestfs(3), guestfs.h of 1.48.
+
+One thread per handle, but for `cancel`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Self
+
+from vmcellar.errors import PermanentError
+
+PACKAGES = "apt-get install libguestfs0 libguestfs-xfs linux-image-amd64"
+_LIBRARY = "libguestfs.so.0"
+_END_OF_OPTIONS = -1
+_READONLY, _FORMAT, _PROTOCOL, _SERVER, _BLOCKSIZE = 0, 1, 5, 6, 12  # GUESTFS_ADD_DRIVE_OPTS_* of guestfs.h
+_EXCLUDES = 2  # GUESTFS_TAR_OUT_OPTS_EXCLUDES
+_TAR = "--sparse --format=pax --xattrs --acls --numeric-owner --anchored"
+"""Options of the appliance's tar, through its environment: pax keeps nanoseconds and any name, holes are not sent."""
+
+_STAT_FIELDS = (
+    *("dev", "ino", "mode", "nlink", "uid", "gid", "rdev", "size", "blksize", "blocks"),
+    *("atime", "atime_ns", "mtime", "mtime_ns", "ctime", "ctime_ns"),
+    *(f"spare{number}" for number in range(1, 7)),
+)
+
+
+class Stat(ctypes.Structure):
+    """struct guestfs_statns; a file that went away has the inode -1."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in _STAT_FIELDS]
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    mtime_ns: int
+
+
+class _StatList(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_uint32), ("val", ctypes.POINTER(Stat))]
+
+
+class GuestfsError(PermanentError):
+    """libguestfs, or a program in its appliance, refused; the message holds its words."""
+
+
+class Guestfs:
+    """One appliance. Disks are added, then it is launched, then it answers; the end of the block ends it."""
+
+    def __init__(self) -> None:
+        self._library = _load()
+        self._handle = ctypes.c_void_p(self._library.guestfs_create())
+
+    def __enter__(self) -> Self:
+        """PermanentError without libguestfs comes from the constructor."""
+        self._library.guestfs_set_error_handler(self._handle, None, None)  # not on stderr: errors are raised
+        if not os.environ.get("LIBGUESTFS_BACKEND"):
+            self._call("set_backend", b"direct")  # the other way asks a libvirt, whose QEMU may not open our socket
+        self._call("set_append", f'TAR_OPTIONS="{_TAR}"'.encode())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._library.guestfs_close(self._handle)
+
+    def add_nbd(self, socket: str, export: str, sector: int) -> None:
+        """Add an NBD export, read-only: what the appliance writes, such as a journal's replay, is thrown away."""
+        options = (
+            *(_READONLY, ctypes.c_int(1), _FORMAT, b"raw", _BLOCKSIZE, ctypes.c_int(sector)),
+            *(_PROTOCOL, b"nbd", _SERVER, _strings([f"unix:{socket}".encode()]), _END_OF_OPTIONS),
+        )
+        self._call("add_drive_opts", export.encode(), *options)
+
+    def launch(self) -> None:
+        """Start the appliance: 2 to 20 s. GuestfsError, with a hint, when it cannot."""
+        try:
+            self._call("launch")
+        except GuestfsError as error:
+            raise GuestfsError(
+                f"libguestfs could not start its appliance: {error.message}",
+                hint=f"it needs a kernel in /boot ({PACKAGES}); libguestfs-test-tool says more. "
+                "Where KVM does not work: LIBGUESTFS_BACKEND_SETTINGS=force_tcg",
+            ) from error
+
+    def cancel(self) -> None:
+        """End `tar_out` where it is; from any thread, or a signal handler."""
+        self._library.guestfs_user_cancel(self._handle)
+
+    def list_devices(self) -> list[bytes]:
+        """The disks, in the order in which they were added."""
+        return self._strings("list_devices")
+
+    def containers(self) -> list[bytes]:
+        """All disks, partitions and logical volumes."""
+        return [*self.list_devices(), *self._strings("list_partitions"), *self._strings("lvs")]
+
+    def list_filesystems(self) -> dict[bytes, bytes]:
+        """Everything that may be mounted, and its type; "unknown" where there is none."""
+        return _pairs(self._strings("list_filesystems"))
+
+    def vfs_type(self, device: bytes) -> bytes:
+        """What blkid knows a device as; empty for nothing."""
+        return self._text("vfs_type", device)
+
+    def vfs_label(self, device: bytes) -> bytes:
+        """The label of a file system; empty when it has none."""
+        return self._text("vfs_label", device)
+
+    def inspect_os(self) -> list[bytes]:
+        """The root file systems of the operating systems found. Unmounts everything."""
+        return self._strings("inspect_os")
+
+    def mount_points(self, root: bytes) -> dict[bytes, bytes]:
+        """Where an operating system that `inspect_os` found mounts what: device by path."""
+        return _pairs(self._strings("inspect_get_mountpoints", root))
+
+    def mount(self, device: bytes, path: bytes) -> None:
+        """Mount in the appliance, read-only."""
+        self._call("mount_ro", device, path)
+
+    def unmount(self) -> None:
+        """Unmount everything."""
+        self._call("umount_all")
+
+    def real_path(self, path: bytes) -> bytes:
+        """The path without symbolic links; GuestfsError when it does not exist."""
+        return self._text("realpath", path)
+
+    def is_folder(self, path: bytes) -> bool:
+        """Whether there is a folder at `path` itself."""
+        return bool(self._call("is_dir", path))
+
+    def names(self, folder: bytes) -> list[bytes]:
+        """The names in a folder, sorted."""
+        return self._strings("ls", folder)
+
+    def stats(self, folder: bytes, names: Sequence[bytes]) -> list[Stat]:
+        """What `lstat` says of each name in a folder."""
+        found = self._call("lstatnslist", folder, _strings(names))
+        content = ctypes.cast(found, ctypes.POINTER(_StatList)).contents
+        stats = [Stat.from_buffer_copy(content.val[number]) for number in range(content.len)]
+        self._library.guestfs_free_statns_list(ctypes.c_void_p(found))
+        return stats
+
+    def links(self, folder: bytes, names: Sequence[bytes]) -> list[bytes]:
+        """Where each name in a folder points to; empty for what is no symbolic link."""
+        return self._strings("readlinklist", folder, _strings(names))
+
+    def tar_out(self, folder: bytes, descriptor: int, excludes: Sequence[bytes] = ()) -> None:
+        """Write a folder as a pax archive to an open file descriptor; names begin with "./".
+
+        `excludes` are tar's patterns, anchored. Frees the interpreter lock while it runs.
+        """
+        options = (_EXCLUDES, _strings(excludes), _END_OF_OPTIONS)
+        self._call("tar_out_opts", folder, f"/dev/fd/{descriptor}".encode(), *options)
+
+    def _text(self, name: str, *arguments: object) -> bytes:
+        address = self._call(name, *arguments)
+        text = ctypes.string_at(address)
+        _free(address)
+        return text
+
+    def _strings(self, name: str, *arguments: object) -> list[bytes]:
+        return list(_taken(self._call(name, *arguments)))
+
+    def _call(self, name: str, *arguments: object) -> int:
+        """Call guestfs_NAME; GuestfsError when it returns -1, or no address where one is expected."""
+        function = getattr(self._library, f"guestfs_{name}")
+        address = name in _ADDRESSES
+        function.restype = ctypes.c_void_p if address else ctypes.c_int
+        result = function(self._handle, *arguments)
+        if (result is None) if address else (result == -1):
+            words = self._library.guestfs_last_error(self._handle) or b"no reason given"
+            raise GuestfsError(words.decode(errors="backslashreplace"))
+        return int(result)
+
+
+_ADDRESSES = frozenset(
+    {
+        *("list_devices", "list_partitions", "lvs", "list_filesystems", "inspect_os", "inspect_get_mountpoints"),
+        *("vfs_type", "vfs_label", "realpath", "ls", "lstatnslist", "readlinklist"),
+    }
+)
+
+
+def check_installed() -> None:
+    """PermanentError, with the packages to install, when libguestfs is not there."""
+    _load()
+
+
+@cache
+def _load() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+    except OSError as error:
+        raise PermanentError(
+            "libguestfs, which reads file systems inside disks, is not installed", hint=PACKAGES
+        ) from error
+    library.guestfs_create.restype = ctypes.c_void_p
+    library.guestfs_last_error.restype = ctypes.c_char_p
+    return library
+
+
+def _free(address: int) -> None:
+    free = ctypes.CDLL(None).free
+    free.argtypes = [ctypes.c_void_p]
+    free(address)
+
+
+def _strings(values: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+    return (ctypes.c_char_p * (len(values) + 1))(*values, None)
+
+
+def _taken(address: int) -> Iterator[bytes]:
+    """The strings of a list that is ours now, which ends in a null pointer; frees them and it."""
+    items = ctypes.cast(address, ctypes.POINTER(ctypes.c_void_p))
+    number = 0
+    while (item := items[number]) is not None:
+        yield ctypes.string_at(item)
+        _free(item)
+        number += 1
+    _free(address)
+
+
+def _pairs(values: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(values[::2], values[1::2], strict=True))
