@@ -7,6 +7,7 @@ import itertools
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -87,6 +88,19 @@ def test_the_dag_of_a_backup(seen: Seen, cellar: Cellar, flow_guest: LabGuest) -
     assert upstream(found[f"commit {flow_guest.name}"], found) == {f"release {flow_guest.name}"} | verified
     cellar.assert_restores(point.id, cellar.reference(flow_guest))
     cellar.assert_nothing_left(flow_guest)
+
+
+def test_hooks_run_around_the_dag_and_one_that_fails_makes_the_run_red(
+    seen: Seen, make_cellar: CellarFactory, flow_guest: LabGuest, tmp_path: Path
+) -> None:
+    note = tmp_path / "note"
+    hooks = [{"when": when, "run": f"echo $VMCELLAR_WHEN >> {note}"} for when in ("before", "thawed", "after")]
+    cellar = make_cellar(backups=[{"name": "mine", "hooks": [*hooks, {"when": "after", "run": "echo oh; exit 3"}]}])
+    with pytest.raises(PermanentError, match="is committed, but hook after `echo oh; exit 3`: exit code 3: oh"):
+        back_up(cellar, flow_guest.name, job="mine")
+    assert note.read_text().split() == ["before", "thawed", "after"]
+    assert len(cellar.new_engine().repository.points_of(flow_guest.name)) == 1
+    assert seen.flow_run(f"backup {flow_guest.name} auto").state_name == "Failed"
 
 
 def test_the_report_of_a_backup(seen: Seen, cellar: Cellar, flow_guest: LabGuest) -> None:

@@ -190,8 +190,10 @@ def test_a_hanging_agent_neither_stops_the_backup_nor_leaves_the_guest_frozen(
     guest.check("killall -CONT qemu-ga")
     wait_for(lambda: thawed(guest), "the guest to be thawed", seconds=20)
     guest.fill("after", 64 * 1024, seed=1)
-    following = cellar.backup(guest)
+    hook = {"when": "thawed", "at": "guest", "run": "cat /proc/sys/kernel/ostype; echo $VMCELLAR_VM"}
+    following = cellar.with_settings(backups=[{"name": "mine", "hooks": [hook]}]).backup(guest, job="mine")
     assert following.consistency == "quiesced"
+    assert f"Linux | {guest.name}" in following.hooks[0]
     assert thawed(guest)
 
 
