@@ -21,6 +21,7 @@ from tasks.control import Activity, activity, engine_of
 from tasks.hooks import hooked, run_hooks
 from tasks.lost import or_without
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 from tasks.turns import Turns, host_slot, superseded
 from vmcellar.backup import stages
 from vmcellar.backup.at_work import at_work
@@ -37,6 +38,7 @@ PACKING = 3
 
 
 @flow(name="backup-vm", flow_run_name="backup {request.vm} {request.mode}")
+@recorded
 async def backup_vm(request: BackupVm) -> PointSummary:
     """Back up one VM; fails, with what to do, unless a verified restore point of every covered disk came of it."""
     config, vm = request.config, request.vm
@@ -75,6 +77,7 @@ async def _backed_up(request: BackupVm, work: Activity, threads: TaskThreads, ho
 
 
 @flow(name="backup-job", flow_run_name="backup {request.what}")
+@recorded
 async def backup_job(request: BackupJob) -> list[PointSummary]:
     """Back up several VMs, some at once. One VM's failure does not stop the others, but the job is red then.
 
@@ -83,7 +86,7 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     """
     engine = engine_of(request.config)
     turns = Turns(engine.config.job(request.job), spread=not request.vms) if request.scheduled else None
-    skipped = turns and (turns.closed or await superseded())
+    skipped = turns and (turns.closed or await superseded(engine.state))
     if skipped:
         return cast("list[PointSummary]", Cancelled(name="Skipped", message=skipped))  # a state that is returned holds
     selection = select(engine.config, request.vms, request.job, full=request.full).without(request.except_vms)

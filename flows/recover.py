@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.parameters import Recover
 from tasks import restore as tasks
+from tasks.control import engine_of
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded, settle
 from vmcellar.progress import CancelToken
 
 
 @flow(name="recover-host", flow_run_name="recover {request.what}")
+@recorded
 async def recover_host(request: Recover) -> list[dict[str, Any]]:
-    """Let the VMs of killed runs go, drop leftover landings and orphan checkpoints; says what was found."""
+    """Let the VMs of killed runs go, drop leftover landings and orphan checkpoints; says what was found.
+
+    Flow runs of this host that the server takes for running, though their process is gone, get the state that is true.
+    """
+    told = await settle(engine_of(request.config).state)
+    for record in told:
+        get_run_logger().info("flow run %s: %s", record.id, record.message or "its process is gone")
     with TaskThreads(CancelToken(), 1) as threads:
         return await threads.value(tasks.recover, request.config, request.vm, request.resume)

@@ -8,11 +8,13 @@ from flows.parameters import RestoreVm
 from tasks import restore as tasks
 from tasks.control import activity
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 from vmcellar.errors import IntegrityError
 from vmcellar.restore.bring_back import Done
 
 
 @flow(name="restore-vm", flow_run_name="restore {request.point}")
+@recorded
 async def restore_vm(request: RestoreVm) -> Done:
     """Restore a point's disks into a folder, and define the VM where asked for. Red when anything was lost."""
     wanted = tasks.restore_wanted(request.directory, request.format, request.disks, request.best_effort, request.define)

@@ -12,6 +12,7 @@ from tasks import restore as tasks
 from tasks import verify
 from tasks.control import activity
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 from tasks.verify import Outcome
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.policy.risk import Risk, wants_drill
@@ -21,6 +22,7 @@ DAY = 86400.0
 
 
 @flow(name="verify-repository", flow_run_name="verify {request.what}")
+@recorded
 async def verify_repository(request: VerifyRepository) -> ScrubReport:
     """Check one point or all. Red when anything is damaged, naming it."""
     with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:

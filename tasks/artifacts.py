@@ -21,6 +21,7 @@ from prefect.artifacts import (
 )
 
 from tasks.control import Activity
+from tasks.patience import patient
 from vmcellar.backup.model import PointSummary
 from vmcellar.backup.report import eta, markdown_report, size_text
 from vmcellar.backup.selection import OffVm
@@ -259,7 +260,7 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
 async def or_warn(request: Awaitable[T], otherwise: T) -> T:
     """What people are shown must never turn a backup red, or stop one."""
     try:
-        return await request
+        return await patient(request)
     except Exception as error:
         log.warning("the Prefect server did not take an artifact: %s", error)
         return otherwise

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Coroutine
+from typing import Any
 
 from tasks.control import Activity, activity, engine_of, witnessed
+from tasks.patience import PrefectLostError, patient, server_is_lost
 from vmcellar.backup import pipeline
 from vmcellar.backup.model import BackupRequest, PointSummary
 from vmcellar.errors import VmcellarError
@@ -16,17 +18,23 @@ log = logging.getLogger(__name__)
 
 def is_of_prefect(error: BaseException) -> bool:
     """Whether Prefect, its HTTP client or its server failed, rather than our own code."""
+    if isinstance(error, PrefectLostError):
+        return True
     return type(error).__module__.partition(".")[0] in ("prefect", "httpx", "httpcore") or "Prefect" in str(error)
 
 
-async def or_without(config: str, request: BackupRequest, flow: Awaitable[PointSummary]) -> PointSummary:
+async def or_without(config: str, request: BackupRequest, flow: Coroutine[Any, Any, PointSummary]) -> PointSummary:
     """What `flow`, which backs the VM of `request` up, gives; where Prefect fails it, its point, or one made without.
 
     Raises what the flow raises when the backup itself failed.
     """
+    if await server_is_lost():
+        flow.close()
+        log.warning("%s: the Prefect server does not answer: backing up without it", request.vm)
+        return await _without(config, request)
     with witnessed() as ended:
         try:
-            return await flow
+            return await patient(flow, over=lambda: request.vm in ended)
         except Exception as error:
             work = ended.get(request.vm, Activity())
             if not is_of_prefect(error):

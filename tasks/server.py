@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
+import time
 import urllib.error
 import urllib.request
 
 HEALTH_SECONDS = 3.0
+LOOK_SECONDS = 1.0
+PATIENCE = 8.0
+"""Seconds after which a silent server is lost. Prefect itself would try for a minute per request, and for ten seconds
+per event when the process ends."""
 
 
 def answers(url: str) -> bool:
@@ -17,5 +23,19 @@ def answers(url: str) -> bool:
             return True
     except urllib.error.HTTPError:
         return True  # something answers, and may want credentials: let Prefect say
-    except (urllib.error.URLError, OSError):
+    except urllib.error.URLError as error:
+        return isinstance(
+            error.reason, ssl.SSLError
+        )  # whether its certificate is to be trusted, Prefect's settings say
+    except OSError:
         return False
+
+
+def stays_silent(url: str, seconds: float) -> bool:
+    """Whether no server answers at `url` now, nor at any look in the next `seconds`."""
+    end = time.monotonic() + seconds
+    while not answers(url):
+        if time.monotonic() >= end:
+            return True
+        time.sleep(LOOK_SECONDS)
+    return False

@@ -24,17 +24,23 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import concurrency
 from prefect.context import FlowRunContext
 
+from tasks import runrecords
 from tasks.control import stop_reading
+from tasks.patience import server_is_lost
 from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.policy.localzone import local_zone
 from vmcellar.policy.windows import delay, seconds_left
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vmcellar.config.jobs import BackupJob
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
+
+LOST_SECONDS = 0.1
 
 
 def host_limit() -> str:
@@ -106,10 +112,11 @@ class Turns:
         return stop_reading(config, vm)
 
 
-async def superseded() -> str:
+async def superseded(state: Path) -> str:
     """Why this scheduled run leaves its turn to another run of the same schedule; empty when it does not.
 
-    After an outage all runs that came due meanwhile begin at once; only the newest of them works.
+    After an outage all runs that came due meanwhile begin at once; only the newest of them works. A run that the server
+    takes for running, though no process of this host (by the records in `state`) works on it, holds nobody up.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context else None
@@ -122,7 +129,14 @@ async def superseded() -> str:
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)),
             )
         )
-    same = [other for other in others if other.id != run.id and other.parameters == run.parameters]
+    alive = runrecords.living(state)
+    same = [
+        other
+        for other in others
+        if other.id != run.id
+        and other.parameters == run.parameters
+        and (other.state_type != StateType.RUNNING or str(other.id) in alive)
+    ]
     return _why(run, same, datetime.now(UTC))
 
 
@@ -165,7 +179,10 @@ async def host_slot() -> AsyncIterator[None]:
 
 async def _or_warn(request: Awaitable[object]) -> bool:
     try:
-        await request
+        # In this very task: what takes a place and what gives it back belong together. Of a server that is known to be
+        # lost no answer is waited for.
+        async with asyncio.timeout(LOST_SECONDS if await server_is_lost() else None):
+            await request
     except Exception as error:
         log.warning("the Prefect server did not answer about the limit %s: %s", host_limit(), error)
         return False
