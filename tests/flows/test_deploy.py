@@ -196,9 +196,9 @@ def test_a_scheduled_run_outside_its_window_is_skipped_and_touches_no_vm(
     assert len(asyncio.run(backup_job(BackupJob(config=str(cellar.file), job="windowed")))) == 1, "by hand: at any time"
 
 
-def _closed(job: Any) -> Any:
+def _closed(job: Any, *, spread: bool) -> Any:
     from datetime import UTC, datetime  # noqa: PLC0415  (of this one fake clock)
 
     from tasks.turns import Turns  # noqa: PLC0415  (not the patched one)
 
-    return Turns(job, lambda: datetime(2026, 11, 28, 12, 0, tzinfo=UTC))
+    return Turns(job, lambda: datetime(2026, 11, 28, 12, 0, tzinfo=UTC), spread=spread)
