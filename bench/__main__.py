@@ -14,6 +14,7 @@ NAMES = (
     "export",
     "fuzz",
     "histories",
+    "memory",
     "proofs",
     "repository",
     "restore",

@@ -6,6 +6,8 @@ same tables where they were seen: radosgw leaves messages empty and answers Quot
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +16,8 @@ from botocore import exceptions as boto
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.tiers.base import ArchivedError, ExistsError, NotFoundError
 
+SKEW_MAX = timedelta(minutes=15)
+"""By how much a request's time may differ from the server's; S3 API reference, RequestTimeTooSkewed."""
 _CLOCK = "this host's clock and the server's differ by more than 15 minutes: `timedatectl`, or apt install chrony"
 _KEYS = "check access_key, secret_key or profile of the tier, then type `vmcellar doctor`"
 _RENEW = "the credentials' time is over: renew them (aws sso login, or a new key), then repeat the command"
@@ -92,9 +96,24 @@ def translate(error: Exception, what: str) -> VmcellarError:
 def _answered(response: dict[str, Any], what: str) -> VmcellarError:
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code == "403" and _clocks_differ(response):
+        code = "RequestTimeTooSkewed"
     said = str(response.get("Error", {}).get("Message", "") or "no message").rstrip(".")
     text = f"{what}: {said} ({code or status})"
     return _about_the_object(code, what) or _about_the_request(code, status, text)
+
+
+def _clocks_differ(response: dict[str, Any]) -> bool:
+    """Whether that is why a request was refused. The answer to HEAD has no body that could say so, only its date."""
+    date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return abs(parsedate_to_datetime(date) - _now()) > SKEW_MAX
+    except (TypeError, ValueError):
+        return False
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _about_the_object(code: str, what: str) -> VmcellarError | None:
