@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 
 from tests.catalog.rows import point, run
 from tests.upkeep.world import World
-from vmcellar.catalog.catalog import Catalog
+from vmcellar.catalog.catalog import Catalog, _write_ahead
 from vmcellar.catalog.models import Base, Run
 from vmcellar.catalog.rebuild import rebuild, refresh
 from vmcellar.catalog.schema import HEAD, alembic_config
@@ -61,6 +61,24 @@ def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as pool:  # the first one of them makes the tables
         list(pool.map(write, range(12)))
     assert len(Catalog.of(tmp_path, REPOSITORY).run_ids()) == 60
+
+
+def test_a_new_file_that_is_locked_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    """Nothing but a change of the journal's mode fails at once where SQLite would wait otherwise."""
+    told: list[str] = []
+
+    class Busy:
+        def execute(self, statement: str) -> None:
+            told.append(statement)
+            if len(told) < 3:
+                raise sqlite3.OperationalError("database is locked")
+
+    _write_ahead(Busy())
+    assert told == ["PRAGMA journal_mode = WAL"] * 3
+    with closing(sqlite3.connect(tmp_path / "file")) as closed:
+        pass
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        _write_ahead(closed)
 
 
 def test_all_rows_of_a_call_or_none(catalog: Catalog) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, NullPool, create_engine, event, func, select, upd
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from vmcellar.catalog import models
 from vmcellar.catalog.schema import bring_up
@@ -171,6 +172,19 @@ def _set_gone(connection: Connection, ids: list[str], when: float | None) -> int
     return changed
 
 
+def _write_ahead(connection: Any) -> None:
+    """Have the file written ahead. SQLite does not wait for others here, as it does elsewhere: of several processes
+    that open a new file at once, some are told at once that it is locked.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: "locked" in str(error)),
+        stop=stop_after_delay(BUSY_SECONDS),
+        wait=wait_random(0.001, 0.05),
+        reraise=True,
+    )
+    retrying(connection.execute, "PRAGMA journal_mode = WAL")
+
+
 def _sqlite(path: Path) -> Engine:
     """An engine for the file: no pool, as a connection costs nothing; write-ahead log, so that readers never wait."""
     engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
@@ -178,7 +192,7 @@ def _sqlite(path: Path) -> Engine:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # SQLAlchemy's recipe: transactions begin where `_begins` says
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
 
     @event.listens_for(engine, "begin")
