@@ -15,11 +15,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
-from tasks.server import PATIENCE, stays_silent
+from tasks.server import LOOK_SECONDS, PATIENCE, stays_silent
 from vmcellar.errors import TransientError
 
 T = TypeVar("T")
-LOOK_SECONDS = 1.0
 
 _silent = threading.Event()
 

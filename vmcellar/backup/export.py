@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 LANDED = np.dtype([("offset", "<u8"), ("length", "<u4"), ("place", "<i8"), ("chunk", "u1", (32,))])
 """One chunk that was read: where on the disk, its id, and where in the landing file or one of the places below."""
+
+LOOK_SECONDS = 0.2
+"""How long a signal may wait to be handled."""
 
 PLACE_KNOWN = -1
 """The repository, or an earlier chunk of this run, has it."""
@@ -196,7 +199,13 @@ class _SegmentExport:
 
 
 def raise_first(futures: Sequence[Future[None]]) -> None:
-    """Wait for all readers; raise the error that came first, not the stop it caused in the other reader."""
+    """Wait for all readers; raise the error that came first, not the stop it caused in the other reader.
+
+    The wait is in pieces: a signal that the kernel gave to another thread, as after SIGCONT, is handled by the main
+    thread only between them.
+    """
+    while wait(futures, timeout=LOOK_SECONDS).not_done:
+        pass
     errors = [future.exception() for future in futures]
     real = [error for error in errors if error is not None]
     if not real:
