@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from vmcellar.backup.claims import Claims
 from vmcellar.backup.landing import LandingReader, LandingWriter, LandingZone
 from vmcellar.errors import CancelledError, PermanentError
 from vmcellar.progress import CancelToken
@@ -126,18 +125,3 @@ def test_a_full_file_system_is_a_permanent_error_that_says_what_to_do(tmp_path: 
         writer.append(memoryview(b"data"))
     assert "landing" in caught.value.hint
     writer.close()
-
-
-def test_a_chunk_is_landed_by_one_segment_and_again_when_that_is_read_again() -> None:
-    claims = Claims()
-    assert claims.claim(b"1", ("vda", 0))
-    assert not claims.claim(b"1", ("vda", 1))
-    assert not claims.claim(b"1", ("vda", 0))
-    claims.drop(("vda", 0))
-    assert claims.claim(b"1", ("vda", 0))
-
-
-def test_what_an_earlier_process_landed_is_not_landed_twice() -> None:
-    claims = Claims()
-    claims.adopt([b"1", b"2"], ("vda", 0))
-    assert not claims.claim(b"2", ("vda", 5))

@@ -13,6 +13,7 @@ from vmcellar.repository.rebuild import rebuild_index
 from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import gc, pins, prune
 from vmcellar.upkeep.consolidate import SMALL_MIN, consolidate
+from vmcellar.upkeep.index_parts import FEWEST
 
 
 def history(cellar: Cellar) -> None:
@@ -141,6 +142,20 @@ def _consolidated(cellar: Cellar) -> None:
     _collected(cellar)
 
 
+def _many_index_parts(cellar: Cellar) -> None:
+    """As many as are worth putting together; nothing is garbage."""
+    cellar.make()
+    for number in range(FEWEST):
+        cellar.back_up_and_note("db", number + 1)
+
+
+def _merged(cellar: Cellar) -> None:
+    """One index part is left, as no death leaves one that nobody takes away."""
+    _gc(cellar)
+    assert len(list((cellar.hot / "index").iterdir())) == 1
+    _collected(cellar)
+
+
 def _lost_index(cellar: Cellar) -> None:
     """A damaged and a missing index part."""
     history(cellar)
@@ -162,6 +177,7 @@ SCENARIOS = (
     scenario("unpin", _with_pin, _unpin, finished=_unpinned),
     scenario("gc-mark", _garbage, _gc, finished=_collected),
     scenario("gc-delete", _marked_garbage, _gc, finished=_collected),
+    scenario("gc-merge", _many_index_parts, _gc, finished=_merged),
     scenario("consolidate", _many_small_packs, _consolidate, finished=_consolidated),
     scenario("rebuild-index", _lost_index, _rebuild, settled=nothing),
 )

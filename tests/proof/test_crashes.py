@@ -52,8 +52,9 @@ def test_killed_before_every_step(names: list[str]) -> None:
 
 
 def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
-    """A first backup, one in recipient mode, repairs and a proof; by hand at each step."""
-    assert len(faults("backup-full", "backup-recipient", "repair", "repair-keys", "prove", "--every", "25")) == 5
+    """A first backup, one in recipient mode, repairs, a proof, index parts put together; by hand at each step."""
+    names = ["backup-full", "backup-recipient", "repair", "repair-keys", "prove", "gc-merge"]
+    assert len(faults(*names, "--every", "25")) == len(names)
 
 
 def test_moving_packs_killed_at_some_steps() -> None:

@@ -248,3 +248,28 @@ def test_a_part_that_goes_while_it_is_read_is_no_error(repository: Repository, m
     repository.index.refresh()
     assert repository.index.known(ids(3)) == set(ids(3))
     other.close()
+
+
+def test_a_listing_that_misses_the_old_part_and_the_new_one_takes_nothing_away(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing takes time: gc may delete what it has not come to, after it wrote what the listing has passed."""
+    other = Index(repository.tier, repository.keyring, repository.cache_dir / "other.sqlite")
+    other.add([entry(1, ids(3))])
+    repository.index.refresh()
+    (old,) = [key for key, _ in repository.tier.list(layout.INDEX)]
+    other.add([entry(1, ids(3))])
+    repository.tier.delete(old)
+    listing = repository.tier.list
+
+    def passes_it(prefix: str) -> Iterator[tuple[str, int]]:
+        if prefix != layout.INDEX:
+            return listing(prefix)
+        monkeypatch.setattr(repository.tier, "list", listing)
+        return iter(())
+
+    monkeypatch.setattr(repository.tier, "list", passes_it)
+    repository.index.refresh()
+    assert repository.tier.list == listing
+    assert repository.index.known(ids(3)) == set(ids(3))
+    other.close()

@@ -206,20 +206,6 @@ def test_a_death_at_any_durable_step_is_gone_on_with(world: World, tmp_path: Pat
     assert steps > 8
 
 
-def test_small_index_parts_are_put_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmcellar.upkeep.index_parts.SMALL_PARTS", 5)
-    host = world.host()
-    parent = None
-    for number in range(1, 6):
-        world.now += HOUR
-        parent = world.back_up(host, {0: number}, parent)
-    before = len(world.keys("index/"))
-    assert before == 5
-    assert gc.collect(host).index_parts == 5
-    assert len(world.keys("index/")) == 1
-    assert len(world.check()) == 5
-
-
 def test_gc_can_be_stopped(world: World) -> None:
     host, _ = ready_to_delete(world)
     before = world.packs()

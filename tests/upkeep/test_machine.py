@@ -1,7 +1,8 @@
 """Random work of several hosts, with pauses, wrong clocks, and deaths at any durable step.
 
-Backups, restores, prunes, gcs (with repacking) and consolidations; clocks are wrong by up to five minutes either way.
-After every step each point that is there reads as its model says. VMCELLAR_MACHINE=N plays N random games instead.
+Backups, restores, prunes, gcs (with repacking, and index parts put together) and consolidations; clocks are wrong by up
+to five minutes either way. After every step each point that is there reads as its model says.
+VMCELLAR_MACHINE=N plays N random games instead.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -48,11 +50,12 @@ class Upkeep(RuleBasedStateMachine):
         self.pinned: set[str] = set()
         self.allowed_to_go: set[str] = set()
         self.clocks: dict[str, float] = {}
-        self.few = patch("vmcellar.upkeep.consolidate.SMALL_MIN", 4)  # disks here are small, and points are few
-        self.few.start()
+        self.few = ExitStack()  # disks here are small, and points are few
+        self.few.enter_context(patch("vmcellar.upkeep.consolidate.SMALL_MIN", 4))
+        self.few.enter_context(patch("vmcellar.upkeep.index_parts.FEWEST", 3))
 
     def teardown(self) -> None:
-        self.few.stop()
+        self.few.close()
         self.pool.shutdown()
         shutil.rmtree(self.folder)
 

@@ -2,45 +2,110 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 Owner = tuple[str, int]
 """A disk's target and the number of a segment."""
 
+RECENT = 1 << 15
+"""Claims that are held in a dict, at 120 bytes each; older ones take 36."""
+
+_WORD = 8
+_CLAIM = np.dtype([("rest", "<u8", (3,)), ("owner", "<u4")])
+
+
+class _Run(NamedTuple):
+    """Claims in the order of the first word of their ids; the other three are compared in full."""
+
+    first: NDArray[np.uint64]
+    claims: NDArray[np.void]
+
+    @classmethod
+    def of(cls, claims: dict[bytes, int]) -> Self:
+        words = np.frombuffer(b"".join(claims), "<u8").reshape(-1, 4)
+        found = np.empty(len(claims), _CLAIM)
+        found["rest"] = words[:, 1:]
+        found["owner"] = np.fromiter(claims.values(), np.uint32, len(claims))
+        return cls(words[:, 0], found).sorted()
+
+    def sorted(self) -> Self:
+        order = np.argsort(self.first, kind="stable")
+        return self._replace(first=self.first[order], claims=self.claims[order])
+
+    def merged(self, other: Self) -> Self:
+        both = np.concatenate([self.first, other.first]), np.concatenate([self.claims, other.claims])
+        return self._replace(first=both[0], claims=both[1]).sorted()
+
+    def without(self, owner: int) -> Self:
+        stay = self.claims["owner"] != owner
+        return self._replace(first=self.first[stay], claims=self.claims[stay])
+
+    def has(self, chunk: bytes) -> bool:
+        words = np.frombuffer(chunk, "<u8")
+        place = int(np.searchsorted(self.first, words[0]))
+        while place < len(self.first) and self.first[place] == words[0]:
+            if (self.claims["rest"][place] == words[1:]).all():
+                return True
+            place += 1
+        return False
+
 
 class Claims:
-    """Chunk ids of one run and the segment that lands each. Any thread.
+    """Chunk ids of one run and the segment that lands each. Any thread. 36 bytes for each, twice that at times.
 
     A segment that is read again first drops its claims: what it lands then may differ in which of two equal chunks
     it keeps, never in content, since the instant is held.
     """
 
     def __init__(self) -> None:
-        self._owners: dict[bytes, Owner] = {}
-        self._active: set[Owner] = set()
+        self._recent: dict[bytes, int] = {}
+        self._runs: list[_Run] = []  # each at least twice as long as the next: few to ask, and a claim moves few times
+        self._numbers: dict[Owner, int] = {}
+        self._next = itertools.count()  # of owners: none is given twice
         self._lock = threading.Lock()
 
     def claim(self, chunk: bytes, owner: Owner) -> bool:
         """True when `owner` is to land the chunk, False when it is landed already."""
         with self._lock:
-            if chunk in self._owners:
-                return False
-            self._owners[chunk] = owner
-            self._active.add(owner)
-            return True
+            return self._claim(chunk, self._number(owner))
 
     def adopt(self, chunks: Iterable[bytes], owner: Owner) -> None:
         """Record what a segment landed in an earlier process."""
         with self._lock:
-            self._active.add(owner)
+            number = self._number(owner)
             for chunk in chunks:
-                self._owners.setdefault(chunk, owner)
+                self._claim(chunk, number)
 
     def drop(self, owner: Owner) -> None:
         """Forget what a segment claimed, because it is read again."""
         with self._lock:
-            if owner not in self._active:
-                return
-            self._active.discard(owner)
-            self._owners = {chunk: holder for chunk, holder in self._owners.items() if holder != owner}
+            number = self._numbers.pop(owner, None)
+            if number is not None:
+                self._recent = {chunk: holder for chunk, holder in self._recent.items() if holder != number}
+                self._runs = [run.without(number) for run in self._runs]
+
+    def _number(self, owner: Owner) -> int:
+        if owner not in self._numbers:
+            self._numbers[owner] = next(self._next)
+        return self._numbers[owner]
+
+    def _claim(self, chunk: bytes, owner: int) -> bool:
+        if chunk in self._recent or any(run.has(chunk) for run in self._runs):
+            return False
+        self._recent[chunk] = owner
+        if len(self._recent) >= RECENT:
+            self._settle()
+        return True
+
+    def _settle(self) -> None:
+        self._runs.append(_Run.of(self._recent))
+        self._recent = {}
+        while len(self._runs) > 1 and len(self._runs[-2].first) < 2 * len(self._runs[-1].first):
+            last = self._runs.pop()
+            self._runs[-1] = self._runs[-1].merged(last)

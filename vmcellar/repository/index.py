@@ -19,6 +19,7 @@ import numpy as np
 
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository import index_parts, layout, marks
+from vmcellar.repository.index_file import open_file
 from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.layout import ID_BYTES, INDEX_ROW, index_key
 from vmcellar.repository.pack_format import PackRef
@@ -29,25 +30,10 @@ if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
 
 _log = logging.getLogger(__name__)
-_VERSION = 2  # of the cache file; another version is thrown away and made again
 _BATCH = 500
 _ATTEMPTS = 5
-_BUSY_SECONDS = 60.0
-_IMPORT_ROWS = 1 << 16
-_CHECKPOINT_PAGES = 16384  # of 4 KiB: names are random, so each checkpoint writes pages from all over the file
-_SCHEMA = """
-CREATE TABLE parts (id BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE packs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, epoch BLOB NOT NULL,
-    size INTEGER NOT NULL);
-CREATE TABLE named (part BLOB NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY (part, pack)) WITHOUT ROWID;
-CREATE TABLE entries (
-    chunk BLOB NOT NULL, pack INTEGER NOT NULL, ordinal INTEGER NOT NULL, offset INTEGER NOT NULL,
-    stored INTEGER NOT NULL, length INTEGER NOT NULL, method INTEGER NOT NULL, what INTEGER NOT NULL,
-    PRIMARY KEY (chunk, pack, ordinal)) WITHOUT ROWID;
-CREATE TABLE damaged (
-    chunk BLOB NOT NULL, pack BLOB NOT NULL, part BLOB NOT NULL, PRIMARY KEY (chunk, pack, part)) WITHOUT ROWID;
-"""
+_IMPORT_ROWS = 1 << 18
+_BATCH_ROWS = 1 << 13
 _KNOWN = """
 SELECT e.chunk, p.id FROM entries e JOIN packs p ON p.number = e.pack WHERE e.chunk IN ({marks})
 AND NOT EXISTS (SELECT 1 FROM damaged d WHERE d.chunk = e.chunk AND d.pack = p.id)
@@ -152,6 +138,26 @@ class Index:
         for row in rows:
             yield PackRef(*row)
 
+    def entry_parts(self) -> set[bytes]:
+        """The ids of all parts but notes of damage."""
+        with self._reading() as database:
+            query = "SELECT id FROM parts WHERE id NOT IN (SELECT part FROM damaged)"
+            return {row[0] for row in database.execute(query)}
+
+    def parts_without(self, packs: Collection[bytes]) -> set[bytes]:
+        """The ids of the parts that say anything about these packs; of notes of damage, those about nothing else."""
+        with self._reading() as database:
+            named = database.execute("SELECT n.part, p.id FROM named n JOIN packs p ON p.number = n.pack").fetchall()
+            noted = database.execute("SELECT DISTINCT part, pack FROM damaged").fetchall()
+        some = {part for part, pack in named if pack in packs} | {part for part, pack in noted if pack in packs}
+        return some - {part for part, pack in noted if pack not in packs}
+
+    def parts_alike(self) -> set[bytes]:
+        """The ids of the parts that name a pack which another one names, too."""
+        query = "SELECT part FROM named WHERE pack IN (SELECT pack FROM named GROUP BY pack HAVING COUNT(*) > 1)"
+        with self._reading() as database:
+            return {row[0] for row in database.execute(query)}
+
     def refresh(self, *, writing: bool = False) -> None:
         """Bring the cache up to the tier: new parts in, parts that are gone out; and the marks of gc.
 
@@ -168,11 +174,17 @@ class Index:
     def _bring_up(self) -> None:
         with self._reading() as database:  # before listing: a part that comes in between is not taken for one that went
             cached = {row[0] for row in database.execute("SELECT id FROM parts")}
-        listed = {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
-        for parts in self._read_parts(sorted(listed - cached)):
-            self._import(parts)
+        before, listed = cached, self._listed()
+        while listed != before:  # a listing is no instant: what gc put in the place of parts that it missed may be new
+            for parts in self._read_parts(sorted(listed - cached)):
+                self._import(parts)
+            cached = cached | listed
+            before, listed = listed, self._listed()
         if cached - listed:
             self._drop(cached - listed)
+
+    def _listed(self) -> set[bytes]:
+        return {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
 
     def _read_parts(self, wanted: Iterable[bytes]) -> Iterator[list[tuple[bytes, IndexPart]]]:
         """These parts, as many at a time as one transaction should take in: each costs as much as hundreds of rows."""
@@ -246,36 +258,34 @@ class Index:
 
     def _import(self, parts: Sequence[tuple[bytes, IndexPart]]) -> None:
         with self._writing() as database:
-            for part_id, part in parts:
-                self._import_part(database, part_id, part)
+            new = [self._import_part(database, part_id, part) for part_id, part in parts]
+            _insert(database, index_parts.sort_rows(np.concatenate(new)))
 
-    def _import_part(self, database: sqlite3.Connection, part_id: bytes, part: IndexPart) -> None:
+    def _import_part(self, database: sqlite3.Connection, part_id: bytes, part: IndexPart) -> index_parts.IndexRows:
+        """Take in all but the rows of packs that no part named before: they come back, with the packs' numbers here."""
         if database.execute("SELECT 1 FROM parts WHERE id = ?", (part_id,)).fetchone():
-            return
-        if part.damaged:
-            marks = ((chunk, part.packs[row["pack"]].id, part_id) for chunk, row in _with_ids(part))
-            database.executemany("INSERT OR IGNORE INTO damaged VALUES (?, ?, ?)", marks)
-        else:
-            self._import_entries(database, part_id, part)
+            return part.rows[:0]
         database.execute("INSERT INTO parts VALUES (?)", (part_id,))
+        if not part.damaged:
+            return self._import_packs(database, part_id, part)
+        marks = ((chunk, part.packs[row["pack"]].id, part_id) for chunk, row in _with_ids(part))
+        database.executemany("INSERT OR IGNORE INTO damaged VALUES (?, ?, ?)", marks)
+        return part.rows[:0]
 
     @staticmethod
-    def _import_entries(database: sqlite3.Connection, part_id: bytes, part: IndexPart) -> None:
-        numbers: dict[int, int] = {}
+    def _import_packs(database: sqlite3.Connection, part_id: bytes, part: IndexPart) -> index_parts.IndexRows:
+        numbers = np.zeros(len(part.packs), np.uint32)  # 0: another part names it, too: with the same rows
         for i, pack in enumerate(part.packs):
             row = (pack.id, pack.kind, pack.epoch, pack.size)
             done = database.execute("INSERT OR IGNORE INTO packs (id, kind, epoch, size) VALUES (?,?,?,?)", row)
-            if done.rowcount:  # else another part names it, too: with the same rows, as packs never change
-                numbers[i] = int(done.lastrowid or 0)
+            if done.rowcount:
+                numbers[i] = done.lastrowid
             named = "INSERT OR IGNORE INTO named SELECT ?, number FROM packs WHERE id = ?"
             database.execute(named, (part_id, pack.id))
-        rows = part.rows[np.isin(part.rows["pack"], list(numbers))]
-        toc = rows["toc"]
-        names = ("offset", "stored", "length", "method", "what")
-        owners = [numbers[pack] for pack in rows["pack"].tolist()]
-        columns = (_ids(rows), owners, rows["ordinal"].tolist(), *(toc[name].tolist() for name in names))
-        values = zip(*columns, strict=True)
-        database.executemany("INSERT OR IGNORE INTO entries VALUES (?,?,?,?,?,?,?,?)", values)
+        owners = numbers[part.rows["pack"]]
+        rows = part.rows[owners > 0]
+        rows["pack"] = owners[owners > 0]
+        return rows
 
     def _drop(self, gone: set[bytes]) -> None:
         with self._writing() as database:
@@ -283,8 +293,9 @@ class Index:
                 database.execute("DELETE FROM parts WHERE id = ?", (part_id,))
                 database.execute("DELETE FROM named WHERE part = ?", (part_id,))
                 database.execute("DELETE FROM damaged WHERE part = ?", (part_id,))
-            database.execute("DELETE FROM packs WHERE number NOT IN (SELECT pack FROM named)")
-            database.execute("DELETE FROM entries WHERE pack NOT IN (SELECT number FROM packs)")
+            lost = database.execute("DELETE FROM packs WHERE number NOT IN (SELECT pack FROM named)")
+            if lost.rowcount:  # most parts that go were put together with others: their packs stay
+                database.execute("DELETE FROM entries WHERE pack NOT IN (SELECT number FROM packs)")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -318,7 +329,7 @@ class Index:
         with self._lock:
             if self._free:
                 return self._free.pop()
-            return _open(self._cache)
+            return open_file(self._cache)
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._lock:
@@ -328,50 +339,6 @@ class Index:
         connection.close()
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """The cache file, made anew when it is missing, not a database, or of another version."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        return _connect(path)
-    except _StaleCacheError:
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _connect(path)
-
-
-class _StaleCacheError(Exception):
-    """The file is not a cache that this version can use."""
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        path.chmod(0o600)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        _prepare(connection)
-    except sqlite3.OperationalError:
-        connection.close()
-        raise
-    except (sqlite3.DatabaseError, _StaleCacheError) as error:
-        connection.close()
-        raise _StaleCacheError from error
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        for statement in _SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-    connection.execute("COMMIT")
-    if version not in (0, _VERSION):
-        raise _StaleCacheError
-
-
 def _part_id(key: str) -> bytes:
     try:
         return bytes.fromhex(key.removeprefix(layout.INDEX))
@@ -379,8 +346,20 @@ def _part_id(key: str) -> bytes:
         raise IntegrityError(f"{key} is not an index part", hint="find out what put it there and remove it") from error
 
 
+def _insert(database: sqlite3.Connection, rows: index_parts.IndexRows) -> None:
+    """These rows with the numbers of their packs, in the order in which the file has them: each page is met once."""
+    names = ("offset", "stored", "length", "method", "what")
+    for start in range(0, len(rows), _BATCH_ROWS):
+        part = rows[start : start + _BATCH_ROWS]
+        toc = part["toc"]
+        columns = (part["pack"].tolist(), part["ordinal"].tolist(), *(toc[name].tolist() for name in names))
+        values = zip(_ids(part), *columns, strict=True)
+        database.executemany("INSERT OR IGNORE INTO entries VALUES (?,?,?,?,?,?,?,?)", values)
+
+
 def _batches(ids: Iterable[bytes]) -> Iterator[list[bytes]]:
-    every = list(ids)
+    """In the order in which the file has them."""
+    every = sorted(ids)
     for start in range(0, len(every), _BATCH):
         yield every[start : start + _BATCH]
 

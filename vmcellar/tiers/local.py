@@ -220,21 +220,21 @@ class LocalTier:
             raise ValueError("a prefix names its folder, such as `points/`")
         check_key(folder)
         self._still_there()
-        yield from self._walk(self.path / folder, start)
+        yield from self._walk(folder, start)
         self._still_there()
 
-    def _walk(self, folder: Path, start: str) -> Iterator[tuple[str, int]]:
-        for entry in self._entries(folder):
+    def _walk(self, folder: str, start: str) -> Iterator[tuple[str, int]]:
+        for entry in self._entries(self.path / folder):
             if not entry.name.startswith(start):
                 continue
-            key = str(Path(entry.path).relative_to(self.path))
+            key = f"{folder}/{entry.name}"
             try:
                 with self._errors(key):
                     found = entry.stat(follow_symlinks=False)
             except NotFoundError:  # somebody deleted it since: a lease that was renewed, a point that was pruned
                 continue
             if stat.S_ISDIR(found.st_mode):
-                yield from self._walk(Path(entry.path), "")
+                yield from self._walk(key, "")
             elif stat.S_ISREG(found.st_mode):
                 yield key, found.st_size
             else:

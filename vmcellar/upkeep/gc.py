@@ -145,7 +145,8 @@ class _Run:
         repacked = Rewritten(tuple(each.pack for each in live), (), sum(each.bytes for each in live), notes)
         dead = self._dead(found, due)
         locked = self._locked(found, dead)
-        return self._report(found, _Done(dead, self._new_garbage(found), locked, waiting, repacked))
+        parts = len(index_parts.plan(self._repository, self._unneeded(found, due)))
+        return self._report(found, _Done(dead, self._new_garbage(found), locked, waiting, repacked, parts))
 
     def wet(self) -> GcReport:
         """Delete what is due, mark what is new, repack what is mostly dead."""
@@ -153,8 +154,7 @@ class _Run:
         due, waiting = self._due(found)
         self._keep_unreplaced(found, due, waiting)
         dead = self._dead(found, due)
-        named = {pack for mark in due.values() for pack in mark.packs()} - found.needed
-        parts = index_parts.rewrite(self._repository, named | found.lost, self._check)
+        parts = index_parts.rewrite(self._repository, self._unneeded(found, due), self._check)
         locked = self._locked(found, dead)
         for pack in dead:
             self._check()
@@ -347,6 +347,10 @@ class _Run:
             if name not in (other.newest.known or ()):
                 return f"{other.newest.what} on {other.newest.host} began before they were marked"
         return ""
+
+    def _unneeded(self, found: _Found, due: dict[str, Mark]) -> set[bytes]:
+        """What goes from the index."""
+        return {pack for mark in due.values() for pack in mark.packs()} - found.needed | found.lost
 
     def _dead(self, found: _Found, due: dict[str, Mark]) -> list[bytes]:
         named = {pack for mark in due.values() for pack in mark.packs()}
