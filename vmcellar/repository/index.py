@@ -279,11 +279,11 @@ class Index:
             row = (pack.id, pack.kind, pack.epoch, pack.size)
             done = database.execute("INSERT OR IGNORE INTO packs (id, kind, epoch, size) VALUES (?,?,?,?)", row)
             if done.rowcount:
-                numbers[i] = done.lastrowid
+                numbers[i] = done.lastrowid or 0
             named = "INSERT OR IGNORE INTO named SELECT ?, number FROM packs WHERE id = ?"
             database.execute(named, (part_id, pack.id))
         owners = numbers[part.rows["pack"]]
-        rows = part.rows[owners > 0]
+        rows: index_parts.IndexRows = part.rows[owners > 0]
         rows["pack"] = owners[owners > 0]
         return rows
 
