@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import ceph, daemons, glacier
+from lab import ceph, daemons, glacier, postgres
 from lab.shellcommand import LabError
 
 
@@ -22,7 +22,7 @@ def in_ci() -> bool:
 def requires(name: str) -> None:
     """Skip the calling test, or fail it in CI, unless `name` is there.
 
-    It is "libvirt", "root", "ceph", "glacier", "nbdkit-python", "libguestfs" or a program's name.
+    It is "libvirt", "root", "ceph", "glacier", "nbdkit-python", "libguestfs", "postgresql" or a program's name.
     """
     problem = _CHECKS.get(name, lambda: _program(name))()
     if problem and in_ci():
@@ -74,6 +74,10 @@ def _libguestfs() -> str:
     return f"not installed: {', '.join(missing)}; `./run test` as root installs them" if missing else ""
 
 
+def _postgresql() -> str:
+    return "" if postgres.programs() else "not installed; `./run test` as root installs it"
+
+
 _CHECKS: dict[str, Callable[[], str]] = {
     "libvirt": _libvirt,
     "root": _root,
@@ -81,4 +85,5 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "glacier": _glacier,
     "nbdkit-python": _nbdkit_python,
     "libguestfs": _libguestfs,
+    "postgresql": _postgresql,
 }

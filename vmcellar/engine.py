@@ -88,7 +88,7 @@ class Engine:
         """The history of this repository's backups; its errors when it cannot be opened."""
         from vmcellar.catalog.catalog import Catalog  # noqa: PLC0415  (SQLAlchemy; only where a run ends)
 
-        return Catalog.of(self.state, self.repository.id)
+        return Catalog.of(self.config, self.repository.id)
 
     @contextmanager
     def vm_lock(self, vm: str) -> Iterator[None]:

@@ -88,7 +88,7 @@ def test_in_a_window_schedules_move_with_the_clock_of_the_window() -> None:
 
 
 def test_advice_that_says_stay_keeps_what_was_advised_before(tmp_path: Path) -> None:
-    catalog = Catalog.of(tmp_path, b"r" * 16)
+    catalog = Catalog.of(Config(state=tmp_path), b"r" * 16)
     config = settings(tmp_path, job(domains=["a", "b", "gone"]))
     first = adapting.apply(config, catalog, advice(("a", (0,), (90,)), ("b", (0,), (0,)), ("gone", (0,), (90,))), "x")
     assert first.changed == ("a", "gone")
@@ -107,7 +107,7 @@ def test_advice_that_says_stay_keeps_what_was_advised_before(tmp_path: Path) -> 
 
 def test_a_vm_of_two_jobs_is_named_and_left(tmp_path: Path) -> None:
     config = settings(tmp_path, job(domains=["a"]), job("other", domains=["*"]))
-    done = adapting.apply(config, Catalog.of(tmp_path, b"r" * 16), advice(("a", (0,), (90,))), "x")
+    done = adapting.apply(config, Catalog.of(Config(state=tmp_path), b"r" * 16), advice(("a", (0,), (90,))), "x")
     assert done == adapting.Applied((), ("a",))
 
 

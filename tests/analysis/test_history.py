@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.catalog.rows import HOUR, START, point, run
+from tests.catalog.rows import HOUR, START, point, run, segment
 from vmcellar.analysis.history import (
     HISTORY,
     conform,
@@ -17,10 +17,12 @@ from vmcellar.analysis.history import (
     history,
     points,
     read_history,
+    segments,
     stages,
 )
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.rebuild import rebuild
+from vmcellar.config.model import Config
 from vmcellar.errors import UsageError
 
 
@@ -35,9 +37,10 @@ def test_conform_names_the_columns_that_are_missing() -> None:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    made = Catalog.of(tmp_path, b"r" * 16)
+    made = Catalog.of(Config(state=tmp_path), b"r" * 16)
     rebuild(made, [point(vm, hour) for vm in ("web", "db") for hour in range(3)], now=START)
     made.add([run("failed-1", repository=made.repository, outcome="failed", started=START + 5 * HOUR)])
+    made.add([segment("run-web-1")])
     return made
 
 
@@ -70,6 +73,10 @@ def test_a_history_may_be_of_one_vm_and_since_an_instant(catalog: Catalog) -> No
 
 def test_the_other_tables(catalog: Catalog) -> None:
     assert list(stages(catalog, "db")["seconds"]) == [2.0] * 3
+    assert stages(catalog, "db")["retries"].isna().all(), "a point does not tell"
+    (piece,) = segments(catalog).to_dict("records")
+    assert (piece["vm"], piece["disk"], piece["segment"], piece["retries"]) == ("web", "vda", 0, 0)
+    assert segments(catalog, "db").empty
     there = points(catalog, "web")
     assert list(there["kind"]) == ["full", "incremental", "incremental"]
     assert there["gone"].isna().all()
@@ -77,7 +84,8 @@ def test_the_other_tables(catalog: Catalog) -> None:
 
 def test_an_export_reads_back_as_it_was(catalog: Catalog, tmp_path: Path) -> None:
     rows = export(catalog, tmp_path / "out")
-    assert rows == {"history": 7, "stages": 6, "points": 6, "evidence": 0, "schedule_changes": 0, "tier_use": 0}
+    others = {"evidence": 0, "schedule_changes": 0, "tier_use": 0}
+    assert rows == {"history": 7, "stages": 6, "segments": 1, "points": 6, **others}
     pd.testing.assert_frame_equal(read_history(tmp_path / "out" / "history.parquet"), history(catalog))
 
 

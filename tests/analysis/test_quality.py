@@ -14,6 +14,7 @@ from vmcellar.analysis.history import HISTORY, history
 from vmcellar.analysis.quality import findings, quarantine, suite, validate
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.rebuild import rebuild
+from vmcellar.config.model import Config
 
 NOW = START + 100 * HOUR
 
@@ -21,7 +22,7 @@ NOW = START + 100 * HOUR
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder: Path = tmp_path_factory.mktemp("catalog")
-    catalog = Catalog.of(folder, b"r" * 16)
+    catalog = Catalog.of(Config(state=folder), b"r" * 16)
     rebuild(catalog, [point("web", hour) for hour in range(24)], now=NOW)
     catalog.add([run("failed-1", repository=catalog.repository, outcome="failed", started=START + 30 * HOUR)])
     return history(catalog)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vmcellar.catalog.models import Run
+from vmcellar.catalog.models import Run, Segment
 from vmcellar.repository.points import DiskRecord, RestorePoint
 
 START = 1_800_000_000.0
@@ -15,6 +15,14 @@ MIB = 1 << 20
 def run(name: str, **fields: Any) -> Run:
     """A run of `web`."""
     return Run(**{"id": name, "vm": "web", "started": START, "outcome": "done", **fields})
+
+
+def segment(run_id: str, number: int = 0, **fields: Any) -> Segment:
+    """A segment of a run's only disk."""
+    figures = {f"bytes_{name}": 4 * MIB for name in ("read", "zero", "changed", "known", "new", "stored")}
+    seconds = {f"{stage}_seconds": 0.5 for stage in ("export", "compress", "place", "verify")}
+    given = {"run_id": run_id, "target": "vda", "number": number, "chunks_known": 3, "tier": "hot"}
+    return Segment(**{**given, **figures, **seconds, **fields})
 
 
 def point(vm: str, hour: int, **fields: Any) -> RestorePoint:

@@ -1,4 +1,6 @@
-"""The catalog in its file: migrations, writers beside each other, what a damaged or foreign file gives, rebuilding."""
+"""The catalog on SQLite and on PostgreSQL: migrations, writers beside each other, what a damaged or foreign one gives,
+rebuilding.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tests.catalog.rows import point, run
+from tests.catalog.rows import point, run, segment
 from tests.upkeep.world import World
-from vmcellar.catalog.catalog import Catalog, _write_ahead
-from vmcellar.catalog.models import Base, Run
+from vmcellar.catalog.catalog import Catalog, repositories
+from vmcellar.catalog.databases import FILE, Database, SqliteFile, write_ahead
+from vmcellar.catalog.models import Base, Run, Segment, Stage
 from vmcellar.catalog.rebuild import rebuild, refresh
 from vmcellar.catalog.schema import HEAD, alembic_config
+from vmcellar.config.model import Config
 from vmcellar.errors import PermanentError
 from vmcellar.repository import evidence
 from vmcellar.repository.evidence import Check
@@ -26,8 +31,8 @@ REPOSITORY = b"r" * 16
 
 
 @pytest.fixture
-def catalog(tmp_path: Path) -> Catalog:
-    return Catalog.of(tmp_path, REPOSITORY)
+def catalog(database: Database) -> Catalog:
+    return Catalog(database, REPOSITORY.hex())
 
 
 def test_the_migrations_make_the_tables_of_the_models(catalog: Catalog) -> None:
@@ -36,31 +41,59 @@ def test_the_migrations_make_the_tables_of_the_models(catalog: Catalog) -> None:
         assert ScriptDirectory.from_config(alembic_config(connection)).get_current_head() == HEAD
 
 
-def test_it_is_for_its_owner_alone(catalog: Catalog) -> None:
-    assert catalog.path.stat().st_mode & 0o077 == 0
+def test_an_older_catalog_is_brought_up_to_date_with_its_rows(database: Database) -> None:
+    database.prepare()
+    with database.engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "v0001")
+        connection.exec_driver_sql("INSERT INTO stages (run_id, target, stage, seconds) VALUES ('r1', '', 'export', 2)")
+    with Catalog(database, REPOSITORY.hex()).reading() as connection:
+        stage = connection.execute(Stage.__table__.select()).one()
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    assert (stage.run_id, stage.seconds, stage.retries) == ("r1", 2.0, None)
 
 
-def test_rows_of_other_repositories_are_not_its_own(catalog: Catalog, tmp_path: Path) -> None:
-    Catalog.of(tmp_path, b"o" * 16).add([run("r1", repository=(b"o" * 16).hex())])
+def test_a_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    Catalog.of(Config(state=tmp_path / "state"), REPOSITORY)
+    assert (tmp_path / "state" / FILE).stat().st_mode & 0o077 == 0
+
+
+def test_rows_of_other_repositories_are_not_its_own(catalog: Catalog, database: Database) -> None:
+    assert repositories(database) == {}
+    Catalog(database, (b"o" * 16).hex()).add([run("r1", repository=(b"o" * 16).hex())])
     catalog.add([run("r2", repository=REPOSITORY.hex())])
     assert catalog.run_ids() == {"r2"}
     assert catalog.counts()["runs"] == 1
+    assert repositories(database) == {REPOSITORY.hex(): 1, (b"o" * 16).hex(): 1}
 
 
 def test_a_row_is_written_again_in_its_place(catalog: Catalog) -> None:
     for outcome in ("failed", "done"):
-        catalog.add([run("r1", repository=REPOSITORY.hex(), outcome=outcome)])
+        catalog.add([run("r1", repository=REPOSITORY.hex(), outcome=outcome), run("r2", repository=REPOSITORY.hex())])
+        catalog.add([segment("r1", number, retries=number) for number in range(1, 520)])  # more than one statement's
+    catalog.add([segment("r1", 0), segment("r1", 520), segment("r1", 0, retries=9)])
     with catalog.reading() as connection:
-        assert [row.outcome for row in connection.execute(Run.__table__.select())] == ["done"]
+        runs = sorted((row.id, row.outcome) for row in connection.execute(Run.__table__.select()))
+        retries = {row.number: row.retries for row in connection.execute(Segment.__table__.select())}
+    assert runs == [("r1", "done"), ("r2", "done")]
+    assert retries == {0: 9, **{number: number for number in range(1, 520)}, 520: 0}
 
 
-def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_a_reader_sees_one_state_while_others_write(catalog: Catalog) -> None:
+    with catalog.reading() as connection:
+        before = connection.execute(Run.__table__.select()).all()
+        catalog.add([run("r1", repository=REPOSITORY.hex())])
+        assert connection.execute(Run.__table__.select()).all() == before == []
+    assert catalog.run_ids() == {"r1"}
+
+
+def test_many_writers_at_once_lose_nothing(database: Database) -> None:
     def write(number: int) -> None:
-        Catalog.of(tmp_path, REPOSITORY).add([run(f"r{number}-{i}", repository=REPOSITORY.hex()) for i in range(5)])
+        rows = [run(f"r{number}-{i}", repository=REPOSITORY.hex()) for i in range(5)]
+        Catalog(database, REPOSITORY.hex()).add([*rows, run("both", repository=REPOSITORY.hex())])
 
     with ThreadPoolExecutor(6) as pool:  # the first one of them makes the tables
         list(pool.map(write, range(12)))
-    assert len(Catalog.of(tmp_path, REPOSITORY).run_ids()) == 60
+    assert len(Catalog(database, REPOSITORY.hex()).run_ids()) == 61
 
 
 def test_a_new_file_that_is_locked_for_a_moment_is_waited_for(tmp_path: Path) -> None:
@@ -73,34 +106,34 @@ def test_a_new_file_that_is_locked_for_a_moment_is_waited_for(tmp_path: Path) ->
             if len(told) < 3:
                 raise sqlite3.OperationalError("database is locked")
 
-    _write_ahead(Busy())
+    write_ahead(Busy())
     assert told == ["PRAGMA journal_mode = WAL"] * 3
     with closing(sqlite3.connect(tmp_path / "file")) as closed:
         pass
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        _write_ahead(closed)
+        write_ahead(closed)
 
 
 def test_all_rows_of_a_call_or_none(catalog: Catalog) -> None:
     broken = run("r2", repository=REPOSITORY.hex())
     broken.vm = None  # type: ignore[assignment]  # the database is to refuse it
-    with pytest.raises(PermanentError, match="NOT NULL"):
+    with pytest.raises(PermanentError, match=r"(?i)not.null"):
         catalog.add([run("r1", repository=REPOSITORY.hex()), broken])
     assert catalog.run_ids() == set()
 
 
 def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
+    (tmp_path / FILE).write_bytes(b"no database" * 1000)
     with pytest.raises(PermanentError, match=r"catalog\.sqlite: file is not a database") as caught:
-        Catalog.of(tmp_path, REPOSITORY)
+        Catalog(SqliteFile(tmp_path / FILE), REPOSITORY.hex())
     assert "catalog rebuild" in caught.value.hint
 
 
-def test_the_catalog_of_a_newer_vmcellar_is_refused(catalog: Catalog, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(catalog.path)) as database, database:
-        database.execute("UPDATE alembic_version SET version_num = 'v9999'")
+def test_the_catalog_of_a_newer_vmcellar_is_refused(catalog: Catalog, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v9999'")
     with pytest.raises(PermanentError, match="version v9999"):
-        Catalog.of(tmp_path, REPOSITORY)
+        Catalog(database, catalog.repository)
 
 
 def test_rebuild_adds_what_is_missing_and_deletes_nothing(catalog: Catalog) -> None:

@@ -10,12 +10,13 @@ import pytest
 
 from tests.backup.world import EmptySource, again, make_engine
 from tests.faults.cellar import Cellar, stand_ins
+from tests.tiers.faulty import FaultyTier
 from vmcellar.backup import pipeline, recover, stages
 from vmcellar.backup.entropy import EntropySampler, entropy
 from vmcellar.backup.model import BackupRequest
 from vmcellar.engine import Engine
-from vmcellar.errors import TransientError
-from vmcellar.progress import CancelToken
+from vmcellar.errors import CancelledError, TransientError
+from vmcellar.progress import CancelToken, no_progress
 
 REQUEST = BackupRequest("web", job="nightly")
 
@@ -55,6 +56,47 @@ def test_a_run_is_noted_with_its_disks_and_stages(tmp_path: Path, monkeypatch: p
     assert stages["vda", "export"] == point.disks[0].bytes_read
     assert {stage for _, stage in stages} == {"export", "compress", "place", "verify"}
     assert point.id in {row["id"] for row in rows(engine, "points")}
+
+
+def test_each_segment_is_noted_and_how_often_its_stages_were_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in stand_ins():
+        monkeypatch.setattr(module, name, value)
+    cellar = Cellar(tmp_path)
+    cellar.make()
+    cellar.write("web", 1)
+    engine = cellar.engine()
+    flaky, no_more = FaultyTier(engine.repository.tier, fail_at=1, error=TransientError("no answer")), CancelToken()
+    no_more.cancel()
+    handle = stages.snapshot(engine, REQUEST, CancelToken())
+    for segment in handle.segments:
+        place = (engine, handle.run_id, segment.target, segment.number, no_progress)
+        stages.export(*place, CancelToken())
+        stages.compress(*place, CancelToken())
+        if segment == handle.segments[0]:
+            with pytest.raises(CancelledError):
+                stages.place(*place, no_more)
+            with monkeypatch.context() as patch:
+                patch.setattr(engine.repository, "tier", flaky)
+                with pytest.raises(TransientError):
+                    stages.place(*place, CancelToken())
+        stages.place(*place, CancelToken())
+        stages.verify(*place, CancelToken())
+    stages.release(engine, handle.run_id)
+    point = stages.commit(engine, handle.run_id)
+    assert flaky.fired
+    noted = rows(engine, "segments")
+    first = handle.segments[0]
+    retries = {(row["target"], row["number"]): row["retries"] for row in noted}
+    assert retries == {(s.target, s.number): int(s == first) for s in handle.segments}, "a stop is no failure"
+    assert [(row["target"], row["stage"]) for row in rows(engine, "stages") if row["retries"]] == [
+        (first.target, "place")
+    ]
+    for disk in point.disks:
+        own = [row for row in noted if row["target"] == disk.target]
+        for name in ("bytes_read", "bytes_zero", "bytes_changed", "bytes_known", "bytes_new", "bytes_stored"):
+            assert sum(row[name] for row in own) == getattr(disk, name), name
 
 
 def test_a_run_that_fails_is_noted_with_its_error(tmp_path: Path) -> None:

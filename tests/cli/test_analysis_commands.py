@@ -124,7 +124,7 @@ def test_advice_becomes_schedules_with_a_trail_and_can_be_taken_back(
     assert sum(len(str(each.schedule.cron).split()[1].split(",")) for each in advised) >= 4, "every six hours at least"
     entries = job_entries(load_config(cellar.config), advised)["office"]
     assert entries[0].request["except_vms"] == ["office-0000"]
-    catalog = Catalog.of(state, Repository.open(load_config(cellar.config)).id)
+    catalog = Catalog.of(load_config(cellar.config), Repository.open(load_config(cellar.config)).id)
     (change,) = schedule_changes(catalog).to_dict("records")
     assert (change["vm"], change["before"], bool(change["applied"])) == ("office-0000", "the job's own", True)
     assert change["after"] == "; ".join(str(each.schedule) for each in advised)

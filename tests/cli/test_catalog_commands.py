@@ -23,7 +23,7 @@ def test_rebuild_reads_the_history_back_and_show_tells_it(
     first = cli("catalog", "rebuild")
     assert first.code == 0, first.err
     assert "3 points in the repository: 3 added to the catalog, 0 noted as gone" in first.err
-    assert "failed attempts and the stages' times per disk are not known" in first.err
+    assert "failed attempts, segments and the stages' times per disk are not known" in first.err
     assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 3, "added": 0, "gone": 0, "evidence": 0}
     shown = json.loads(cli("catalog", "show", "--json").out)
     assert {vm["vm"]: (vm["runs"], vm["failed"]) for vm in shown["vms"]} == {"db1": (1, 0), "web1": (2, 0)}

@@ -165,6 +165,10 @@ def test_where_a_tag_decides_the_name_alone_tells_nothing() -> None:
         ("state: [\n", ":2:1: "),
         ("a: &a [*a]\n", "an anchor refers to itself"),
         ("- a\n", ":1: the file must be a section of keys"),
+        ("catalog: {url: sqlite:///x}\n", ":1: catalog.url: must be like postgresql://USER@HOST:PORT/DATABASE"),
+        ("catalog: {url: 'postgresql://u:hunter2@h/d'}\n", ":1: catalog.url: holds a password: take it out"),
+        ("catalog: {url: 'postgresql://u@h:port/d'}\n", ":1: catalog.url: the port must be a number"),
+        ("catalog: {password: {file: /a}}\n", ":1: catalog: password needs url"),
         ("key: {file: /a, environment: B}\n", ":1: key: give exactly one of file, environment and credential"),
     ],
 )
@@ -181,6 +185,8 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
 def test_a_passphrase_written_into_the_file_is_not_repeated_in_the_message() -> None:
     assert "hunter2" not in refusal("key: hunter2\n")
     assert "hunter2" not in refusal("key: {file: [hunter2]}\n")
+    assert "hunter2" not in refusal("catalog: {url: 'postgresql://u:hunter2@h/d'}\n")
+    assert "hunter2" not in refusal("catalog: {url: 'postgresql://u@h/d?password=hunter2'}\n")
 
 
 def test_an_empty_file_means_all_defaults_and_names_what_is_missing_when_asked() -> None:
@@ -248,7 +254,7 @@ def test_a_file_that_is_no_text_or_cannot_be_read_is_a_usage_error(tmp_path: Pat
 def test_the_schema_knows_the_keys_and_the_shown_values_fill_in_defaults() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == {
-        "tiers", "placement", "key", "state", "scratch", "landing", "libvirt", "limits", "maintenance",
+        "tiers", "placement", "key", "state", "catalog", "scratch", "landing", "libvirt", "limits", "maintenance",
         "notify", "ping", "backups",
     }  # fmt: skip
     assert schema["additionalProperties"] is False

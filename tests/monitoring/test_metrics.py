@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab.require import requires
 from lab.waiting import wait_for
-from vmcellar.catalog.catalog import FILE, Catalog
+from vmcellar.catalog.catalog import Catalog
+from vmcellar.catalog.databases import FILE, SqliteFile
 from vmcellar.catalog.metrics import CatalogCollector
 from vmcellar.catalog.models import Base, Evidence, Point, Run, RunDisk, Stage, TierUse
 from vmcellar.config.jobs import BackupJob
@@ -85,7 +86,7 @@ def rows() -> list[Base]:
 
 
 def exposition(folder: Path) -> str:
-    catalog = Catalog(folder / FILE, REPOSITORY)
+    catalog = Catalog(SqliteFile(folder / FILE), REPOSITORY)
     catalog.add(rows())
     registry = CollectorRegistry()
     registry.register(CatalogCollector(catalog, [BackupJob.model_validate({"name": "nightly", "rpo": "24h"})]))
@@ -131,7 +132,7 @@ def test_every_figure_is_that_of_the_newest_run(tmp_path: Path) -> None:
 
 def test_a_catalog_that_cannot_be_read_is_down_and_no_traceback(tmp_path: Path) -> None:
     exposition(tmp_path)
-    catalog = Catalog(tmp_path / FILE, REPOSITORY)
+    catalog = Catalog(SqliteFile(tmp_path / FILE), REPOSITORY)
     for part in tmp_path.glob(f"{FILE}*"):
         part.write_bytes(b"no database at all" * 1000)
     registry = CollectorRegistry()

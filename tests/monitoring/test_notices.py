@@ -9,6 +9,7 @@ import pytest
 from tests.monitoring.test_metrics import HOUR, START, point, run
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.conditions import Condition, conditions
+from vmcellar.catalog.databases import SqliteFile
 from vmcellar.catalog.metrics import standing
 from vmcellar.catalog.models import TierUse
 from vmcellar.catalog.notices import FILE, Notice, Notices
@@ -96,7 +97,7 @@ def test_a_damaged_file_is_an_error_with_the_remedy(tmp_path: Path, data: bytes)
 
 
 def test_conditions_of_a_fleet(tmp_path: Path) -> None:
-    catalog = Catalog(tmp_path / "c.sqlite", REPOSITORY)
+    catalog = Catalog(SqliteFile(tmp_path / "c.sqlite"), REPOSITORY)
     catalog.add([run("a", "fine", 0, "done"), run("b", "never", 0, "failed"), point("fine", 0, verified=True)])
     catalog.add([TierUse(repository=REPOSITORY, tier="hot", time=START, used=1, free=10**9)])
     jobs = [BackupJob.model_validate({"name": "nightly", "rpo": "24h"})]

@@ -24,7 +24,8 @@ and byte counts are 0.
 | `dedup_hits` | chunks that were read and that the repository, or the same run, had |
 | `tier` | where the packs were placed |
 
-`stages` has one row per run, disk and stage (`disk` is empty where only the sum over disks is known), `points` one per
+`stages` has one row per run, disk and stage (`disk` is empty where only the sum over disks is known), `segments` one
+per run, disk and segment (of runs that were noted themselves), `points` one per
 point that is or was in the repository, `evidence` one per verification or drill, `schedule_changes`, `tier_use`.
 Each is one read transaction, so what it gives is of one moment.
 """
@@ -113,8 +114,15 @@ FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm)
 """
 _STAGES = """
-SELECT run_id, vm, target AS disk, started, stage, seconds, bytes FROM runs JOIN stages ON run_id = runs.id
+SELECT run_id, vm, target AS disk, started, stage, seconds, bytes, retries FROM runs JOIN stages ON run_id = runs.id
 WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, started, disk, stage
+"""
+_SEGMENTS = """
+SELECT run_id, vm, target AS disk, number AS segment, started, bytes_read, bytes_zero, bytes_changed, bytes_known,
+  bytes_new, bytes_stored, chunks_known, export_seconds, compress_seconds, place_seconds, verify_seconds, entropy, tier,
+  retries
+FROM runs JOIN segments ON run_id = runs.id
+WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, started, disk, segment
 """
 _POINTS = """
 SELECT id AS point, vm, time, run_id, kind, parent, consistency, verified, disks, bytes_size, bytes_stored, gone
@@ -132,7 +140,7 @@ _TIERS = """
 SELECT tier, time, used AS bytes_used, free AS bytes_free
 FROM tier_use WHERE repository = :repository AND time >= :since ORDER BY tier, time
 """
-_FLOATS = ("seconds", "seconds_held", "seconds_frozen", "entropy", "rto_seconds", "bytes", "bytes_free")
+_FLOATS = ("seconds", "seconds_held", "seconds_frozen", "entropy", "rto_seconds", "bytes", "bytes_free", "retries")
 _BOOLEANS = ("ok", "verified", "applied")
 _INSTANTS = ("started", "time", "gone")
 
@@ -147,8 +155,18 @@ def history(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd
 
 
 def stages(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
-    """Seconds and bytes of each stage: `run_id, vm, disk, started, stage, seconds, bytes` (NaN where not known)."""
+    """Seconds and bytes of each stage, and how often it was done again: `run_id, vm, disk, started, stage, seconds,
+    bytes, retries` (NaN where not known).
+    """
     return _read(catalog, _STAGES, vm, since)
+
+
+def segments(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """What runs did with each segment: `run_id, vm, disk, segment, started, bytes_read, bytes_zero, bytes_changed,
+    bytes_known, bytes_new, bytes_stored, chunks_known, export_seconds, compress_seconds, place_seconds,
+    verify_seconds, entropy, tier, retries`. Runs that were read back from the repository have none.
+    """
+    return _read(catalog, _SEGMENTS, vm, since)
 
 
 def points(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
@@ -176,6 +194,7 @@ def tier_use(catalog: Catalog, since: datetime | None = None) -> pd.DataFrame:
 def _read(catalog: Catalog, query: str, vm: str, since: datetime | None) -> pd.DataFrame:
     values = {"repository": catalog.repository, "vm": vm, "since": since.timestamp() if since else 0.0}
     with catalog.reading() as connection:
+        connection.execution_options(stream_results=True, max_row_buffer=_ROWS)  # SQLite streams anyway
         statement = text(query).bindparams(*(bindparam(name, values[name]) for name in values if f":{name}" in query))
         parts = [_typed(part) for part in pd.read_sql(statement, connection, chunksize=_ROWS)]
     return pd.concat(parts, ignore_index=True)
@@ -198,7 +217,7 @@ def export(catalog: Catalog, directory: Path) -> dict[str, int]:
     The folder is made. OSError when it cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tables = {"history": history, "stages": stages, "points": points, "evidence": evidence}
+    tables = {"history": history, "stages": stages, "segments": segments, "points": points, "evidence": evidence}
     frames = {name: read(catalog) for name, read in tables.items()}
     frames |= {"schedule_changes": schedule_changes(catalog), "tier_use": tier_use(catalog)}
     for name, frame in frames.items():

@@ -17,7 +17,8 @@ from vmcellar.analysis.grid import seconds_of
 from vmcellar.analysis.heat import COLUMNS, HeatMap, heat_map
 from vmcellar.analysis.quality import quarantine
 from vmcellar.analysis.sample import TUNING, generate
-from vmcellar.catalog.catalog import FILE, Catalog, repositories
+from vmcellar.catalog.catalog import Catalog, repositories
+from vmcellar.catalog.databases import database_of
 from vmcellar.config.load import find_config, load_config
 from vmcellar.errors import UsageError
 from vmcellar.repository.repository import Repository
@@ -101,17 +102,17 @@ def load(config: Path | None = None) -> Source:
 
 
 def _from_catalog(settings: Config) -> Source | None:
-    file = settings.state / FILE
-    known = repositories(file)
+    database = database_of(settings)
+    known = repositories(database)
     if not known:
         return None
-    catalog = Catalog(file, max(known, key=lambda name: known[name]))
+    catalog = Catalog(database, max(known, key=lambda name: known[name]))
     good, bad = quarantine(tables.history(catalog))
     if good["run_id"].nunique() < LEAST_RUNS:
         return None
     vms = [str(vm) for vm in good["vm"].unique()]
     return Source(
-        f"{file}: {good['run_id'].nunique()} runs of {len(vms)} VMs",
+        f"{database.name}: {good['run_id'].nunique()} runs of {len(vms)} VMs",
         pd.Timestamp.now("UTC"),
         good,
         bad,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from vmcellar.backup.figures import stage_figures
+from vmcellar.backup.figures import segment_figures, stage_figures
 from vmcellar.backup.model import BackupRequest
 from vmcellar.backup.runs import Run as BackupRun
 from vmcellar.errors import CancelledError
@@ -65,16 +65,17 @@ def note_committed(engine: Engine, run: BackupRun, point: RestorePoint) -> None:
 
     def rows() -> list[Base]:
         from vmcellar.catalog import rebuild  # noqa: PLC0415
-        from vmcellar.catalog.models import Stage  # noqa: PLC0415
+        from vmcellar.catalog.models import Segment, Stage  # noqa: PLC0415
 
         repository = engine.repository.id.hex()
         row = rebuild.run_row(repository, point)
         row.recorded_by = "run"
         stages = [
-            Stage(run_id=point.run_id, target=target, stage=stage, seconds=seconds, bytes=count)
-            for target, stage, seconds, count in stage_figures(run)
+            Stage(run_id=point.run_id, target=target, stage=stage, **found._asdict())
+            for (target, stage), found in stage_figures(run).items()
         ]
-        return [rebuild.point_row(repository, point), row, *rebuild.disk_rows(point), *stages]
+        segments = [Segment(run_id=point.run_id, **found) for found in segment_figures(run)]
+        return [rebuild.point_row(repository, point), row, *rebuild.disk_rows(point), *stages, *segments]
 
     _note(engine, point.vm, rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, TypeVar
+from typing import NamedTuple, TypedDict, TypeVar
 
 from vmcellar.backup.model import (
     CompressResult,
@@ -14,6 +14,7 @@ from vmcellar.backup.model import (
     SegmentHandle,
     VerifyResult,
 )
+from vmcellar.backup.retries import failures
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.backup.runs import Run
 from vmcellar.errors import PermanentError
@@ -42,6 +43,27 @@ class DiskNumbers(TypedDict):
     segments: int
     entropy: float | None
     tier: str
+
+
+class SegmentNumbers(TypedDict):
+    """The figures of one segment; see `catalog.models.Segment`."""
+
+    target: str
+    number: int
+    bytes_read: int
+    bytes_zero: int
+    bytes_changed: int
+    bytes_known: int
+    bytes_new: int
+    bytes_stored: int
+    chunks_known: int
+    export_seconds: float
+    compress_seconds: float
+    place_seconds: float
+    verify_seconds: float
+    entropy: float | None
+    tier: str
+    retries: int
 
 
 def disk_figures(run: Run, target: str, reason: str) -> DiskNumbers:
@@ -78,15 +100,59 @@ def stage_seconds(run: Run) -> dict[str, float]:
     }
 
 
-def stage_figures(run: Run) -> list[tuple[str, str, float, int]]:
-    """(disk, stage, seconds of work, bytes that it worked on), summed over the disk's segments."""
-    found: dict[tuple[str, str], tuple[float, int]] = {}
+class StageNumbers(NamedTuple):
+    """What a stage did for one disk: seconds of work, bytes that it worked on, how often it was done again."""
+
+    seconds: float = 0.0
+    bytes: int = 0
+    retries: int = 0
+
+
+def stage_figures(run: Run) -> dict[tuple[str, str], StageNumbers]:
+    """By disk and stage, summed over the disk's segments."""
+    found: dict[tuple[str, str], StageNumbers] = {}
     for segment in run.record.segments:
         for stage, cls in STAGES:
             result = _load(run.directory, segment, stage, cls)
-            seconds, count = found.get((segment.target, stage), (0.0, 0))
-            found[segment.target, stage] = seconds + result.seconds, count + _bytes_of(result)
-    return [(target, stage, round(seconds, 3), count) for (target, stage), (seconds, count) in found.items()]
+            before = found.get((segment.target, stage), StageNumbers())
+            found[segment.target, stage] = StageNumbers(
+                round(before.seconds + result.seconds, 3),
+                before.bytes + _bytes_of(result),
+                before.retries + failures(run.directory, segment.target, segment.number, stage),
+            )
+    return found
+
+
+def segment_figures(run: Run) -> list[SegmentNumbers]:
+    """What the run did with each segment; summed over a disk's segments it is what `disk_figures` gives."""
+    return [_segment_numbers(run, segment) for segment in run.record.segments]
+
+
+def _segment_numbers(run: Run, segment: SegmentHandle) -> SegmentNumbers:
+    exported = _load(run.directory, segment, "export", ExportResult)
+    packed = _load(run.directory, segment, "compress", CompressResult)
+    placed = _load(run.directory, segment, "place", PlaceResult)
+    checked = _load(run.directory, segment, "verify", VerifyResult)
+    full = bool(run.record.disk_reasons.get(segment.target, ""))
+    data, read = exported.bytes_read - exported.zero_read, exported.bytes_read
+    return SegmentNumbers(
+        target=segment.target,
+        number=segment.number,
+        bytes_read=read,
+        bytes_zero=exported.zero_read + segment.zero,
+        bytes_changed=data if full else read + segment.zero,
+        bytes_known=exported.known,
+        bytes_new=exported.landed + exported.direct,
+        bytes_stored=packed.bytes_stored,
+        chunks_known=exported.known_chunks,
+        export_seconds=round(exported.seconds, 3),
+        compress_seconds=round(packed.seconds, 3),
+        place_seconds=round(placed.seconds, 3),
+        verify_seconds=round(checked.seconds, 3),
+        entropy=exported.entropy.mean,
+        tier=placed.tier,
+        retries=sum(failures(run.directory, segment.target, segment.number, stage) for stage, _ in STAGES),
+    )
 
 
 def _bytes_of(result: ExportResult | CompressResult | PlaceResult | VerifyResult) -> int:

@@ -8,14 +8,15 @@ threads of one process; one process at a time works on a VM (`engine.vm_lock`).
 
 from __future__ import annotations
 
+from vmcellar.backup import compress as compressing
+from vmcellar.backup import export as exporting
+from vmcellar.backup import place as placing
+from vmcellar.backup import verify as verifying
 from vmcellar.backup.commit import commit
-from vmcellar.backup.compress import compress
-from vmcellar.backup.export import export
-from vmcellar.backup.place import place
 from vmcellar.backup.recover import abandon, give_up, let_go, let_vm_go, recover
 from vmcellar.backup.release import release
+from vmcellar.backup.retries import counted
 from vmcellar.backup.snapshot import snapshot
-from vmcellar.backup.verify import verify
 
 __all__ = [
     "abandon",
@@ -31,3 +32,8 @@ __all__ = [
     "snapshot",
     "verify",
 ]
+
+export = counted("export", exporting.export)
+compress = counted("compress", compressing.compress)
+place = counted("place", placing.place)
+verify = counted("verify", verifying.verify)

@@ -1,59 +1,62 @@
 """The catalog of one repository: what its backups did, in SQL, beside the repository and never needed by a restore.
 
-It lies in the state directory as `catalog.sqlite` and may be shared by repositories: every row names its own. What is
-lost with it comes back by `vmcellar catalog rebuild`, except what only a run knows: failed runs, stages per disk.
+It lies in the state directory as `catalog.sqlite`, or in a PostgreSQL (`catalog:` of the configuration), and may be
+shared by repositories and hosts: every row names its own repository. What is lost with it comes back by `vmcellar
+catalog rebuild`, except what only a run knows: failed runs, stages per disk, segments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, NullPool, create_engine, event, func, select, update
+from sqlalchemy import func, insert, inspect, select, tuple_, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from vmcellar.catalog import models
-from vmcellar.catalog.schema import bring_up
-from vmcellar.errors import PermanentError, TransientError
+from vmcellar.catalog.databases import WRITES, Database, database_of
+from vmcellar.catalog.schema import bring_up, is_current
+from vmcellar.errors import PermanentError
 
-FILE = "catalog.sqlite"
-BUSY_SECONDS = 20.0
-"""How long a writer waits for another one; each holds the file for milliseconds."""
+if TYPE_CHECKING:
+    from vmcellar.config.model import Config
+
+_AT_ONCE = 500
+"""Values in one statement: SQLite takes some thousand."""
 
 
 class Catalog:
     """Any thread, any number of processes: each call opens and closes its own connection.
 
-    A crash leaves either all rows of a call or none. Every method raises TransientError while the file stays locked,
-    and PermanentError, with what to do, when it is damaged or cannot be written.
+    A crash leaves either all rows of a call or none. Every method raises TransientError while others have the tables
+    locked or the server cannot be reached, and PermanentError, with what to do, when they cannot be read or written.
     """
 
-    def __init__(self, path: Path, repository: str) -> None:
-        """`path` is the SQLite file, made when missing; `repository` the id, in hex, whose rows this is about."""
-        self.path = path
+    def __init__(self, database: Database, repository: str) -> None:
+        """The tables are made when missing; `repository` is the id, in hex, whose rows this is about."""
         self.repository = repository
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._engine = _sqlite(path)
+        self._database = database
         with self._named_errors():
-            path.touch(mode=0o600)
-            with self._writing() as connection:
-                bring_up(connection, str(path))
+            database.prepare()
+            self._bring_up()
 
     @classmethod
-    def of(cls, state: Path, repository_id: bytes) -> Catalog:
-        """The catalog in a state directory."""
-        return cls(state / FILE, repository_id.hex())
+    def of(cls, config: Config, repository_id: bytes) -> Catalog:
+        """The catalog of a configuration."""
+        return cls(database_of(config), repository_id.hex())
+
+    @property
+    def name(self) -> str:
+        """Where it lies, for messages: a file or a URL without its password."""
+        return self._database.name
 
     def add(self, rows: Iterable[models.Base]) -> None:
         """Write rows, all or none; one with the key of a row that is there takes its place."""
         with self._named_errors(), self._writing() as connection, Session(connection) as session:
-            for row in rows:
-                session.merge(row)
+            _merge(session, rows)
             session.commit()
 
     def add_new(self, rows: Iterable[models.Base]) -> None:
@@ -121,17 +124,25 @@ class Catalog:
                 ).scalar_one()
             return found
 
+    def _bring_up(self) -> None:
+        """Readers of tables that are up to date never wait for a writer."""
+        with self.reading() as connection:
+            if is_current(connection):
+                return
+        with self._writing() as connection:
+            bring_up(connection, self.name)
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection for queries, which sees one state of the catalog however long it reads."""
-        with self._named_errors(), self._engine.connect() as connection:
-            yield connection
+        with self._named_errors(), self._database.engine.connect() as connection:
+            yield connection.execution_options(**self._database.reading)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """A connection that is the only writer from its begin on, so that two never wait for each other for ever."""
-        with self._engine.connect() as opened:
-            connection = opened.execution_options(vmcellar_writes=True)
+        with self._database.engine.connect() as opened:
+            connection = opened.execution_options(**{WRITES: True})
             with connection.begin():
                 yield connection
 
@@ -140,64 +151,57 @@ class Catalog:
         try:
             yield
         except DatabaseError as error:
-            text = str(error.orig)
-            if "locked" in text or "busy" in text:
-                raise TransientError(f"catalog {self.path} is in use by other processes: {text}") from error
-            raise PermanentError(
-                f"catalog {self.path}: {text}",
-                hint="check the space and permissions of its folder; if the file is damaged, move it away and type "
-                "`vmcellar catalog rebuild`",
-            ) from error
+            raise self._database.explain(error) from error
         except OSError as error:
             raise PermanentError(
-                f"catalog {self.path}: {error.strerror}", hint="check `state` and its rights"
+                f"catalog {self.name}: {error.strerror}", hint="check `state` and its rights"
             ) from error
 
 
-def repositories(path: Path) -> dict[str, int]:
-    """The repositories that a catalog's file has runs of, with their number; none when there is no such file."""
-    if not path.exists():
+def repositories(database: Database) -> dict[str, int]:
+    """The repositories that a catalog has runs of, with their number; none where there never was a catalog."""
+    if database.missing():
         return {}
     query = select(models.Run.repository, func.count()).group_by(models.Run.repository)
-    with Catalog(path, "").reading() as connection:
+    with Catalog(database, "").reading() as connection:
         return {str(name): int(runs) for name, runs in connection.execute(query)}
+
+
+def _merge(session: Session, rows: Iterable[models.Base]) -> None:
+    """Write rows with one query per table and some hundred rows, instead of one per row."""
+    by_table: dict[type[models.Base], dict[tuple[Any, ...], models.Base]] = {}
+    for row in rows:
+        by_table.setdefault(type(row), {})[_key_of(row)] = row
+    for table, wanted in by_table.items():
+        there = _keys_there(session, table, list(wanted))
+        for key in there & wanted.keys():
+            session.merge(wanted[key])
+        new = [_values(row) for key, row in wanted.items() if key not in there]
+        if new:
+            session.execute(insert(table), new)
+
+
+def _values(row: models.Base) -> dict[str, Any]:
+    return {column.key: getattr(row, column.key) for column in inspect(type(row)).column_attrs}
+
+
+def _key_of(row: models.Base) -> tuple[Any, ...]:
+    return tuple(inspect(type(row)).primary_key_from_instance(row))
+
+
+def _keys_there(session: Session, table: type[models.Base], keys: list[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+    columns = inspect(table).primary_key
+    found: set[tuple[Any, ...]] = set()
+    for start in range(0, len(keys), _AT_ONCE):
+        which = tuple_(*columns).in_(keys[start : start + _AT_ONCE])
+        found |= {tuple(row) for row in session.execute(select(*columns).where(which))}
+    return found
 
 
 def _set_gone(connection: Connection, ids: list[str], when: float | None) -> int:
     table, changed = models.Point, 0
-    for start in range(0, len(ids), 500):  # SQLite takes some thousand values in one statement
-        which = table.id.in_(ids[start : start + 500])
+    for start in range(0, len(ids), _AT_ONCE):
+        which = table.id.in_(ids[start : start + _AT_ONCE])
         state = table.gone.is_(None) if when is not None else table.gone.is_not(None)
         changed += connection.execute(update(table).where(which, state).values(gone=when)).rowcount
     return changed
-
-
-def _write_ahead(connection: Any) -> None:
-    """Have the file written ahead. SQLite does not wait for others here, as it does elsewhere: of several processes
-    that open a new file at once, some are told at once that it is locked.
-    """
-    retrying = Retrying(
-        retry=retry_if_exception(lambda error: "locked" in str(error)),
-        stop=stop_after_delay(BUSY_SECONDS),
-        wait=wait_random(0.001, 0.05),
-        reraise=True,
-    )
-    retrying(connection.execute, "PRAGMA journal_mode = WAL")
-
-
-def _sqlite(path: Path) -> Engine:
-    """An engine for the file: no pool, as a connection costs nothing; write-ahead log, so that readers never wait."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # SQLAlchemy's recipe: transactions begin where `_begins` says
-        _write_ahead(connection)
-        connection.execute("PRAGMA synchronous = NORMAL")
-
-    @event.listens_for(engine, "begin")
-    def _begins(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("vmcellar_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine

@@ -53,8 +53,9 @@ NEWEST = (
 
 _NEWEST = """
 SELECT repository, vm, job, started, outcome = 'done' AS ok, finished - started AS seconds, held_seconds AS held,
-  freeze_seconds AS frozen, sum(bytes_read) AS bytes_read, sum(bytes_changed) AS bytes_changed,
-  sum(bytes_new) AS bytes_new, sum(bytes_stored) AS bytes_stored, sum(size) AS bytes_size, runs.id AS run_id
+  freeze_seconds AS frozen, CAST(sum(bytes_read) AS BIGINT) AS bytes_read,
+  CAST(sum(bytes_changed) AS BIGINT) AS bytes_changed, CAST(sum(bytes_new) AS BIGINT) AS bytes_new,
+  CAST(sum(bytes_stored) AS BIGINT) AS bytes_stored, CAST(sum(size) AS BIGINT) AS bytes_size, runs.id AS run_id
 FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE NOT EXISTS (SELECT 1 FROM runs AS newer WHERE newer.repository = runs.repository AND newer.vm = runs.vm
   AND (newer.started > runs.started OR newer.started = runs.started AND newer.id > runs.id))

@@ -71,10 +71,37 @@ class RunDisk(Base, kw_only=True):
     tier: Mapped[str] = mapped_column(String(64), default="")
 
 
+class Segment(Base, kw_only=True):
+    """What one run did with one segment of a disk, the unit of retry; known only to the run itself.
+
+    `bytes_zero` counts its holes too. `retries` is how often one of its stages failed and was done again.
+    """
+
+    __tablename__ = "segments"
+
+    run_id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    target: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    bytes_read: Mapped[int] = mapped_column(Bytes)
+    bytes_zero: Mapped[int] = mapped_column(Bytes)
+    bytes_changed: Mapped[int] = mapped_column(Bytes)
+    bytes_known: Mapped[int] = mapped_column(Bytes)
+    bytes_new: Mapped[int] = mapped_column(Bytes)
+    bytes_stored: Mapped[int] = mapped_column(Bytes)
+    chunks_known: Mapped[int] = mapped_column(Bytes)
+    export_seconds: Mapped[float] = mapped_column(Double)
+    compress_seconds: Mapped[float] = mapped_column(Double)
+    place_seconds: Mapped[float] = mapped_column(Double)
+    verify_seconds: Mapped[float] = mapped_column(Double)
+    entropy: Mapped[float | None] = mapped_column(Double, default=None)
+    tier: Mapped[str] = mapped_column(String(64), default="")
+    retries: Mapped[int] = mapped_column(default=0)
+
+
 class Stage(Base, kw_only=True):
     """One stage's work on one disk, summed over its segments; stages overlap, so seconds exceed the run's.
 
-    `target` is empty and `bytes` unknown where only the sum over all disks is known (rows from points).
+    `target` is empty, `bytes` and `retries` unknown where only the sum over all disks is known (rows from points).
     """
 
     __tablename__ = "stages"
@@ -84,6 +111,7 @@ class Stage(Base, kw_only=True):
     stage: Mapped[str] = mapped_column(String(16), primary_key=True)
     seconds: Mapped[float] = mapped_column(Double)
     bytes: Mapped[int | None] = mapped_column(Bytes, default=None)
+    retries: Mapped[int | None] = mapped_column(default=None)
 
 
 class Point(Base, kw_only=True):

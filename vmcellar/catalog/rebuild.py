@@ -1,7 +1,7 @@
 """Reading the history back from the repository: every point tells of the run that made it.
 
 What no point holds stays absent: runs that failed, the stages' seconds per disk (a point has their sums), bytes per
-stage, changes of schedules.
+stage, segments, retries, changes of schedules.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ SYSTEM_FILE = Path("/etc/vmcellar/vmcellar.yaml")
 LOCAL_FILE = Path("vmcellar.yaml")
 
 _VALUE_SHOWN = 60
-_SECRETS = frozenset({"key", "notify", "ping", "access_key", "secret_key"})
+_SECRETS = frozenset({"key", "notify", "ping", "access_key", "secret_key", "url", "password"})
 _PLAIN_WORDS = {
     "string_type": "must be text",
     "int_type": "must be a whole number",
@@ -108,6 +108,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     return config.model_copy(
         update={
             "state": folder / config.state,
+            "catalog": config.catalog.within(folder),
             "scratch": folder / config.scratch,
             "key": config.key and within(config.key),
             "notify": tuple(within(each) for each in config.notify),

@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from vmcellar.config.catalogplace import CatalogPlace
 from vmcellar.config.jobs import BackupJob, Storage
 from vmcellar.config.placement import Placement
 from vmcellar.config.prices import ARCHIVE_CLASSES, Prices
@@ -131,6 +132,7 @@ class Config(Section):
     placement: Placement | None = Field(default=None, description="when packs go to which tier; default: all stay hot")
     key: SecretReference | None = Field(default=None, description="where the passphrase is")
     state: HostPath = Field(default=Path("/var/lib/vmcellar"), description="runs in progress, index cache")
+    catalog: CatalogPlace = CatalogPlace()
     scratch: HostPath = Field(
         default=Path("/var/lib/libvirt/vmcellar"),
         description="scratch files and NBD sockets; QEMU's user must be able to write there",

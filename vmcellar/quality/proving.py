@@ -68,7 +68,7 @@ def record(repository: Repository, config: Config, found: Evidence) -> Recorded:
     judged = replace(judge(found), repository=repository.id.hex())
     name = evidence.write(repository, judged)
     try:
-        Catalog.of(config.state, repository.id).add([row_of(judged, name)])
+        Catalog.of(config, repository.id).add([row_of(judged, name)])
     except VmcellarError as error:
         log.warning("%s: evidence about %s is not in the catalog: %s", judged.vm, judged.point, error.message)
     return judged, name

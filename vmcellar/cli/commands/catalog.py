@@ -27,7 +27,7 @@ def open_catalog(ctx: typer.Context, config: Path | None) -> tuple[Repository, C
     from vmcellar.catalog.catalog import Catalog
 
     repository = open_repository(ctx, config)
-    return repository, Catalog.of(read_config(ctx, config).state, repository.id)
+    return repository, Catalog.of(read_config(ctx, config), repository.id)
 
 
 @group.command()
@@ -35,7 +35,7 @@ def rebuild(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption
     """Add to the catalog what the repository's points and evidence tell, and note which points are gone.
 
     Nothing is deleted, and what runs wrote themselves stays. What no point holds is not there afterwards: runs that
-    failed, and the stages' times per disk (points have their sums).
+    failed, the stages' times per disk (points have their sums), segments and retries.
     """
     from dataclasses import asdict
 
@@ -49,7 +49,7 @@ def rebuild(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption
     note(f"{report.points} points in the repository: {report.added} added to the catalog, {report.gone} noted as gone")
     note(f"{report.evidence} verifications and drills added")
     if report.added:
-        note("of runs that were added, failed attempts and the stages' times per disk are not known")
+        note("of runs that were added, failed attempts, segments and the stages' times per disk are not known")
 
 
 @group.command()
@@ -85,7 +85,7 @@ def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
     if as_json:
         print_json(overview_json(catalog, overview(frame), bad))
         return
-    note(f"{catalog.path}: " + ", ".join(f"{count} {name}" for name, count in catalog.counts().items() if count))
+    note(f"{catalog.name}: " + ", ".join(f"{count} {name}" for name, count in catalog.counts().items() if count))
     if len(frame):
         console().print(overview_table(overview(frame)))
     else:

@@ -38,6 +38,7 @@ def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption 
 
 
 def _examine(config: Config) -> Iterator[Finding]:
+    from vmcellar.cli.checks.catalog import check_catalog
     from vmcellar.cli.checks.domains import check_domains
     from vmcellar.cli.checks.finding import Finding
     from vmcellar.cli.checks.host import check_host
@@ -45,5 +46,6 @@ def _examine(config: Config) -> Iterator[Finding]:
 
     yield Finding("configuration", "ok", f"{config.source}, valid")
     yield from check_storage(config)
+    yield from check_catalog(config)
     yield from check_host(config)
     yield from check_domains(config.libvirt.uri)

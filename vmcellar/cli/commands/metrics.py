@@ -54,12 +54,13 @@ def metrics(
 def _registry(ctx: typer.Context, config: Path | None) -> CollectorRegistry:
     from prometheus_client import CollectorRegistry
 
-    from vmcellar.catalog.catalog import FILE, Catalog
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.catalog.databases import database_of
     from vmcellar.catalog.metrics import CatalogCollector
 
     settings = read_config(ctx, config)
     registry = CollectorRegistry()
-    registry.register(CatalogCollector(Catalog(settings.state / FILE, ""), settings.backups))
+    registry.register(CatalogCollector(Catalog(database_of(settings), ""), settings.backups))
     return registry
 
 

@@ -61,7 +61,7 @@ def overview_json(catalog: Catalog, vms: Iterable[VmOverview], bad: pd.DataFrame
     """The fields of `catalog show --json`."""
     quarantined = bad[["run_id", "vm", "disk", "reasons"]].astype(str).to_dict("records")
     return {
-        "file": str(catalog.path),
+        "catalog": catalog.name,
         "rows": catalog.counts(),
         "vms": [_plain(asdict(vm)) for vm in vms],
         "quarantined": quarantined,

@@ -1,0 +1,103 @@
+"""A PostgreSQL of a test's own on a loopback port: Debian's programs, a database in a folder, no password."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lab.shellcommand import LabError, call
+
+USER = "postgres"
+
+
+def programs() -> Path | None:
+    """The folder of Debian's newest PostgreSQL, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    return found[-1] if found else None
+
+
+class Postgres:
+    """`with Postgres(folder) as database:`; root alone, as PostgreSQL refuses to run as root and needs its own user."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` must be one that every user may enter."""
+        found = programs()
+        if found is None:
+            raise LabError("PostgreSQL is not installed: apt-get install postgresql")
+        self._programs = found
+        self._folder = folder / "postgresql"
+        self.port = free_port()
+
+    def url(self, name: str) -> str:
+        """A database of this name, as SQLAlchemy names it."""
+        return f"postgresql+asyncpg://{USER}@127.0.0.1:{self.port}/{name}"
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(mode=0o700)
+        shutil.chown(self._folder, USER)
+        self._call("initdb", "--auth=trust", "--username", USER, "--no-sync", "-D", str(self._folder))
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        log = str(self._folder / "log")
+        self._call("pg_ctl", "start", "--wait", "-D", str(self._folder), "-l", log, "-o", options)
+
+    def stop(self, how: str = "fast") -> None:
+        """`fast` cuts all clients; `immediate` is a crash."""
+        self._call("pg_ctl", "stop", "--wait", "-D", str(self._folder), "-m", how)
+
+    def create(self, name: str) -> str:
+        """A new database; its URL."""
+        self._call("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, name)
+        return self.url(name)
+
+    def _call(self, program: str, *arguments: str) -> None:
+        as_user = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups"] if os.geteuid() == 0 else []
+        call([*as_user, str(self._programs / program), *arguments])
+
+
+class Redis:
+    """`with Redis(folder) as redis:`, on a loopback port, with nothing kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        program = shutil.which("redis-server")
+        if program is None:
+            raise LabError("Redis is not installed: apt-get install redis-server")
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
+        with (self._folder / "redis.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", program, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

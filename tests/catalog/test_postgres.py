@@ -1,0 +1,165 @@
+"""What is PostgreSQL's alone: who may wait for whom, what a server that is away or refuses gives; and that it gives the
+same as the file.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pytest
+
+from lab.postgres import Postgres
+from tests.catalog.conftest import fresh
+from tests.catalog.rows import START, point, run, segment
+from vmcellar.analysis import history
+from vmcellar.catalog import databases
+from vmcellar.catalog.catalog import Catalog
+from vmcellar.catalog.databases import FILE, PostgresServer, SqliteFile, database_of
+from vmcellar.catalog.metrics import standing
+from vmcellar.catalog.models import Anomaly, Evidence, ScheduleChange, Stage, TierUse
+from vmcellar.catalog.rebuild import rebuild
+from vmcellar.cli.checks.catalog import check_catalog
+from vmcellar.config.catalogplace import CatalogPlace
+from vmcellar.config.load import parse_config
+from vmcellar.config.model import Config
+from vmcellar.config.secrets import SecretReference
+from vmcellar.errors import PermanentError, TransientError
+
+REPOSITORY = "ab" * 16
+
+
+def fill(catalog: Catalog) -> None:
+    """Some rows of every table."""
+    points = [point(vm, hour) for vm in ("web", "db") for hour in range(3)]
+    rebuild(catalog, points, START)
+    rebuild(catalog, points[1:], START + 1)
+    own: dict[str, Any] = {"repository": REPOSITORY, "vm": "web"}
+    anomaly: dict[str, Any] = {"disks": "vda", "score": 9.5, "text": "x"}
+    anomaly |= dict.fromkeys(("began", "at", "last", "noted"), START)
+    catalog.add(
+        [
+            run("r1", repository=REPOSITORY, outcome="failed", error="no\nway: 😬", warnings=["a", "b"]),
+            segment("run-web-1", retries=2),
+            Stage(run_id="run-web-1", target="vda", stage="export", seconds=1.5, bytes=1 << 40, retries=2),
+            Evidence(id="e1", point_id=points[1].id, time=START, kind="drill", ok=True, rto_seconds=30.5, **own),
+            ScheduleChange(
+                id="s1", time=START, before="a", after="b", reason="c", applied=True, predicted={"rpo": 4.5}, **own
+            ),
+            Anomaly(id="a1", kind="stuck", full=True, pins=["p"], **anomaly, **own),
+            TierUse(repository=REPOSITORY, tier="hot", time=START, used=1 << 50, free=None),
+        ]
+    )
+
+
+READ: dict[str, Callable[[Catalog], Any]] = {
+    **{name: getattr(history, name) for name in ("history", "stages", "segments", "points", "evidence")},
+    **{name: getattr(history, name) for name in ("schedule_changes", "tier_use")},
+    "counts": Catalog.counts,
+    "standing": lambda catalog: {name: sorted(map(repr, rows)) for name, rows in _plain(standing(catalog)).items()},
+    "anomalies": lambda catalog: [repr(row) for row in catalog.anomalies("web")],
+    "changes": lambda catalog: [repr(row) for row in catalog.schedule_changes()],
+}
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    """SQLite has no booleans."""
+    as_int = {True: 1, False: 0}
+    return {
+        table: [
+            {name: as_int[value] if isinstance(value, bool) else value for name, value in row.items()} for row in rows
+        ]
+        for table, rows in found.items()
+    }
+
+
+def test_it_gives_what_the_file_gives(postgres: Postgres, tmp_path: Path) -> None:
+    file, server = Catalog(SqliteFile(tmp_path / FILE), REPOSITORY), Catalog(fresh(postgres), REPOSITORY)
+    for catalog in (file, server):
+        fill(catalog)
+    for name, read in READ.items():
+        one, other = read(file), read(server)
+        if isinstance(one, pd.DataFrame):
+            assert len(one), name
+            pd.testing.assert_frame_equal(one, other, obj=name)
+        else:
+            assert one == other, name
+
+
+def test_a_writer_that_waits_too_long_for_another_is_told_to_come_again(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog(fresh(postgres), REPOSITORY)
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
+    with catalog._writing():
+        assert catalog.run_ids() == set(), "readers never wait"
+        with pytest.raises(TransientError, match="in use by other processes"):
+            catalog.add([run("r1", repository=REPOSITORY)])
+    catalog.add([run("r1", repository=REPOSITORY)])
+
+
+def test_a_connection_that_the_server_ends_may_be_tried_again(postgres: Postgres) -> None:
+    database = fresh(postgres)
+    catalog = Catalog(database, REPOSITORY)
+    with pytest.raises(TransientError, match="terminating connection"), catalog.reading() as connection:
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert catalog.run_ids() == set()
+
+
+def test_a_user_without_rights_is_told_what_to_give_it(postgres: Postgres) -> None:
+    database = fresh(postgres)
+    with psycopg.connect(str(database.engine.url.set(drivername="postgresql")), autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS guest")
+        connection.execute("CREATE ROLE guest LOGIN")
+    url = f"postgresql://guest@127.0.0.1:{postgres.port}/{database.engine.url.database}"
+    with pytest.raises(PermanentError, match="permission denied") as caught:
+        Catalog(PostgresServer(url), REPOSITORY)
+    assert "rights" in caught.value.hint
+    Catalog(database, REPOSITORY)
+    with pytest.raises(PermanentError, match="permission denied"):
+        Catalog(PostgresServer(url), REPOSITORY)
+
+
+def test_a_server_that_is_away_passes_and_its_password_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2\n")
+    (tmp_path / "secret").chmod(0o600)
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
+        port = nobody.getsockname()[1]
+        text = f"catalog: {{url: 'postgresql://cellar@127.0.0.1:{port}/history', password: {{file: secret}}}}"
+        config = parse_config(text, tmp_path / "vmcellar.yaml")
+        database = database_of(config)
+        assert database.engine.url.password == "hunter2"
+        with pytest.raises(TransientError, match=f"postgresql://cellar@127.0.0.1:{port}/history: ") as caught:
+            Catalog(database, REPOSITORY)
+        (finding,) = check_catalog(config)
+    assert (finding.status, finding.detail) == ("failed", caught.value.message)
+    assert "hunter2" not in caught.value.message + str(caught.value.__cause__)
+    assert "server runs" in caught.value.hint
+
+
+def test_a_password_is_used(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = fresh(postgres)
+    with psycopg.connect(str(database.engine.url.set(drivername="postgresql")), autocommit=True) as connection:
+        row = connection.execute("SHOW hba_file").fetchone()
+        assert row is not None
+        rules = Path(row[0])
+        rules.write_text(f"host all locked 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        connection.execute("CREATE ROLE locked LOGIN PASSWORD 'hunter2'")
+        connection.execute(f'ALTER DATABASE "{database.engine.url.database}" OWNER TO locked')
+    postgres.stop()
+    postgres.start()  # reads the rules; a reload would be read at some time
+    url = f"postgresql://locked@127.0.0.1:{postgres.port}/{database.engine.url.database}"
+    monkeypatch.setenv("VMCELLAR_HISTORY", "hunter2")
+    config = Config(catalog=CatalogPlace(url=url, password=SecretReference(environment="VMCELLAR_HISTORY")))
+    assert "the next backup makes its tables" in next(check_catalog(config)).detail
+    Catalog.of(config, b"r" * 16)
+    assert "its tables are there" in next(check_catalog(config)).detail
+    with pytest.raises(TransientError, match="password authentication failed") as caught:
+        Catalog(PostgresServer(url, "wrong"), REPOSITORY)
+    assert "wrong" not in caught.value.message

@@ -1,0 +1,182 @@
+"""Where the tables of the catalog lie: a SQLite file in the state directory, or a PostgreSQL that many hosts share.
+
+Both give the same promises, which `Catalog` builds on: a reader sees one state of all tables however long it reads, and
+there is one writer at a time, from the begin of its transaction on, so that two never wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DatabaseError, OperationalError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
+from vmcellar.errors import PermanentError, TransientError, VmcellarError
+
+if TYPE_CHECKING:
+    from vmcellar.config.model import Config
+
+FILE = "catalog.sqlite"
+BUSY_SECONDS = 20.0
+"""How long a writer waits for another one; each holds the tables for milliseconds."""
+CONNECT_SECONDS = 10
+SILENCE_SECONDS = 30
+"""How long a server's host may be gone before a connection counts as lost."""
+
+WRITES = "vmcellar_writes"
+"""The option of a connection that is going to write; `Catalog` sets it before the transaction begins."""
+
+_WRITERS_LOCK = 0x766D63656C6C6172
+"""The advisory lock of PostgreSQL that makes writers queue up: "vmcellar"."""
+
+_PASSING = frozenset({"08", "40", "53", "57"})
+"""SQLSTATE classes of what may pass: connection, rolled back, no resources, an operator's hand (PostgreSQL, appendix
+A)."""
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class Database(Protocol):
+    """A place for the tables. Any thread, any number of processes."""
+
+    name: str
+    """What messages call it; never a password."""
+    engine: Engine
+    reading: Mapping[str, Any]
+    """The options of a connection for queries."""
+
+    def missing(self) -> bool:
+        """Whether it is certain that nothing was ever written here."""
+
+    def prepare(self) -> None:
+        """Make room for the tables; OSError when that fails."""
+
+    def explain(self, error: DatabaseError) -> VmcellarError:
+        """TransientError for what may pass, else PermanentError with what to do."""
+
+
+def database_of(config: Config) -> Database:
+    """Where the catalog of a configuration lies; PermanentError when its password cannot be read."""
+    settings = config.catalog
+    if settings.url is None:
+        return SqliteFile(config.state / FILE)
+    return PostgresServer(settings.url, settings.password.read().decode() if settings.password else None)
+
+
+class SqliteFile:
+    """One file of this host, written ahead, so that readers never wait. No pool, as a connection costs nothing."""
+
+    reading: Mapping[str, Any] = {}
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self.engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+
+        @event.listens_for(self.engine, "connect")
+        def _connected(connection: Any, _record: object) -> None:
+            connection.isolation_level = None  # SQLAlchemy's recipe: transactions begin where `_begins` says
+            write_ahead(connection)
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+        @event.listens_for(self.engine, "begin")
+        def _begins(connection: Connection) -> None:
+            writes = connection.get_execution_options().get(WRITES)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    def missing(self) -> bool:
+        """Whether there is no file."""
+        return not self.path.exists()
+
+    def prepare(self) -> None:
+        """Make the file, for its owner alone: it names VMs."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.touch(mode=0o600)
+
+    def explain(self, error: DatabaseError) -> VmcellarError:
+        """Locked passes; what is damaged, full or not ours does not."""
+        text = str(error.orig)
+        if "locked" in text or "busy" in text:
+            return TransientError(f"catalog {self.name} is in use by other processes: {text}")
+        return PermanentError(
+            f"catalog {self.name}: {text}",
+            hint="check the space and permissions of its folder; if the file is damaged, move it away and type "
+            "`vmcellar catalog rebuild`",
+        )
+
+
+def write_ahead(connection: Any) -> None:
+    """Have the file written ahead. SQLite does not wait for others here, as it does elsewhere: of several processes
+    that open a new file at once, some are told at once that it is locked.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: "locked" in str(error)),
+        stop=stop_after_delay(BUSY_SECONDS),
+        wait=wait_random(0.001, 0.05),
+        reraise=True,
+    )
+    retrying(connection.execute, "PRAGMA journal_mode = WAL")
+
+
+class PostgresServer:
+    """A database of a server. No pool: processes fork, and a run writes once, at its end.
+
+    A server that stopped without closing its connections is given up after SILENCE_SECONDS of its host's silence.
+    """
+
+    reading: Mapping[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+    def __init__(self, url: str, password: str | None = None) -> None:
+        """`url` is `postgresql://USER@HOST:PORT/DATABASE`, with libpq's parameters (`?sslmode=verify-full`)."""
+        place = make_url(url)
+        self.name = place.set(query={}).render_as_string(hide_password=True)
+        self.engine = create_engine(_with_driver(place, password), poolclass=NullPool, connect_args=_patience(place))
+
+        @event.listens_for(self.engine, "begin")
+        def _begins(connection: Connection) -> None:
+            if connection.get_execution_options().get(WRITES):
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS * 1000:.0f}ms'")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})")
+
+    def missing(self) -> bool:
+        """Never certain without asking."""
+        return False
+
+    def prepare(self) -> None:
+        """Nothing: an administrator made the database."""
+
+    def explain(self, error: DatabaseError) -> VmcellarError:
+        """What the connection or the load brought about passes; what the server refuses does not."""
+        text = str(error.orig).strip().replace("\n", " ")
+        state = getattr(error.orig, "sqlstate", None)
+        if isinstance(error, OperationalError) and state == _LOCK_NOT_AVAILABLE:
+            return TransientError(f"catalog {self.name} is in use by other processes: {text}")
+        if isinstance(error, OperationalError) and (state is None or state[:2] in _PASSING):
+            return TransientError(
+                f"catalog {self.name}: {text}", hint="check that the server runs, and `catalog:` in vmcellar.yaml"
+            )
+        return PermanentError(
+            f"catalog {self.name}: {text}",
+            hint="check the rights of its user: it must own the tables, or be allowed to make them",
+        )
+
+
+def _with_driver(place: URL, password: str | None) -> URL:
+    named = place.set(drivername="postgresql+psycopg")
+    return named if password is None else named.set(password=password)
+
+
+def _patience(place: URL) -> dict[str, Any]:
+    """libpq's parameters that bound each wait, but for those that the URL sets itself."""
+    ours = {
+        "application_name": "vmcellar",
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 4,
+        "tcp_user_timeout": SILENCE_SECONDS * 1000,
+    }
+    return {name: value for name, value in ours.items() if name not in place.query}
