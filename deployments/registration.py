@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 
 from deployments.wanted import JOB_TAG, TAG, Wanted, wanted
 from tasks import timetable
-from tasks.turns import host_limit
+from tasks.turns import host_limit, shared_limits
 from vmcellar.policy.timetable import read_advised
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ async def plan(config: Config, where: str, **options: Any) -> Plan:
 
 
 async def apply(made: Plan, config: Config) -> list[timetable.Change]:
-    """Register, remove, set the host's limit, then bring the schedules in line; the schedules that changed."""
+    """Register, remove, set the limits, then bring the schedules in line; the schedules that changed."""
     for each in [*made.new, *made.there]:
         await each.deployment(**made.options).aapply()
     async with get_client() as client:
         for _, deployment in made.gone:
             await client.delete_deployment(deployment.id)
-        await client.upsert_global_concurrency_limit_by_name(host_limit(), config.limits.vms)
+        for name, places in {host_limit(): config.limits.vms, **shared_limits(config.limits)}.items():
+            await client.upsert_global_concurrency_limit_by_name(name, places)
     todo = await schedule_changes(config, made.where)
     await timetable.apply(todo)
     return todo

@@ -95,7 +95,7 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     async def one(wanted: BackupRequest) -> PointSummary:
         if turns:
             await turns.wait(wanted.vm)
-        async with gate, host_slot():
+        async with gate, host_slot(engine.config.limits):
             if turns is None:
                 return await _one(request.config, wanted)
             turns.check(wanted.vm)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,11 +31,13 @@ QUIET = {
 class PrefectServer:
     """`with PrefectServer(folder) as server:`; `server.environment` makes a process use it."""
 
-    def __init__(self, home: Path, port: int = 0) -> None:
+    def __init__(self, home: Path, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
+        """`settings` are more of Prefect's, such as the URL of another database."""
         self.home = home
         self.port = port or _free_port()
         self.environment = {
             **QUIET,
+            **(settings or {}),
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
         }
@@ -73,6 +76,13 @@ class PrefectServer:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        if self._process is None:
+            raise LabError("the Prefect server was not started")
+        return self._process.pid
 
     def kill(self) -> None:
         """SIGKILL to all of it, as when its host loses power."""

@@ -35,17 +35,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vmcellar.config.jobs import BackupJob
+    from vmcellar.config.model import Limits
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
 
 LOST_SECONDS = 0.1
+"""How long the answer of a server that is known to be lost is waited for."""
+
+LEASE_SECONDS = 60.0
+"""How long a killed run keeps its place, and a server that was away may take to come back without giving it to another.
+Prefect's least; by default a kill would cost the host a place for five minutes."""
 
 
 def host_limit() -> str:
     """The name of the global concurrency limit that all jobs of this host share."""
     return f"vmcellar-{socket.gethostname()}"
+
+
+def shared_limits(limits: Limits) -> dict[str, int]:
+    """The global concurrency limits of what several hosts share, by their names on the server."""
+    return {f"vmcellar-shared-{name}": places for name, places in limits.shared.items()}
 
 
 def now() -> datetime:
@@ -158,30 +169,35 @@ def _why(run: FlowRun, others: list[FlowRun], moment: datetime) -> str:
 
 
 @asynccontextmanager
-async def host_slot() -> AsyncIterator[None]:
-    """One of the places that `limits.vms` gives the jobs of this host together, for runs that a deployment began.
+async def host_slot(limits: Limits) -> AsyncIterator[None]:
+    """One of the places that `limits.vms` gives the jobs of this host together, and one of each of `limits.shared`, for
+    runs that a deployment began. All are taken at once or none, so no run holds one while it waits for another.
 
-    `vmcellar up` and `vmcellar deploy` make the limit. A server that does not answer must not keep a backup from
+    `vmcellar up` and `vmcellar deploy` make the limits. A server that does not answer must not keep a backup from
     running, nor undo it at its end: it then goes without a place.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
         yield
         return
-    place = concurrency(host_limit(), raise_on_lease_renewal_failure=False)
+    if await server_is_lost():
+        log.warning("the Prefect server does not answer: going on without a place of %s", host_limit())
+        yield  # not even asked for: a place that is given too late would be nobody's until its lease ends
+        return
+    names = [host_limit(), *shared_limits(limits)]
+    place = concurrency(names, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
     taken = await _or_warn(place.__aenter__())
     try:
         yield
     finally:
         if taken:
-            await _or_warn(place.__aexit__(None, None, None))
+            await _or_warn(place.__aexit__(None, None, None), LOST_SECONDS if await server_is_lost() else None)
 
 
-async def _or_warn(request: Awaitable[object]) -> bool:
+async def _or_warn(request: Awaitable[object], seconds: float | None = None) -> bool:
     try:
-        # In this very task: what takes a place and what gives it back belong together. Of a server that is known to be
-        # lost no answer is waited for.
-        async with asyncio.timeout(LOST_SECONDS if await server_is_lost() else None):
+        # In this very task: what takes a place and what gives it back belong together.
+        async with asyncio.timeout(seconds):
             await request
     except Exception as error:
         log.warning("the Prefect server did not answer about the limit %s: %s", host_limit(), error)

@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from dotenv import dotenv_values
+
+from deployments.up import SETTINGS
 from lab.guest import LabGuest
 from lab.otherhost import OtherHost
 from lab.waiting import wait_for
@@ -59,6 +63,20 @@ class Site:
         self.host.signal(self.worker, number)
         self.worker.wait(SECONDS)
 
+    def kill_worker_with_its_runs(self) -> None:
+        """SIGKILL to the worker and to all that it started; the worker first is held still, so it starts no more."""
+        assert self.worker is not None
+        self.host.signal(self.worker, signal.SIGSTOP)
+        for pid in descendants(self.worker.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.worker.wait(SECONDS)
+
+    def places(self) -> int:
+        """How many places of this host's limit are taken, as the server knows it."""
+        limit: Any = self.seen.client.read_global_concurrency_limit_by_name(f"vmcellar-{self.name}")
+        return int(limit.active_slots)
+
     def trigger(self, deployment: str = f"backup-job/{JOB}@") -> UUID:
         """Start a run on this host as the UI does; the host's name is added to that of the deployment."""
         found = self.seen.client.read_deployment_by_name(deployment + self.name)
@@ -85,17 +103,47 @@ class Site:
             (self.host.folder / name).unlink(missing_ok=True)
 
 
+def descendants(pid: int) -> list[int]:
+    """All processes below one, as this machine counts them."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def server_settings() -> dict[str, str]:
+    """What operators are given for the server, but for its address."""
+    text = dotenv_values(SETTINGS)
+    return {name: value for name, value in text.items() if value is not None and name != "PREFECT_API_URL"}
+
+
 @contextmanager
-def site(folder: Path, name: str, seen: Seen, environment: dict[str, str], repository: Path) -> Iterator[Site]:
-    """A host that is up, with a running guest in which no guest code runs; its repository is that of all."""
+def site(
+    folder: Path,
+    name: str,
+    seen: Seen,
+    environment: dict[str, str],
+    hot: Path | dict[str, Any],
+    **limits: object,
+) -> Iterator[Site]:
+    """A host that is up, with a running guest in which no guest code runs; `hot` is a folder that hosts may share, or
+    the settings of a tier.
+    """
     base = folder / f"cellar-{name}"
     base.mkdir(mode=0o755)
-    (base / "repository").symlink_to(repository)
+    if isinstance(hot, Path):
+        (base / "repository").symlink_to(hot)
     with OtherHost(folder, name) as host, LabGuest(folder, SMALL_DISKS, uri=host.uri) as guest:
         guest.start(paused=True)
         guest.poke("vda", MIB, 10 * MIB, seed=len(name))
-        job = {"name": JOB, "domains": [guest.name]}
-        cellar = Cellar(base, {"limits": {"segment": 4 * MIB}, "libvirt": {"uri": host.uri}, "backups": [job]})
+        settings: dict[str, Any] = {
+            "limits": {"segment": 4 * MIB, **limits},
+            "libvirt": {"uri": host.uri},
+            "backups": [{"name": JOB, "domains": [guest.name]}],
+        }
+        cellar = Cellar(base, settings if isinstance(hot, Path) else {**settings, "tiers": {"hot": hot}})
         more = {
             "PYTHONPATH": f"{HOLD}:{Path(__file__).parents[2]}",
             "FLOW_TEST_HOLD": str(host.folder),

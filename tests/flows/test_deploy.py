@@ -52,7 +52,7 @@ def schedules(seen: Seen, deployment: str) -> dict[str | None, Any]:
 def test_deploy_registers_every_job_once_and_takes_away_what_is_gone(
     seen: Seen, environment: dict[str, str], make_cellar: CellarFactory
 ) -> None:
-    cellar = make_cellar(backups=JOBS)
+    cellar = make_cellar(backups=JOBS, limits={"shared": {"san-a": 3}})
     planned = vmcellar(cellar, environment, "deploy", "--host", "kvm7", "--dry-run", "--json")
     assert planned.returncode == 0, planned.stderr
     assert "backup-job/nightly@kvm7" in json.loads(planned.stdout)["new"]
@@ -71,6 +71,8 @@ def test_deploy_registers_every_job_once_and_takes_away_what_is_gone(
     assert made.parameters == {"request": {"job": "nightly", "scheduled": True}}
     assert schedules(seen, "backup-job/by-hand@kvm7") == {}
     assert set(schedules(seen, "upkeep-repository/kvm7")) == {"vmcellar"}
+    shared: Any = seen.client.read_global_concurrency_limit_by_name("vmcellar-shared-san-a")
+    assert shared.limit == 3
 
     again = asyncio.run(registration.plan(cellar.config, "kvm7"))
     assert (again.new, again.gone) == ([], [])

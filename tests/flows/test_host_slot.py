@@ -1,4 +1,4 @@
-"""A VM's turn takes one place of the host's limit, and gives it back."""
+"""A VM's turn takes one place of the host's limit and of each shared one, and gives them back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from tasks import turns
+from vmcellar.config.model import Limits
 
 
 def test_a_place_is_taken_and_given_back_by_one_task(
@@ -23,15 +24,15 @@ def test_a_place_is_taken_and_given_back_by_one_task(
     places: list[str] = []
 
     @asynccontextmanager
-    async def limited(name: str, **_options: bool) -> AsyncIterator[None]:
+    async def limited(names: list[str], **_options: object) -> AsyncIterator[None]:
         with anyio.CancelScope():
-            places.append(name)
+            places.extend(names)
             yield
-            places.remove(name)
+            places.clear()
 
     async def turn() -> None:
-        async with turns.host_slot():
-            assert places == [turns.host_limit()]
+        async with turns.host_slot(Limits(shared={"san-a": 4})):
+            assert places == [turns.host_limit(), "vmcellar-shared-san-a"]
 
     monkeypatch.setattr(turns, "FlowRunContext", SimpleNamespace(get=lambda: run))
     monkeypatch.setattr(turns, "concurrency", limited)
@@ -39,3 +40,27 @@ def test_a_place_is_taken_and_given_back_by_one_task(
         asyncio.run(turn())
     assert places == []
     assert caplog.text == ""
+
+
+def test_of_a_server_that_is_lost_no_place_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may give it after all, when nobody waits any more: then it would be taken until its lease ends."""
+    run = SimpleNamespace(flow_run=SimpleNamespace(deployment_id=uuid4()))
+
+    async def lost() -> bool:
+        return True
+
+    def never(*_arguments: object, **_options: object) -> None:
+        pytest.fail("a place was asked for")
+
+    async def turn() -> str:
+        async with turns.host_slot(Limits()):
+            return "done"
+
+    monkeypatch.setattr(turns, "FlowRunContext", SimpleNamespace(get=lambda: run))
+    monkeypatch.setattr(turns, "server_is_lost", lost)
+    monkeypatch.setattr(turns, "concurrency", never)
+    with caplog.at_level(logging.WARNING, "tasks.turns"):
+        assert asyncio.run(turn()) == "done"
+    assert "without a place" in caplog.text

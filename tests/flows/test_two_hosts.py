@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.require import requires
+from lab.waiting import wait_for
 from tests.flows.hosts import SECONDS, Site, site
 from tests.flows.seen import Seen
 from tests.proof.cellar import MIB, job_runs
@@ -46,6 +47,34 @@ def test_two_workers_back_up_into_one_repository_while_it_is_pruned_and_collecte
         for each in sites:
             each.start_worker()
         back_up_both(sites)
+
+
+def test_a_place_that_hosts_share_is_taken_by_one_at_a_time(
+    seen: Seen, environment: dict[str, str], vm_tmp: Path
+) -> None:
+    requires("root")
+    (vm_tmp / "repository").mkdir()
+    with ExitStack() as stack:
+        north, south = (
+            stack.enter_context(
+                site(vm_tmp, name, seen, environment, vm_tmp / "repository", vms=2, shared={"san-a": 1})
+            )
+            for name in ("north", "south")
+        )
+        assert [deploy.wait(SECONDS) for deploy in (north.start_deploy(), south.start_deploy())] == [0, 0]
+        for each in (north, south):
+            each.start_worker()
+        first = north.trigger()
+        north.wait_held()
+        second = south.trigger()
+        wait_for(lambda: seen.state(second).is_running(), "the job of the other host to begin", seconds=SECONDS)
+        south.let_go()
+        north.let_go()
+        assert [seen.ended(run, SECONDS).name for run in (first, second)] == ["Completed"] * 2
+        ended, begun = (seen.flow_run(f"backup {each.guest.name} auto") for each in (north, south))
+        assert ended.end_time is not None
+        assert begun.start_time is not None
+        assert ended.end_time <= begun.start_time
 
 
 def back_up_both(sites: list[Site]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 
 from vmcellar.config.catalogplace import CatalogPlace
 from vmcellar.config.jobs import BackupJob, Storage
@@ -78,10 +78,17 @@ class Libvirt(Section):
     uri: str = Field(default="qemu:///system", min_length=1, description="libvirt connection URI")
 
 
+ShareName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+
+
 class Limits(Section):
     """How much of the host a backup may take."""
 
     vms: int = Field(default=2, ge=1, le=64, description="VMs backed up at once by one job")
+    shared: dict[ShareName, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="what several hosts share, such as a tier or a storage network: VMs backed up at once by all hosts",
+    )
     workers: int | None = Field(
         default=None, ge=1, le=256, description="threads for compression; default two more than cores, at most 16"
     )
