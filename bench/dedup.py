@@ -42,7 +42,7 @@ from vmcellar.sources.nbd import ExportReader
 
 MIB = 1 << 20
 IMAGES = ("base", "other", "clone")
-OURS, RESTIC, BORG = "vmcellar", "restic", "borg"
+OURS, CONTENT, RESTIC, BORG = "vmcellar", "content", "restic", "borg"
 FIXED = "6b1f0d5e-0000-4000-8000-000000000001"
 
 
@@ -239,13 +239,13 @@ def served(image: Path, socket: Path) -> Iterator[None]:
             server.terminate()
 
 
-def back_up_image(config_path: Path, image: Path) -> None:
+def back_up_image(config_path: Path, image: Path, *, content: bool) -> None:
     """The whole backup of one image, in this process."""
     config = load_config(config_path)
     socket = config_path.parent / "nbd.socket"
     with served(image, socket):
         engine = Engine(config, Repository.open(config), ImageSource(socket, image.stat().st_size))
-        pipeline.run(engine, BackupRequest(image.stem))
+        pipeline.run(engine, BackupRequest(image.stem, chunks="content" if content else "grid"))
         engine.cpu.shutdown()
         engine.repository.close()
     socket.unlink(missing_ok=True)
@@ -254,7 +254,7 @@ def back_up_image(config_path: Path, image: Path) -> None:
 # the three tools
 
 
-def ours(folder: Path) -> Callable[[Path], Cost]:
+def ours(folder: Path, *options: str) -> Callable[[Path], Cost]:
     """A new repository of ours."""
     (folder / "passphrase").write_text("bench\n")
     places = {name: str(folder / name) for name in ("state", "scratch")}
@@ -262,7 +262,12 @@ def ours(folder: Path) -> Callable[[Path], Cost]:
     config = folder / "vmcellar.yaml"
     config.write_text(json.dumps({"tiers": {"hot": str(folder / "repository")}, "key": key, **places}))
     Repository.init(load_config(config)).close()
-    return lambda image: timed([sys.executable, "-m", "bench.dedup", "--image", image, config], os.getpid())
+    return lambda image: timed([sys.executable, "-m", "bench.dedup", *options, "--image", image, config], os.getpid())
+
+
+def by_content(folder: Path) -> Callable[[Path], Cost]:
+    """The same with `chunks: content`."""
+    return ours(folder, "--content")
 
 
 def restic(folder: Path) -> Callable[[Path], Cost]:
@@ -281,7 +286,7 @@ def borg(folder: Path) -> Callable[[Path], Cost]:
     return lambda image: timed(["borg", "create", f"{repository}::{image.stem}", image], os.getpid(), environment)
 
 
-TOOLS = {OURS: ours, RESTIC: restic, BORG: borg}
+TOOLS = {OURS: ours, CONTENT: by_content, RESTIC: restic, BORG: borg}
 
 
 def stored(folder: Path) -> int:
@@ -323,12 +328,11 @@ def report(found: Mapping[str, Figures]) -> None:
             f"{name:9} median {statistics.median(figures.wall):6.1f} s, cpu {statistics.median(figures.cpu):6.1f} s,"
             f" stored {sum(figures.added) / 1e6:.0f} MB: {added}"
         )
-    mine = found[OURS]
-    for name, asked in ((RESTIC, 2), (BORG, 3)):
-        peer = found[name]
+    for own, name, asked in ((OURS, RESTIC, 2), (OURS, BORG, 3), (CONTENT, RESTIC, 2), (CONTENT, BORG, 3)):
+        mine, peer = found[own], found[name]
         faster = statistics.median(peer.wall) / statistics.median(mine.wall)
         less = statistics.median(peer.cpu) / statistics.median(mine.cpu)
-        print(f"beside {name}: {faster:.2f} times as fast (asked: {asked}), its CPU time {less:.2f} times ours")
+        print(f"{own} beside {name}: {faster:.2f} times as fast (asked: {asked}), its CPU time {less:.2f} times ours")
         print(
             f"  bytes, ours over its: all {sum(mine.added) / sum(peer.added):.2f} (asked, beside restic: 1.1), ", end=""
         )
@@ -342,10 +346,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=700, help="files in an image; the image is twice that")
     parser.add_argument("--directory", type=Path, default=None, help="for images and repositories")
+    parser.add_argument("--content", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--image", type=Path, nargs=2, metavar=("IMAGE", "CONFIG"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.image:
-        back_up_image(options.image[1], options.image[0])
+        back_up_image(options.image[1], options.image[0], content=options.content)
         return 0
     found: dict[str, Figures] = defaultdict(Figures)
     with tempfile.TemporaryDirectory(prefix="vmcellar-dedup-", dir=options.directory) as folder:

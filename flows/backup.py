@@ -163,6 +163,7 @@ def _request(request: BackupVm) -> BackupRequest:
         request.job,
         exclude_disks=request.exclude_disks,
         compression=request.compression,
+        chunks=request.chunks,
     )
 
 
@@ -174,6 +175,7 @@ def _parameters(config: str, wanted: BackupRequest) -> BackupVm:
         job=wanted.job,
         exclude_disks=wanted.exclude_disks,
         compression=wanted.compression,
+        chunks=wanted.chunks,
     )
 
 

@@ -25,6 +25,7 @@ class BackupVm(FlowParameters):
     job: str = Field(default="", description="the job under backups: that this belongs to, for the record")
     exclude_disks: tuple[str, ...] = Field(default=(), description="targets left out on purpose, as in vdb")
     compression: str = Field(default="zstd:auto", description="zstd:auto, zstd:1 to zstd:19, or none")
+    chunks: Literal["grid", "content"] = Field(default="grid", description="where chunks are cut")
 
 
 class BackupJob(FlowParameters):

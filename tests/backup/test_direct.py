@@ -50,7 +50,7 @@ def test_a_pool_that_takes_no_work_is_an_error_and_no_hang() -> None:
     writer: Any = SimpleNamespace(abort=lambda: None)
     path = DirectPath(engine, writer, no_progress)
     with pytest.raises(RuntimeError, match="after shutdown"):
-        path.take(b"c" * 32, buffers.acquire())
+        path.take([(b"c" * 32, buffer := buffers.acquire())], buffer)
     ended = threading.Thread(target=path.abort, daemon=True)
     ended.start()
     ended.join(60)

@@ -9,6 +9,7 @@ let go as soon as before.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vmcellar.progress import ProgressSink
@@ -22,8 +23,12 @@ PATIENCE_SECONDS = 0.002
 """How long a reader waits for a compressor before its chunk lands: about what landing 1 MiB takes."""
 
 
+Piece = tuple[bytes, memoryview]
+"""A chunk's id and its bytes."""
+
+
 class _Flight:
-    """One chunk on its way: whether a thread has begun with it."""
+    """The chunks of one buffer on their way: whether a thread has begun with it."""
 
     begun = False
 
@@ -42,8 +47,9 @@ class DirectPath:
         self._flying: set[_Flight] = set()
         self._error: BaseException | None = None
 
-    def take(self, chunk: bytes, data: memoryview, *, patient: bool = False) -> bool:
-        """Whether the chunk is on its way to a pack; its buffer, of `engine.read_buffers`, is then given back for you.
+    def take(self, chunks: Sequence[Piece], data: memoryview, *, patient: bool = False) -> bool:
+        """Whether the chunks, pieces of `data`, are on their way to a pack; its buffer, of `engine.read_buffers`, is
+        then given back for you.
 
         Who is `patient` waits for a compressor, where there are any at all, rather than land. Raises what sealing an
         earlier chunk raised, such as PermanentError for a full tier.
@@ -58,7 +64,7 @@ class DirectPath:
         with self._changed:
             self._flying.add(flight)
         try:
-            self._engine.cpu.submit(self._append, flight, chunk, data)
+            self._engine.cpu.submit(self._append, flight, chunks, data)
         except RuntimeError:  # the pool is closed, or took the chunk and could not start one more thread
             with self._changed:
                 if not flight.begun:
@@ -78,15 +84,17 @@ class DirectPath:
         self._wait()
         self._writer.abort()
 
-    def _append(self, flight: _Flight, chunk: bytes, data: memoryview) -> None:
+    def _append(self, flight: _Flight, chunks: Sequence[Piece], data: memoryview) -> None:
         with self._changed:
             if flight not in self._flying:
                 return
             flight.begun = True
         try:
-            if self._error is None:
-                self._writer.append(chunk, data)
-                self._progress("compress", len(data))
+            for chunk, piece in chunks:
+                if self._error is not None:
+                    break
+                self._writer.append(chunk, piece)
+                self._progress("compress", len(piece))
         except BaseException as error:  # told by the next `take`, or by `finish`
             self._error = self._error or error
         finally:

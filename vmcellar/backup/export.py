@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vmcellar.backup import planning
-from vmcellar.backup.direct import DirectPath
+from vmcellar.backup import cutting, planning
+from vmcellar.backup.direct import DirectPath, Piece
 from vmcellar.backup.entropy import EntropySampler
 from vmcellar.backup.landing import LandingWriter
 from vmcellar.backup.model import Entropy, ExportResult, PackHandle
@@ -115,6 +115,7 @@ class _SegmentExport:
         self._ended = False
         self._rows: list[tuple[int, int, int, bytes]] = []
         self._owner = (target, plan.number)
+        self._by_content = run.record.request.chunks == "content"
         self._direct = direct
         self.entropy = EntropySampler()
         self._throttle = engine.throttle(run.record.request.job)
@@ -179,23 +180,35 @@ class _SegmentExport:
 
     def _take(self, offset: int, data: memoryview) -> bool:
         """Note where the chunk goes; True when its buffer went with it."""
-        repository = self._engine.repository
-        chunk = repository.keyring.chunk_id(data)
-        if chunk == self._engine.zero_id(len(data)):
-            place = PLACE_ZERO
-        elif repository.index.known([chunk]) or not self._run.claims.claim(chunk, self._owner):
-            place = PLACE_KNOWN
-        else:
-            place = self._keep(chunk, data)
+        chunk_id = self._engine.repository.keyring.chunk_id
+        found = [(chunk_id(piece), piece) for piece in (cutting.cut(data) if self._by_content else (data,))]
+        data_ids = [chunk for chunk, piece in found if chunk != self._engine.zero_id(len(piece))]
+        known = self._engine.repository.index.known(data_ids)
+        places = [self._place(chunk, piece, known) for chunk, piece in found]
+        new = [pair for pair, place in zip(found, places, strict=True) if place is None]
+        kept = iter(self._keep(new, data) if new else ())
+        rows = []
+        for (chunk, piece), place in zip(found, places, strict=True):
+            rows.append((offset, len(piece), next(kept) if place is None else place, chunk))
+            offset += len(piece)
         with self._lock:
-            self._rows.append((offset, len(data), place, chunk))
-        return place == PLACE_DIRECT
+            self._rows += rows
+        return any(place == PLACE_DIRECT for _, _, place, _ in rows)
 
-    def _keep(self, chunk: bytes, data: memoryview) -> int:
-        self.entropy.look(data)
-        if self._direct.take(chunk, data, patient=self.writer.size + len(data) > self._engine.landing.budget):
-            return PLACE_DIRECT
-        return self.writer.append(data)
+    def _place(self, chunk: bytes, data: memoryview, known: Collection[bytes]) -> int | None:
+        """Where the chunk is without being kept, else None; it is this segment's then."""
+        if chunk == self._engine.zero_id(len(data)):
+            return PLACE_ZERO
+        if chunk in known or not self._run.claims.claim(chunk, self._owner):
+            return PLACE_KNOWN
+        return None
+
+    def _keep(self, chunks: Sequence[Piece], data: memoryview) -> list[int]:
+        for _, piece in chunks:
+            self.entropy.look(piece)
+        if self._direct.take(chunks, data, patient=self.writer.size + len(data) > self._engine.landing.budget):
+            return [PLACE_DIRECT] * len(chunks)
+        return [self.writer.append(piece) for _, piece in chunks]
 
 
 def raise_first(futures: Sequence[Future[None]]) -> None:

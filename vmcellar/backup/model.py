@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 Mode = Literal["auto", "full", "incremental"]
 Kind = Literal["full", "incremental"]
+Chunks = Literal["grid", "content"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class BackupRequest:
     key: str = ""
     exclude_disks: tuple[str, ...] = ()
     compression: str = "zstd:auto"
+    chunks: Chunks = "grid"
 
 
 @dataclass(frozen=True, slots=True)

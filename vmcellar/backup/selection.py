@@ -103,7 +103,14 @@ def _request(config: Config, vm: str, job: str, full: bool) -> BackupRequest:
     if entry.mode in ("incremental", "differential"):
         log.info("job %s: mode %s is done as auto: every point restores without the others", job, entry.mode)
     mode: Mode = "full" if full or entry.mode == "full" else "auto"
-    return BackupRequest(vm, mode, job, exclude_disks=entry.excluded_disks(vm), compression=entry.compression)
+    return BackupRequest(
+        vm,
+        mode,
+        job,
+        exclude_disks=entry.excluded_disks(vm),
+        compression=entry.compression,
+        chunks=entry.chunks,
+    )
 
 
 @dataclass(frozen=True, slots=True)

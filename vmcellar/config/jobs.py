@@ -145,6 +145,10 @@ class BackupJob(Section):
     compression: Annotated[
         str, BeforeValidator(parse_compression), WithJsonSchema({**_TEXT, "examples": ["zstd:auto", "zstd:3"]})
     ] = "zstd:auto"
+    chunks: Literal["grid", "content"] = Field(
+        default="grid",
+        description="content: cut where the content says so, which systems installed apart share more of",
+    )
     encryption: Literal["AES-256"] = Field(default="AES-256", description="always on; the key is named under key:")
     exclude: tuple[str, ...] = Field(
         default=(), description="disks left out on purpose (disk:vdb, disk:VM/vdb); /paths are notes"
