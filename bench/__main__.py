@@ -8,6 +8,7 @@ import sys
 NAMES = (
     "analysis",
     "backup",
+    "boot",
     "cooling",
     "crypto",
     "dedup",

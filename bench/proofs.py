@@ -65,7 +65,8 @@ def one_point(cellar: Cellar, guest: LabGuest, number: int, figures: Figures) ->
     records = [proving.prove(repository, cellar.config, point, None, no_progress, CancelToken())[0]]
     figures.proofs.append(time.monotonic() - started)
     if number % EVERY == 0:
-        records.append(proving.drill(repository, cellar.config, point, no_progress, CancelToken())[0])
+        wishes = proving.DrillWishes()
+        records.append(proving.drill(repository, cellar.config, point, no_progress, CancelToken(), wishes)[0])
         figures.drills.append(records[-1].rto or 0.0)
     figures.alarms += [
         f"ALARM at point {number}, {point.consistency}: {each.kind}: {each.failed or each.expectations}"

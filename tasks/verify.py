@@ -93,7 +93,8 @@ def drill(config: str, point: str, keep: bool) -> Outcome:
     progress, cancel = controls(config, "")
     found = engine.repository.point(point)
     try:
-        return _outcome(proving.drill(engine.repository, engine.config, found, progress, cancel, keep=keep))
+        wishes = proving.DrillWishes(keep=keep)
+        return _outcome(proving.drill(engine.repository, engine.config, found, progress, cancel, wishes))
     except PermanentError as error:
         return Outcome(found.id, found.vm, None, str(error), archived=isinstance(error, ArchivedError))
 

@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import libvirt
@@ -21,13 +22,15 @@ from lab.require import requires
 from tests.restore.served_world import config_of
 from tests.restore.test_restore import restored_bytes
 from tests.restore.world import World, random_disk
-from vmcellar.errors import PermanentError
+from vmcellar.errors import PermanentError, TransientError
 from vmcellar.progress import CancelToken, no_progress
 from vmcellar.repository.points import RestorePoint
-from vmcellar.restore.boot import Booter, BootReport, with_backing, without_backing
+from vmcellar.restore import boot
+from vmcellar.restore.boot import Booter, BootReport
+from vmcellar.restore.boot_disks import with_backing, without_backing
 from vmcellar.restore.boot_journal import Boot, BootJournal, all_boots, begin, go_on, is_served, new_entry
 from vmcellar.restore.boot_pull import has_backing
-from vmcellar.restore.serve import Opening
+from vmcellar.restore.serve import Opening, Server
 from vmcellar.sources.libvirt_artifacts import collect
 from vmcellar.sources.libvirt_connection import Connection
 
@@ -117,6 +120,43 @@ def test_the_guest_boots_and_needs_the_repository_no_more(
     needs_no_repository(world, entry, point, libvirt_daemons)
 
 
+@pytest.mark.libvirt
+def test_a_server_that_is_killed_is_started_again(
+    world: World, old: LabGuest, name: str, vm_tmp: Path, libvirt_daemons: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU was in the midst of bringing a disk over, and comes back to the new one by itself."""
+    point = point_of(world, old)
+    entry = entry_for(point, name, vm_tmp / "boot")
+    starts: list[subprocess.Popen[bytes]] = []
+    spawn = Server._spawn
+
+    def spawning(server: Server, channel: int) -> subprocess.Popen[bytes]:
+        starts.append(spawn(server, channel))
+        return starts[-1]
+
+    def kill_server(_seconds: float) -> None:
+        starts[0].kill()
+        starts[0].wait()
+
+    monkeypatch.setattr(Server, "_spawn", spawning)
+    with begin(world.settings.state, entry) as journal:
+        report = booter(world, libvirt_daemons).go(journal, kill_server, no_progress, CancelToken())
+    assert report.runs
+    assert [process.returncode for process in starts] == [-signal.SIGKILL, 0]
+    needs_no_repository(world, entry, point, libvirt_daemons)
+
+
+def test_a_server_that_ends_again_and_again_is_given_up() -> None:
+    revived: list[int] = []
+    server = SimpleNamespace(ended=True, revive=lambda: revived.append(1))
+    keeper = boot._Keeper(server, "web")  # type: ignore[arg-type]  # all of a server that it uses
+    for _ in range(boot._REVIVED_MOST):
+        keeper.look()
+    with pytest.raises(TransientError, match="ended 6 times"):
+        keeper.look()
+    assert len(revived) == boot._REVIVED_MOST
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -186,7 +226,7 @@ def test_a_kill_and_finish(
 
 
 @pytest.mark.libvirt
-@pytest.mark.parametrize("where", ["before-defined", "running"])
+@pytest.mark.parametrize("where", EVERY if os.environ.get("VMCELLAR_EVERY_PHASE") else ("before-defined", "running"))
 def test_a_kill_and_abort(
     world: World, old: LabGuest, name: str, vm_tmp: Path, libvirt_daemons: str, where: str
 ) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from lab.disks import MIB, DiskSpec
 from lab.inside import GuestInside
+from lab.require import requires
 from lab.waiting import wait_for
+from tests.restore.served_world import config_of
 from tests.restore.world import World
 from vmcellar.config.drill import Drill
 from vmcellar.errors import PermanentError
@@ -25,6 +27,8 @@ from vmcellar.repository.points import RestorePoint
 from vmcellar.restore import drill_journal
 from vmcellar.restore.drill import DrillOrder, drill_point
 from vmcellar.restore.drill_journal import Journal
+from vmcellar.restore.plan import chunk_ids
+from vmcellar.restore.serve import Opening
 from vmcellar.sources.libvirt_artifacts import collect
 
 if TYPE_CHECKING:
@@ -61,7 +65,9 @@ def point_of(
 
 
 def order(world: World, folder: Path, uri: str, *, keep: bool = False, **rules: Any) -> DrillOrder:
-    return DrillOrder(uri, world.settings.state, folder, Drill.model_validate(rules), keep=keep, rto_limit=300)
+    rule = Drill.model_validate(rules)
+    opening = Opening(config_of(world)) if rule.method == "boot" else None
+    return DrillOrder(uri, world.settings.state, folder, rule, keep=keep, rto_limit=300, opening=opening)
 
 
 def assert_nothing_left(world: World, folder: Path, uri: str) -> None:
@@ -124,6 +130,41 @@ def test_a_sound_point_boots_passes_its_checks_and_is_gone(
         "clock", "file /data/hello", "file /data/none", "command sleep 60", "command cat /data/hello", "port 22"
     }  # fmt: skip
     assert_kept_until_cleared(world, libvirt_daemons)
+    assert_nothing_left(world, vm_tmp, libvirt_daemons)
+
+
+@pytest.mark.guest
+@pytest.mark.libvirt
+def test_a_drill_that_boots_from_the_repository(
+    world: World, old: LabGuest, vm_tmp: Path, libvirt_daemons: str
+) -> None:
+    requires("nbdkit-python")
+    point = point_of(world, old)
+    files = [{"path": "/data/hello", "sha256": hashlib.sha256(FILE).hexdigest()}]
+    evidence = drill_point(world.repository, point, order(world, vm_tmp, libvirt_daemons, method="boot", files=files))
+    assert [check for check in evidence.checks if not check.ok] == []
+    assert (evidence.verdict, evidence.alive) == ("passed", "agent")
+    assert set(evidence.seconds) == {"plan", "serve", "define", "start", "alive", "checks"}
+    assert [(disk.target, disk.size_found) for disk in evidence.disks] == [("vda", 16 * MIB)]
+    assert_nothing_left(world, vm_tmp, libvirt_daemons)
+
+
+@pytest.mark.libvirt
+def test_a_disk_that_cannot_be_read_ends_a_drill_from_the_repository_at_once(
+    world: World, old: LabGuest, vm_tmp: Path, libvirt_daemons: str
+) -> None:
+    """The packs are there, so that nothing is known before the guest reads; no sign of life is waited for."""
+    requires("nbdkit-python")
+    point = point_of(world, old)
+    repository = world.repository
+    chunks = [chunk for rows in repository.map(point.disk("vda")).rows() for chunk in chunk_ids(rows)]
+    for key in {found.pack.key for found in repository.locate(chunks).values()}:
+        pack = world.settings.hot / key
+        pack.chmod(0o600)
+        pack.write_bytes(bytes(pack.stat().st_size))
+    evidence = drill_point(world.repository, point, order(world, vm_tmp, libvirt_daemons, method="boot"))
+    assert [check.name for check in evidence.failed] == ["alive"]
+    assert check_of(evidence, "alive").found.startswith("the VM was stopped as a disk could not be read")
     assert_nothing_left(world, vm_tmp, libvirt_daemons)
 
 
@@ -219,7 +260,7 @@ drill.drill_point(repository, repository.point(point), order)
 
 
 @pytest.mark.libvirt
-@pytest.mark.parametrize("where", ["restore_point", "define_domain", "alive"])
+@pytest.mark.parametrize("where", ["restored", "define_domain", "alive"])
 def test_what_a_killed_drill_leaves_is_cleared_by_the_next(
     world: World, old: LabGuest, vm_tmp: Path, libvirt_daemons: str, where: str
 ) -> None:

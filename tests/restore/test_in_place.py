@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import libvirt
 import pytest
 
 from lab.disks import MIB, DiskSpec
@@ -88,6 +89,18 @@ def test_a_vm_that_runs_is_refused_or_backed_up_first(world: World, vm: LabGuest
     assert vm.paths["vda"].read_bytes() == before
     report = job.run(no_progress, CancelToken())
     assert (report.safety, report.kept) == (world.last.id if world.last else "", ())
+    assert is_restored(world, point, vm)
+
+
+@pytest.mark.guest
+@pytest.mark.skipif(not os.environ.get("VMCELLAR_EVERY_PHASE"), reason="boots a guest: VMCELLAR_EVERY_PHASE=1")
+def test_a_guest_that_runs_shuts_down_in_order(world: World, vm: LabGuest, libvirt_daemons: str) -> None:
+    point = point_of(world, vm, {})
+    vm.start()
+    job = InPlace(world.repository, point, Connection(libvirt_daemons), world.settings.state, Wishes(stop=True))
+    job.prepare(lambda: world.add(dict(world.models[point.id])).id)
+    job.run(no_progress, CancelToken())
+    assert vm.domain.state() == [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN], "not by force"
     assert is_restored(world, point, vm)
 
 

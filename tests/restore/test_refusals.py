@@ -6,7 +6,7 @@ import dataclasses
 import io
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,9 +29,9 @@ from vmcellar.restore.bring_back import Wanted, run_restore
 from vmcellar.restore.destinations import Destination, find_destination
 from vmcellar.restore.domain_xml import RestoredFiles
 from vmcellar.restore.drill_alive import Life, Watch
+from vmcellar.restore.drill_copy import Copy
 from vmcellar.restore.in_use import LibvirtMachines, NoMachines, claimed
 from vmcellar.restore.onto import restore_onto
-from vmcellar.restore.report import RestoreReport
 
 VOLUME = "<domain><devices><disk type='volume'><source pool='p' volume='v'/></disk></devices></domain>"
 
@@ -176,9 +176,9 @@ def test_an_agent_that_the_policy_does_not_ask_for_is_not_missed(
     order = drill.DrillOrder("test:///default", tmp_path, tmp_path, Drill(accept=accept))  # type: ignore[arg-type]
     one = drill._Drill(world.repository, point, order, None, no_progress, CancelToken())  # type: ignore[arg-type]
     vm = SimpleNamespace(create=lambda: None)
-    monkeypatch.setattr(one, "_define", lambda _report: vm)
+    monkeypatch.setattr(one, "_define", lambda _copy: vm)
     monkeypatch.setattr(Watch, "life", lambda _self: Life("serial", "login:"))
-    one._boot(RestoreReport(point.id, "vm", tmp_path, "raw", (), {}, (), 0, 0.0))
+    one._boot(Copy(RestoredFiles(tmp_path, "raw", {}, {}), {}), ExitStack())
     assert [check.name for check in one._checks if not check.ok] == failed
 
 

@@ -10,6 +10,7 @@ from vmcellar.config.section import Section
 from vmcellar.config.units import Duration
 
 Sign = Literal["agent", "serial", "screen"]
+Method = Literal["restore", "boot"]
 
 
 class DrillCommand(Section):
@@ -31,6 +32,10 @@ class DrillFile(Section):
 class Drill(Section):
     """The drill of a job's points. Times are the most that is waited for each sign of life, one after the other."""
 
+    method: Method = Field(
+        default="restore",
+        description="restore: every byte is restored before the start; boot: the disks are served from the repository",
+    )
     agent: Duration = Field(default=300, description="how long the guest agent may take to answer after the start")
     serial: Duration = Field(default=60, description="how long after that the serial console may take to show its text")
     serial_text: str = Field(default="login:", min_length=1, description="the text that shows a running guest")

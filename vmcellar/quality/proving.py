@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vmcellar.catalog.catalog import Catalog
@@ -20,12 +19,22 @@ from vmcellar.restore.prove import ProofOrder, prove_point
 
 if TYPE_CHECKING:
     from vmcellar.config.model import Config
+    from vmcellar.crypto.recipient import PrivateKey
     from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
 
 log = logging.getLogger(__name__)
 
 Recorded = tuple[Evidence, EvidenceName]
+
+
+@dataclass(frozen=True, slots=True)
+class DrillWishes:
+    """What one drill is asked for beyond the policy: see `vmcellar.restore.drill.order_of`."""
+
+    commands: tuple[str, ...] = ()
+    keep: bool = False
+    private: PrivateKey | None = None
 
 
 def prove(
@@ -52,14 +61,12 @@ def drill(
     point: RestorePoint,
     progress: ProgressSink,
     cancel: CancelToken,
-    *,
-    commands: Sequence[str] = (),
-    keep: bool = False,
+    wishes: DrillWishes,
 ) -> Recorded:
-    """Drill a point, with further commands as checks, and write the evidence. See `drill_point`."""
+    """Drill a point as its job's policy and the wishes say, and write the evidence. See `drill_point`."""
     from vmcellar.restore.drill import drill_point, order_of  # noqa: PLC0415  (needs libvirt)
 
-    order = order_of(config, point, commands, keep=keep)
+    order = order_of(config, point, wishes.commands, keep=wishes.keep, private=wishes.private)
     return record(repository, config, drill_point(repository, point, order, progress, cancel))
 
 

@@ -2,18 +2,18 @@
 
 Each disk is a qcow2 overlay at its final place, whose backing is the point's disk served over NBD (`serve`). The guest
 writes into the overlay; a block job pulls the rest into it and then cuts the backing off. So the overlay is never given
-up: what the guest wrote is where it stays. If the server goes away (a kill), QEMU waits for it, then pauses the VM at
-its next read; `finish` serves again and goes on. Crash behaviour of each phase: `boot_journal.Phase`.
+up: what the guest wrote is where it stays. If the server goes away, it is started again while this process lives; else
+QEMU waits for it, then pauses the VM at its next read, and `finish` serves again and goes on. Crash behaviour of each
+phase: `boot_journal.Phase`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import subprocess
 import time
-import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +24,32 @@ import libvirt
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.restore import boot_pull
+from vmcellar.restore.boot_disks import (
+    DEFINITION,
+    serving,
+    with_backing,
+    without_backing,
+    write_artifacts,
+    write_overlays,
+)
 from vmcellar.restore.boot_journal import Boot, BootJournal
-from vmcellar.restore.define import TPM_STATE, define_domain, hypervisor_account
-from vmcellar.restore.domain_xml import KEPT, Networks, RestoredFiles
-from vmcellar.restore.plan import chosen_disks, make_plan
+from vmcellar.restore.define import TPM_STATE, define_domain
+from vmcellar.restore.domain_xml import KEPT, TPM_ARCHIVE, Networks, RestoredFiles
+from vmcellar.restore.plan import chosen_disks, survey
+from vmcellar.restore.qcow2_overlay import overlay_cluster
 from vmcellar.restore.restore import DOMAIN_XML
-from vmcellar.restore.serve import Address, Opening, Server
 from vmcellar.restore.thaw import refuse_archived
 from vmcellar.sources.libvirt_connection import Connection, explain
-from vmcellar.tiers.local import make_directory
 
 if TYPE_CHECKING:
-    from vmcellar.repository.points import DiskRecord, RestorePoint
+    from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
+    from vmcellar.restore.qcow2 import UsedClusters
+    from vmcellar.restore.serve import Opening, Server
 
-TPM = "tpm.tar"
-RECONNECT_SECONDS = 60
-"""How long QEMU waits for a server that went away before it pauses the VM."""
+log = logging.getLogger(__name__)
 
-_DEFINITION = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
+_REVIVED_MOST = 5
 _UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
     | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -85,12 +92,13 @@ class Booter:
         begun = time.monotonic()
         point = self._repository.point(journal.entry.point)
         disks = chosen_disks(point, journal.entry.targets)
-        with self._serving(journal.entry, point, disks):
+        with serving(self._repository, self._opening, journal.entry, point, disks) as server:
             if journal.entry.phase != "started":
                 try:
-                    plan = make_plan(self._repository, point, journal.entry.targets, cancel=cancel)
+                    targets = journal.entry.targets
+                    plan, used = survey(self._repository, point, targets, False, cancel, overlay_cluster)
                     refuse_archived(self._repository, plan)
-                    self._prepare(journal, point, disks)
+                    self._prepare(journal, point, used)
                     self._start(journal)
                 except BaseException:
                     self._take_back(journal)
@@ -98,8 +106,9 @@ class Booter:
             to_start = time.monotonic() - begun
             started(to_start)
             domain = self._domain(journal.entry)
+            keeper = _Keeper(server, journal.entry.name)
             for disk in disks:
-                boot_pull.bring_over(domain, journal.entry, disk.target, progress, cancel)
+                boot_pull.bring_over(domain, journal.entry, disk.target, progress, cancel, keeper.look)
             self._let_repository_go(journal.entry)
         journal.end()
         return BootReport(
@@ -110,35 +119,23 @@ class Booter:
         """Remove the VM and its images, with all that its guest wrote."""
         self._take_back(journal)
 
-    def _serving(self, entry: Boot, point: RestorePoint, disks: tuple[DiskRecord, ...]) -> _Serving:
-        make_directory(Path(entry.folder), mode=0o711)
-        entry.socket.unlink(missing_ok=True)  # of a server that was killed: this process holds the journal's lock
-        return _Serving(Server(self._repository, self._opening, point, disks, Address(entry.socket)), entry.socket)
-
-    def _prepare(self, journal: BootJournal, point: RestorePoint, disks: tuple[DiskRecord, ...]) -> None:
+    def _prepare(self, journal: BootJournal, point: RestorePoint, used: Mapping[str, UsedClusters]) -> None:
         """Overlays, what belongs to the VM beside them, and its definition. All of an earlier try is made anew."""
         entry = journal.entry
         self._undefine(entry)
-        files = self._write_artifacts(entry, point)
-        images = {disk.target: _make_overlay(entry, disk) for disk in disks}
+        files = write_artifacts(self._repository, point, Path(entry.folder))
+        images = write_overlays(entry, used)
         xml = files.pop(DOMAIN_XML, None)
         if xml is None:
             raise PermanentError(f"point {point.id} of {point.vm} holds no domain XML", hint="restore with --to DIR")
         folder = Path(entry.folder)
         restored = RestoredFiles(folder, "qcow2", images, files)
         text = xml.read_text(encoding="utf-8")
-        define_domain(self._connection, text, entry.name, restored, files.get(TPM), self._networks, identity=entry.uuid)
+        tpm = files.get(TPM_ARCHIVE)
+        define_domain(self._connection, text, entry.name, restored, tpm, self._networks, identity=entry.uuid)
         domain = self._domain(entry)
-        self._connection.define(with_backing(domain.XMLDesc(_DEFINITION), entry), entry.name)
+        self._connection.define(with_backing(domain.XMLDesc(DEFINITION), entry), entry.name)
         journal.reach("defined")
-
-    def _write_artifacts(self, entry: Boot, point: RestorePoint) -> dict[str, Path]:
-        written = {}
-        for artifact in point.artifacts:
-            path = written[artifact.name] = Path(entry.folder) / artifact.name
-            path.write_bytes(self._repository.artifact(artifact))
-            path.chmod(0o600)
-        return written
 
     def _start(self, journal: BootJournal) -> None:
         """The journal says "started" first: from then on the images may hold what a guest wrote."""
@@ -165,7 +162,7 @@ class Booter:
             handle = os.open(entry.overlay(target), os.O_RDONLY | os.O_CLOEXEC)
             os.fsync(handle)
             os.close(handle)
-        self._connection.define(without_backing(domain.XMLDesc(_DEFINITION), entry), entry.name)
+        self._connection.define(without_backing(domain.XMLDesc(DEFINITION), entry), entry.name)
 
     def _take_back(self, journal: BootJournal) -> None:
         entry = journal.entry
@@ -211,72 +208,23 @@ class Booter:
         return bool(domain.isActive())
 
 
-class _Serving:
-    """The server, with a socket that QEMU's account may open."""
+class _Keeper:
+    """Starts a server again that was killed: QEMU comes back to it within its delay, and the guest only waited."""
 
-    def __init__(self, server: Server, socket: Path) -> None:
+    def __init__(self, server: Server, vm: str) -> None:
         self._server = server
-        self._socket = socket
+        self._vm = vm
+        self._times = 0
 
-    def __enter__(self) -> None:
-        self._server.__enter__()
-        account = hypervisor_account()
-        if account is not None and os.geteuid() == 0:
-            shutil.chown(self._socket, account.pw_uid, account.pw_gid)
-
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__()
-
-
-def _make_overlay(entry: Boot, disk: DiskRecord) -> Path:
-    path = entry.overlay(disk.target)
-    path.unlink(missing_ok=True)
-    backing = Address(entry.socket).uri(disk.target)
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", backing, str(path), str(disk.size)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise TransientError(f"{path}: {done.stderr.strip()}", hint="see whether there is room in that folder")
-    path.chmod(0o600)
-    return path
-
-
-def with_backing(xml: str, entry: Boot) -> str:
-    """The definition in which each disk lies on the served one, and an error of that pauses the VM."""
-    root = ET.fromstring(xml)  # noqa: S314  (libvirt's own output)
-    for target, disk in _own_disks(root, entry):
-        for element in disk.findall("backingStore"):
-            disk.remove(element)
-        backing = ET.Element("backingStore", {"type": "network"})
-        ET.SubElement(backing, "format", {"type": "raw"})
-        source = ET.SubElement(backing, "source", {"protocol": "nbd", "name": target})
-        ET.SubElement(source, "host", {"transport": "unix", "socket": str(entry.socket)})
-        ET.SubElement(source, "reconnect", {"delay": str(RECONNECT_SECONDS)})
-        ET.SubElement(backing, "backingStore")
-        disk.insert(2, backing)
-        driver = disk.find("driver")
-        if driver is not None:
-            driver.set("error_policy", "stop")
-            driver.set("rerror_policy", "stop")
-    return ET.tostring(root, encoding="unicode")
-
-
-def without_backing(xml: str, entry: Boot) -> str:
-    """The definition of a VM on images of its own."""
-    root = ET.fromstring(xml)  # noqa: S314  (libvirt's own output)
-    for _, disk in _own_disks(root, entry):
-        for element in disk.findall("backingStore"):
-            disk.remove(element)
-        driver = disk.find("driver")
-        if driver is not None:
-            driver.attrib.pop("error_policy", None)
-            driver.attrib.pop("rerror_policy", None)
-    return ET.tostring(root, encoding="unicode")
-
-
-def _own_disks(root: ET.Element, entry: Boot) -> list[tuple[str, ET.Element]]:
-    found = []
-    for disk in root.iterfind("devices/disk"):
-        target = disk.find("target")
-        if target is not None and target.get("dev") in entry.targets:
-            found.append((target.get("dev", ""), disk))
-    return found
+    def look(self) -> None:
+        """TransientError when it ends again and again."""
+        if not self._server.ended:
+            return
+        if self._times == _REVIVED_MOST:
+            raise TransientError(
+                f"{self._vm}: nbdkit, which serves its disks, ended {self._times + 1} times",
+                hint=f"the VM waits, nothing is lost; when you know why: vmcellar boot --finish {self._vm}",
+            )
+        self._times += 1
+        log.warning("%s: nbdkit, which serves its disks, ended; it is started again", self._vm)
+        self._server.revive()

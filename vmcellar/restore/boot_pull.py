@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
@@ -19,15 +20,22 @@ _TRIES = 5
 
 
 def bring_over(
-    domain: libvirt.virDomain, entry: Boot, target: str, progress: ProgressSink, cancel: CancelToken
+    domain: libvirt.virDomain,
+    entry: Boot,
+    target: str,
+    progress: ProgressSink,
+    cancel: CancelToken,
+    keep_served: Callable[[], None],
 ) -> None:
     """Until the overlay of `target` holds all of the disk. May be called again: what came over stays.
 
-    The VM may be started or shut down meanwhile. TransientError when QEMU gives up again and again.
+    The VM may be started or shut down meanwhile. `keep_served` is called all the time, to see that there is a server.
+    TransientError when QEMU gives up again and again.
     """
     tries = 0
     while has_backing(entry.overlay(target)):
         cancel.check()
+        keep_served()
         try:
             if not domain.isActive():
                 _pull_offline(entry, target)
@@ -38,19 +46,26 @@ def bring_over(
                     hint=f"the VM and its data are safe; `vmcellar boot --finish {entry.name}` tries again",
                 )
             tries += 1
-            _pull(domain, target, progress, cancel)
+            _pull(domain, target, progress, cancel, keep_served)
         except libvirt.libvirtError as error:
             if domain.isActive():
                 raise explain(error, entry.name, f"bringing disk {target} over") from error
 
 
-def _pull(domain: libvirt.virDomain, target: str, progress: ProgressSink, cancel: CancelToken) -> None:
+def _pull(
+    domain: libvirt.virDomain,
+    target: str,
+    progress: ProgressSink,
+    cancel: CancelToken,
+    keep_served: Callable[[], None],
+) -> None:
     """One block job, begun or found running, until it ends."""
     if not domain.blockJobInfo(target):
         domain.blockPull(target)
     seen = 0
     while info := domain.blockJobInfo(target):
         cancel.check()
+        keep_served()
         if info["cur"] > seen:
             progress("restore", info["cur"] - seen)
             seen = info["cur"]

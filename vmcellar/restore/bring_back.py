@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.progress import CancelToken, ProgressSink
-from vmcellar.restore.domain_xml import KEPT, Networks
+from vmcellar.restore.domain_xml import KEPT, TPM_ARCHIVE, Networks
 from vmcellar.restore.qcow2 import CLUSTER
 from vmcellar.restore.report import RestoreReport, RestoreTarget
 from vmcellar.restore.restore import DOMAIN_XML, restore_point
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
     from vmcellar.restore.define import DefinedDomain
     from vmcellar.sources.libvirt_connection import Connection
-
-TPM_STATE = "tpm.tar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def _define(connection: Connection, name: str, report: RestoreReport, networks: 
         )
     images = {disk.target: disk.path for disk in report.disks}
     files = RestoredFiles(report.directory, report.format, images, report.artifacts)
-    tpm = report.artifacts.get(TPM_STATE)
+    tpm = report.artifacts.get(TPM_ARCHIVE)
     try:
         return define_domain(connection, xml.read_text(encoding="utf-8"), name, files, tpm, networks)
     except TransientError as error:  # the whole restore cannot be done again: its files are there

@@ -20,6 +20,9 @@ LIBVIRT_NVRAM = Path("/var/lib/libvirt/qemu/nvram")
 BOOT_FILES = (NVRAM, "kernel", "initrd", "dtb")
 """Elements of `os` that name a file, and the artifacts of a restore point that hold it."""
 
+TPM_ARCHIVE = "tpm.tar"
+"""The artifact that holds the state of an emulated TPM."""
+
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
 

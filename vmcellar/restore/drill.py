@@ -1,8 +1,9 @@
 """A drill: restore a point for real, boot it alone, look whether it lives, check it, measure it, throw it away.
 
-The time from the order to the last passed check is the measured RTO. Nothing of the old VM is touched: the copy has a
-new name and identity, images of its own, and no way out. Whatever happens, it is removed again; what a killed process
-leaves is cleared by the next drill (`drill_journal`).
+By the policy's `method` it starts from restored images, or at once from the repository. The time from the order to the
+last passed check is the measured RTO. Nothing of the old VM is touched: the copy has a new name and identity, images of
+its own, and no way out. Whatever happens, it is removed again; what a killed process leaves is cleared by the next
+drill (`drill_journal`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,18 +26,21 @@ from vmcellar.policy.governing import governing_job
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository.evidence import Check, DiskProof, Evidence
 from vmcellar.restore import drill_domain, drill_journal
-from vmcellar.restore.bring_back import TPM_STATE
+from vmcellar.restore.boot_disks import DEFINITION, with_backing
+from vmcellar.restore.boot_journal import new_entry
 from vmcellar.restore.define import define_domain
-from vmcellar.restore.domain_xml import RestoredFiles
+from vmcellar.restore.domain_xml import TPM_ARCHIVE
 from vmcellar.restore.drill_alive import Life, Watch
 from vmcellar.restore.drill_checks import checks_of
+from vmcellar.restore.drill_copy import Copy, planned, restored, served
 from vmcellar.restore.drill_journal import Journal
-from vmcellar.restore.report import RestoreReport, RestoreTarget
-from vmcellar.restore.restore import DOMAIN_XML, restore_point
+from vmcellar.restore.restore import DOMAIN_XML
+from vmcellar.restore.serve import Opening
 from vmcellar.sources.libvirt_connection import Connection, explain
 
 if TYPE_CHECKING:
     from vmcellar.config.model import Config
+    from vmcellar.crypto.recipient import PrivateKey
     from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
 
@@ -45,7 +49,8 @@ if TYPE_CHECKING:
 class DrillOrder:
     """How to drill: journals go to `state`, images to `scratch`, where QEMU's user must be able to read.
 
-    `rto_limit` in seconds. With `keep` the VM and its images stay, and run, until `drill_journal.clear` is told to.
+    `rto_limit` in seconds. With `keep` the VM and its images stay, and run, until `drill_journal.clear` is told to; so
+    they are restored whatever the rules say. `opening` is needed where they say "boot".
     """
 
     uri: str
@@ -54,6 +59,7 @@ class DrillOrder:
     rules: Drill = field(default_factory=Drill)
     rto_limit: float | None = None
     keep: bool = False
+    opening: Opening | None = None
 
 
 def drill_point(
@@ -81,8 +87,18 @@ def drill_point(
         connection.close()
 
 
-def order_of(config: Config, point: RestorePoint, commands: Sequence[str] = (), *, keep: bool = False) -> DrillOrder:
-    """The order for a point as the policy of its job says, with further commands that must end with 0."""
+def order_of(
+    config: Config,
+    point: RestorePoint,
+    commands: Sequence[str] = (),
+    *,
+    keep: bool = False,
+    private: PrivateKey | None = None,
+) -> DrillOrder:
+    """The order for a point as the policy of its job says, with further commands that must end with 0.
+
+    `private` is the key by which the repository was opened in recipient mode.
+    """
     job = governing_job(config.backups, point.vm, point.job)
     rules = job.drill if job else Drill()
     more = tuple(DrillCommand(run=line) for line in commands)
@@ -93,6 +109,7 @@ def order_of(config: Config, point: RestorePoint, commands: Sequence[str] = (), 
         rules.model_copy(update={"commands": (*rules.commands, *more)}),
         job.rto if job else None,
         keep,
+        Opening(config.source, private) if config.source else None,
     )
 
 
@@ -124,21 +141,38 @@ class _Drill:
         journal = Journal(
             self._name, self._point.id, self._point.vm, order.uri, str(self._folder.absolute()), order.keep
         )
-        with drill_journal.drilling(order.state, journal):
+        with drill_journal.drilling(order.state, journal), ExitStack() as held:
             life = Life("", "not started")
             disks: tuple[DiskProof, ...] = ()
             try:
-                report = self._restore()
+                copy = self._copy(held)
             except IntegrityError as error:
                 self._checks.append(Check("restore", "every byte", error.message, ok=False))
             else:
-                disks = tuple(_proof(self._point, report, disk.target) for disk in report.disks)
-                self._checks.append(Check("restore", "every byte", "every byte", ok=True))
-                life = self._boot(report)
+                found = "every byte is found; what the guest read was checked" if copy.served else "every byte"
+                self._checks.append(Check("restore", "every byte", found, ok=True))
+                disks = tuple(
+                    DiskProof(disk.target, disk.size, copy.sizes[disk.target], disk.root) for disk in self._point.disks
+                )
+                life = self._boot(copy, held)
             return self._evidence(life, disks)
 
-    def _boot(self, report: RestoreReport) -> Life:
-        domain = self._define(report)
+    def _copy(self, held: ExitStack) -> Copy:
+        if self._order.rules.method == "restore" or self._order.keep:
+            with self._phase("restore"):
+                return restored(self._repository, self._point, self._folder, self._progress, self._cancel)
+        if self._order.opening is None:
+            raise PermanentError("a drill by `method: boot` needs the configuration as a file")
+        with self._phase("plan"):
+            used = planned(self._repository, self._point, self._cancel)
+        entry = new_entry(self._name, "", self._point.id, self._point.vm, self._folder.absolute(), tuple(used))
+        with self._phase("serve"):
+            return served(self._repository, self._order.opening, self._point, entry, used, held)
+
+    def _boot(self, copy: Copy, held: ExitStack) -> Life:
+        domain = self._define(copy)
+        if copy.served:
+            held.callback(_switch_off, domain)  # before its server ends, for which it would wait
         with self._phase("start"):
             self._start(domain)
         with self._phase("alive"):
@@ -150,28 +184,23 @@ class _Drill:
         if life.sign:
             with self._phase("checks"):
                 self._checks += checks_of(domain, self._order.rules, agent=life.sign == "agent", cancel=self._cancel)
+        copy.check_served()
         return life
 
-    def _restore(self) -> RestoreReport:
-        with self._phase("restore"):
-            return restore_point(
-                self._repository, self._point, RestoreTarget(self._folder), self._progress, self._cancel
-            )
-
-    def _define(self, report: RestoreReport) -> libvirt.virDomain:
+    def _define(self, copy: Copy) -> libvirt.virDomain:
         with self._phase("define"):
             network = self._order.rules.network
-            text = report.artifacts[DOMAIN_XML].read_text(encoding="utf-8")
+            artifacts = copy.files.boot
+            text = artifacts[DOMAIN_XML].read_text(encoding="utf-8")
             xml = drill_domain.isolated_xml(text, self._folder, network)
-            files = RestoredFiles(
-                report.directory, report.format, {d.target: d.path for d in report.disks}, report.artifacts
-            )
             self._connection.names()  # opens the connection, or says why not
-            define_domain(self._connection, xml, self._name, files, report.artifacts.get(TPM_STATE))
+            define_domain(self._connection, xml, self._name, copy.files, artifacts.get(TPM_ARCHIVE))
             domain = self._connection.domain(self._name)
             if network:
                 drill_domain.check_isolated(domain.connect(), network)
-            return domain
+            if copy.served:
+                self._connection.define(with_backing(domain.XMLDesc(DEFINITION), copy.served), self._name)
+            return self._connection.domain(self._name)
 
     def _start(self, domain: libvirt.virDomain) -> None:
         self._cancel.check()
@@ -213,12 +242,12 @@ class _Drill:
 
 
 def _name(point: RestorePoint) -> str:
-    """A name for the copy that no VM has; characters that libvirt or a path may not like are left out."""
-    vm = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in point.vm)[:40]
+    """A name for the copy that no VM has, short enough for the path of a socket, without what libvirt may not like."""
+    vm = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in point.vm)[:24]
     return f"vmcellar-drill-{vm}-{secrets.token_hex(4)}"
 
 
-def _proof(point: RestorePoint, report: RestoreReport, target: str) -> DiskProof:
-    disk = point.disk(target)
-    found = next(each for each in report.disks if each.target == target)
-    return DiskProof(target, disk.size, found.size, disk.root)
+def _switch_off(domain: libvirt.virDomain) -> None:
+    """Its removal is the journal's part, which tries again and tells what stays."""
+    with suppress(libvirt.libvirtError):
+        domain.destroy()

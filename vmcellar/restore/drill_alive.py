@@ -47,13 +47,13 @@ class Watch:
                 found = self._wait(sign, limit)
                 if found:
                     return Life(sign, found, self._picture())
-                if not self._runs():
-                    return Life("", f"the VM ended {self._since()} after its start", self._screen)
+                if ended := self._ended():
+                    return Life("", f"{ended} {self._since()} after its start", self._screen)
         return Life("", f"nothing within {self._since()}", self._picture())
 
     def _wait(self, sign: Alive, limit: float) -> str:
         deadline = time.monotonic() + limit
-        while self._runs():
+        while not self._ended():
             found = self._look(sign)
             if found:
                 return found
@@ -73,15 +73,18 @@ class Watch:
         return f"a screen that is not blank after {self._since()}" if not drill_domain.is_blank(self._picture()) else ""
 
     def _picture(self) -> bytes:
-        if self._runs():
+        if not self._ended():
             self._screen = drill_domain.screenshot(self._domain.connect(), self._domain) or self._screen
         return self._screen
 
-    def _runs(self) -> bool:
+    def _ended(self) -> str:
+        """In words why the guest can show no more life; empty while it may. A disk served in vain pauses its VM."""
         try:
-            return bool(self._domain.isActive())
+            if self._domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]:
+                return "the VM was stopped as a disk could not be read,"
+            return "" if self._domain.isActive() else "the VM ended"
         except libvirt.libvirtError:
-            return False
+            return "the VM ended"
 
     def _since(self) -> str:
         return f"{time.monotonic() - self._started:.1f} s"

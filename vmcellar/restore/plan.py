@@ -6,7 +6,7 @@ tells. Disks are taken window by window, so memory is bounded whatever their siz
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -219,14 +219,14 @@ def survey(
     targets: Sequence[str],
     best_effort: bool,
     cancel: CancelToken,
-    cluster: int = CLUSTER,
+    cluster_of: Callable[[int], int] = lambda _size: CLUSTER,
 ) -> tuple[RestorePlan, dict[str, UsedClusters]]:
-    """The plan, and for each disk which clusters (of `cluster` bytes) of its image will be written."""
+    """The plan, and for each disk which clusters hold data; `cluster_of` a disk's size are the bytes of one."""
     resolver = Resolver(repository, point, best_effort, cancel)
     disks, stored, used = [], 0, {}
     for disk in chosen_disks(point, targets):
         data = 0
-        clusters = used[disk.target] = UsedClusters(disk.size, cluster)
+        clusters = used[disk.target] = UsedClusters(disk.size, cluster_of(disk.size))
         for window in resolver.windows(disk):
             data += int(window.rows["length"].sum(dtype=np.int64))
             clusters.add(window.rows)

@@ -63,9 +63,45 @@ class UsedClusters:
         """Which of the clusters that L2 table `number` maps are used."""
         return np.unpackbits(self._bits[number], bitorder="little").astype(np.bool_)
 
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of neighbouring used clusters, one L2 table after the other; none goes beyond the disk."""
+        for number in np.flatnonzero(self._bits.any(axis=1)).tolist():
+            edges = np.flatnonzero(np.diff(self.table(number).astype(np.int8), prepend=0, append=0))
+            start = number * self.entries
+            for first, end in edges.reshape(-1, 2).tolist():
+                offset = (start + first) * self.cluster
+                yield offset, min((start + end) * self.cluster, self.size) - offset
+
     def counts(self) -> NDArray[np.int64]:
         """Used clusters per L2 table."""
         return np.array([int(self.table(number).sum()) for number in range(self.tables)], np.int64)
+
+
+class Refcounts:
+    """The reference counts of an image in which each of `others` clusters, and of their own, has one reference."""
+
+    def __init__(self, cluster: int, others: int) -> None:
+        self.table_clusters = self._blocks = 0
+        self._cluster = cluster
+        while self._blocks * (cluster // 2) < others + self.clusters:
+            self._blocks += 1
+            self.table_clusters = -(-self._blocks * 8 // cluster)
+        self.total = others + self.clusters
+        """All clusters of the image."""
+
+    @property
+    def clusters(self) -> int:
+        """Clusters that the counts themselves take: their table, then their blocks."""
+        return self.table_clusters + self._blocks
+
+    def metadata(self, first: int) -> Iterator[tuple[int, bytes]]:
+        """(offset in the file, bytes) of table and blocks, which begin at cluster `first`."""
+        start = first + self.table_clusters
+        blocks = np.arange(self._blocks, dtype=np.uint64) + np.uint64(start)
+        yield first * self._cluster, big_endian(blocks * np.uint64(self._cluster))
+        for block in range(self._blocks):
+            count = min(self._cluster // 2, self.total - block * (self._cluster // 2))
+            yield (start + block) * self._cluster, np.ones(count, ">u2").tobytes()
 
 
 class Qcow2Layout:
@@ -74,18 +110,13 @@ class Qcow2Layout:
     def __init__(self, used: UsedClusters) -> None:
         self._used = used
         self._cluster = used.cluster
-        refcounts = used.cluster // 2
         counts = used.counts()
         self._mapped = counts > 0
         l2_tables = int(self._mapped.sum())
         self._l1_clusters = -(-used.tables * 8 // self._cluster)
-        self.clusters = 1 + self._l1_clusters + l2_tables + int(counts.sum())
-        self._blocks = self._table_clusters = 0
-        while self._blocks * refcounts < self.clusters + self._blocks + self._table_clusters:
-            self._blocks += 1
-            self._table_clusters = -(-self._blocks * 8 // self._cluster)
-        self.clusters += self._blocks + self._table_clusters
-        self._l1 = 1 + self._table_clusters + self._blocks
+        self._refcounts = Refcounts(used.cluster, 1 + self._l1_clusters + l2_tables + int(counts.sum()))
+        self.clusters = self._refcounts.total
+        self._l1 = 1 + self._refcounts.clusters
         self._l2 = self._l1 + self._l1_clusters
         self._data = self._l2 + l2_tables + np.concatenate([[0], np.cumsum(counts)[:-1]])
 
@@ -109,16 +140,12 @@ class Qcow2Layout:
 
     def metadata(self) -> Iterator[tuple[int, bytes]]:
         """(offset in the file, bytes) of all that is not data, some at a time; between them lies zero."""
-        yield 0, self._header()
-        blocks = np.arange(self._blocks, dtype=np.uint64) + np.uint64(1 + self._table_clusters)
-        yield self._cluster, _big_endian(blocks * np.uint64(self._cluster))
-        for block in range(self._blocks):
-            count = min(self._cluster // 2, self.clusters - block * (self._cluster // 2))
-            yield (1 + self._table_clusters + block) * self._cluster, np.ones(count, ">u2").tobytes()
+        yield 0, header(self._used, self._l1 * self._cluster, self._refcounts)
+        yield from self._refcounts.metadata(first=1)
         l1 = np.zeros(self._used.tables, np.uint64)
         l2 = np.arange(int(self._mapped.sum()), dtype=np.uint64) + np.uint64(self._l2)
         l1[self._mapped] = (l2 * np.uint64(self._cluster)) | COPIED
-        yield self._l1 * self._cluster, _big_endian(l1)
+        yield self._l1 * self._cluster, big_endian(l1)
         for place, number in enumerate(np.flatnonzero(self._mapped)):
             yield (self._l2 + place) * self._cluster, self._l2_table(int(number))
 
@@ -127,17 +154,22 @@ class Qcow2Layout:
         table = np.zeros(self._used.entries, np.uint64)
         data = np.arange(int(used.sum()), dtype=np.uint64) + np.uint64(self._data[number])
         table[used] = (data * np.uint64(self._cluster)) | COPIED
-        return _big_endian(table)
-
-    def _header(self) -> bytes:
-        """Backing file, encryption, snapshots and all feature bits are zero; the zeroes after it end the extensions."""
-        return struct.pack(
-            HEADER,
-            *(b"QFI\xfb", 3, 0, 0, self._cluster.bit_length() - 1, self._used.size, 0),
-            *(self._used.tables, self._l1 * self._cluster, self._cluster, self._table_clusters, 0, 0),
-            *(0, 0, 0, 4, HEADER_BYTES),
-        )
+        return big_endian(table)
 
 
-def _big_endian(values: NDArray[np.uint64]) -> bytes:
+def header(used: UsedClusters, l1: int, refcounts: Refcounts, backing: tuple[int, int] = (0, 0)) -> bytes:
+    """The header of an image whose reference counts begin at its second cluster; `l1` is the L1 table's offset.
+
+    `backing` is (offset, length) of its name. Encryption, snapshots and all feature bits are zero; extensions follow.
+    """
+    return struct.pack(
+        HEADER,
+        *(b"QFI\xfb", 3, *backing, used.cluster.bit_length() - 1, used.size, 0),
+        *(used.tables, l1, used.cluster, refcounts.table_clusters, 0, 0),
+        *(0, 0, 0, 4, HEADER_BYTES),
+    )
+
+
+def big_endian(values: NDArray[np.uint64]) -> bytes:
+    """As numbers lie in the image."""
     return values.astype(">u8").tobytes()

@@ -66,7 +66,7 @@ def restore_point(
     with _folder(target.directory), repository.reading(f"restore {point.vm}"):
         job = _Job(repository, point, target, disks)
         job.refuse_existing()
-        plan, used = survey(repository, point, target.disks, target.best_effort, cancel, target.cluster)
+        plan, used = survey(repository, point, target.disks, target.best_effort, cancel, lambda _: target.cluster)
         refuse_archived(repository, plan)
         whole = sum(disk.size for disk in disks)
         _check_space(target.directory, whole if image.takes_all else plan.data)

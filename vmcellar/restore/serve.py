@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PLUGIN = Path(__file__).with_name("serve_plugin.py")
 _STOP_SECONDS = 10.0
+_SOCKET_MOST = 107  # unix(7): sun_path holds 108 bytes with a zero at its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Address:
 
     socket: Path | None = None
     port: int | None = None
+    owner: tuple[int, int] | None = None
+    """Another user and group, by number, who may open the socket."""
 
     def uri(self, target: str) -> str:
         """The NBD URI of one disk."""
@@ -109,6 +112,17 @@ class Server:
         if not self._stopping:
             raise PermanentError(f"nbdkit, which served {self._point.id}, ended by itself (exit status {code})")
 
+    @property
+    def ended(self) -> bool:
+        """Whether nbdkit ended by itself."""
+        return self._process is not None and not self._stopping and self._process.poll() is not None
+
+    def revive(self) -> None:
+        """Start nbdkit again, at the same address; for clients that come back. Errors are those of `__enter__`."""
+        if self._address.socket is not None:
+            self._address.socket.unlink(missing_ok=True)  # one that was killed leaves it
+        self._start()
+
     def stop(self) -> None:
         """Ask nbdkit to end; harmless before it runs and when it has ended."""
         self._stopping = True
@@ -117,6 +131,10 @@ class Server:
 
     def _refuse_taken(self) -> None:
         path = self._address.socket
+        if path is not None and len(os.fsencode(path)) > _SOCKET_MOST:
+            raise PermanentError(
+                f"{path} is too long a path for a socket: {_SOCKET_MOST} bytes at most", hint="name a shorter folder"
+            )
         if path is not None and (path.exists() or path.is_symlink()):
             raise PermanentError(
                 f"{path} exists already", hint="remove it if nothing serves there any more, or name another socket"
@@ -144,6 +162,8 @@ class Server:
             raise PermanentError(
                 f"nbdkit did not start to serve {self._point.id}", hint="its own words stand above this error"
             )
+        if self._address.socket is not None and self._address.owner is not None:
+            os.chown(self._address.socket, *self._address.owner)
 
     def _spawn(self, channel: int) -> subprocess.Popen[bytes]:
         """In a session of its own, so that Ctrl-C comes to this process alone."""

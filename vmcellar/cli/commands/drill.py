@@ -13,7 +13,6 @@ from vmcellar.cli.session import (
     ConfigOption,
     IdentityOption,
     JsonOption,
-    open_repository,
     read_config,
 )
 from vmcellar.cli.signals import cancel_on_signals
@@ -56,15 +55,17 @@ def drill(
     if point is None:
         _clear(settings, as_json)
         return
+    from vmcellar.cli.keyfiles import read_private
     from vmcellar.cli.render.evidence import evidence_json, proof_text
     from vmcellar.quality import proving
+    from vmcellar.repository.repository import Repository
 
-    repository = open_repository(ctx, config, identity)
+    private = read_private(identity) if identity else None
+    repository = Repository.open(settings, private)
     found = repository.point(point)
+    wishes = proving.DrillWishes(tuple(check or ()), keep, private)
     with cancel_on_signals() as cancel, progress_bars() as progress:
-        record, name = proving.drill(
-            repository, settings, found, progress, cancel, commands=tuple(check or ()), keep=keep
-        )
+        record, name = proving.drill(repository, settings, found, progress, cancel, wishes)
     if as_json:
         print_json({**evidence_json(record), "key": name.key})
     else:

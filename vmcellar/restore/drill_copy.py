@@ -1,0 +1,75 @@
+"""The copy of a VM that a drill starts: restored in whole, or on overlays over disks served from the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmcellar.errors import TransientError
+from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.restore.boot_disks import serving, write_artifacts, write_overlays
+from vmcellar.restore.boot_journal import Boot
+from vmcellar.restore.domain_xml import RestoredFiles
+from vmcellar.restore.plan import survey
+from vmcellar.restore.qcow2_overlay import overlay_cluster
+from vmcellar.restore.report import RestoreTarget
+from vmcellar.restore.restore import restore_point
+from vmcellar.restore.thaw import refuse_archived
+
+if TYPE_CHECKING:
+    from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
+    from vmcellar.restore.qcow2 import UsedClusters
+    from vmcellar.restore.serve import Opening, Server
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The files of the VM. `sizes` of its disks are in bytes; `served` is set when they lie on served ones."""
+
+    files: RestoredFiles
+    sizes: Mapping[str, int]
+    served: Boot | None = None
+    server: Server | None = None
+
+    def check_served(self) -> None:
+        """TransientError when the server of its disks ended by itself: then nothing is known about the point."""
+        if self.server is not None and self.server.ended:
+            raise TransientError(
+                "nbdkit, which served the disks of the drill, ended by itself (this says nothing about the point)",
+                hint="try again; its own words stand above",
+            )
+
+
+def restored(
+    repository: Repository, point: RestorePoint, folder: Path, progress: ProgressSink, cancel: CancelToken
+) -> Copy:
+    """Every byte of the point in images of its own. Errors are those of `restore_point`."""
+    report = restore_point(repository, point, RestoreTarget(folder), progress, cancel)
+    files = RestoredFiles(folder, report.format, {disk.target: disk.path for disk in report.disks}, report.artifacts)
+    return Copy(files, {disk.target: disk.size for disk in report.disks})
+
+
+def planned(repository: Repository, point: RestorePoint, cancel: CancelToken) -> Mapping[str, UsedClusters]:
+    """Everything that the point needs is found, as before a restore, with its errors; where its disks hold data."""
+    plan, used = survey(repository, point, (), best_effort=False, cancel=cancel, cluster_of=overlay_cluster)
+    refuse_archived(repository, plan)
+    return used
+
+
+def served(
+    repository: Repository,
+    opening: Opening,
+    point: RestorePoint,
+    entry: Boot,
+    used: Mapping[str, UsedClusters],
+    held: ExitStack,
+) -> Copy:
+    """Overlays over the point's disks, which are served until `held` closes."""
+    server = held.enter_context(serving(repository, opening, entry, point, point.disks))
+    artifacts = write_artifacts(repository, point, Path(entry.folder))
+    files = RestoredFiles(Path(entry.folder), "qcow2", write_overlays(entry, used), artifacts)
+    return Copy(files, {disk.target: disk.size for disk in point.disks}, entry, server)
