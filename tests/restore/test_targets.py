@@ -92,10 +92,17 @@ def test_a_sparse_image_stays_small(tmp_path: Path, image_format: ImageFormat) -
 
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_full_file_system(small_disk: Path, image_format: ImageFormat) -> None:
-    target = open_target(ImageOptions(image_format), small_disk / ".x.partial", used(64 << 20, [(0, 64 << 20)]))
+    """Found before a byte is fetched, as the space for all data is taken first."""
+    with pytest.raises(PermanentError, match="no space to restore into"):
+        open_target(ImageOptions(image_format), small_disk / ".x.partial", used(64 << 20, [(0, 64 << 20)]))
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_file_system_that_fills_up_meanwhile(small_disk: Path) -> None:
+    target = Qcow2Target(small_disk / ".x.partial", used(1 << 20, [(0, 1 << 20)]))
     data = random.Random(1).randbytes(1 << 20)
     with pytest.raises(PermanentError, match="no space to restore into"):
-        write_all(target, [(offset, data) for offset in range(0, 64 << 20, 1 << 20)])
+        write_all(target._file, [(offset, data) for offset in range(0, 64 << 20, 1 << 20)])
     target.abort()
     assert list(small_disk.iterdir()) == []
 
@@ -164,3 +171,31 @@ def test_images_around_the_borders_of_refcount_blocks(tmp_path: Path, data: int)
     target.finish()
     info = subprocess.run(["qemu-img", "check", "--output=json", target.partial], check=True, capture_output=True)
     assert json.loads(info.stdout)["allocated-clusters"] == data
+
+
+@pytest.mark.parametrize("size", [*SIZES, 1200 << 20])
+def test_runs_are_the_used_clusters_joined(size: int) -> None:
+    rng = random.Random(size)
+    cells = sorted(rng.sample(range(-(-size // CLUSTER)), min(30, -(-size // CLUSTER))))
+    found = [
+        cell
+        for offset, length in used(
+            size, [(cell * CLUSTER, min(SECTOR, size - cell * CLUSTER)) for cell in cells]
+        ).runs()
+        for cell in range(offset // CLUSTER, -(-(offset + length) // CLUSTER))
+        if offset + length <= size
+    ]
+    assert found == cells
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_space_is_taken_for_data_alone(tmp_path: Path, image_format: ImageFormat) -> None:
+    size = 64 << 20
+    target = open_target(
+        ImageOptions(image_format), tmp_path / "disk", used(size, [(0, CLUSTER), (size // 2, CLUSTER)])
+    )
+    target.write(0, memoryview(b"x" * CLUSTER))
+    target.finish()
+    taken = (tmp_path / "disk").stat().st_blocks * 512
+    assert 2 * CLUSTER <= taken <= 10 * CLUSTER
+    assert_image(tmp_path / "disk", image_format, (b"x" * CLUSTER).ljust(size, b"\0"), tmp_path)

@@ -50,7 +50,7 @@ class Fetcher:
         self._repository = repository
         self._progress = progress
         self._cancel = cancel
-        self._workers = min(WORKERS_MAX, max(4, 2 * (os.cpu_count() or 1)))
+        self._workers = min(WORKERS_MAX, max(6, 3 * (os.cpu_count() or 1)))  # most wait for the device
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="restore")
 
     def __enter__(self) -> Fetcher:

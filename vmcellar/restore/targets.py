@@ -8,9 +8,11 @@ into the folder replaces.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -43,6 +45,9 @@ class ImageOptions:
         """Whether the image takes all of its space from the start."""
         return self.preallocation in ("falloc", "full")
 
+
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+"""Python's own would write zeroes where the file system cannot. fallocate(2)."""
 
 BOUNCE_BYTES = 1 << 20
 """One chunk at most; decoded chunks are not aligned, so they pass through such a buffer on the way to O_DIRECT."""
@@ -92,6 +97,21 @@ class RawTarget:
         except VmcellarError:
             self.abort()
             raise
+
+    def reserve(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Have the file system give these (offset, length) space, which reads as zero until it is written.
+
+        Writes into holes are let in one at a time, and each finds its own space: a quarter of a restore's time.
+        Only asked for, as some file systems cannot; where they cannot do O_DIRECT, it would cost more than it brings.
+        """
+        if self._direct < 0:
+            return
+        for offset, length in runs:
+            if _fallocate(self._fd, 0, ctypes.c_int64(offset), ctypes.c_int64(length)):
+                problem = ctypes.get_errno()
+                if problem in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    return
+                raise write_error(self.partial, OSError(problem, os.strerror(problem)))
 
     def _write_zeroes(self, size: int) -> None:
         zeroes = memoryview(bytes(BOUNCE_BYTES))
@@ -151,6 +171,11 @@ class Qcow2Target:
             used.add_all()
         self._layout = Qcow2Layout(used)
         self._file = RawTarget(partial, self._layout.file_size, preallocation)
+        try:
+            self._file.reserve([(0, self._layout.file_size)])
+        except VmcellarError:
+            self.abort()
+            raise
 
     def write(self, offset: int, data: memoryview) -> None:
         """See DiskTarget. TransientError for a range that was not announced as used."""
@@ -184,7 +209,13 @@ def open_target(options: ImageOptions, partial: Path, used: UsedClusters) -> Dis
     Only what `used` tells will be written; its clusters are those of the image.
     """
     if options.format == "raw":
-        return RawTarget(partial, used.size, options.preallocation)
+        target = RawTarget(partial, used.size, options.preallocation)
+        try:
+            target.reserve(used.runs())
+        except VmcellarError:
+            target.abort()
+            raise
+        return target
     return Qcow2Target(partial, used, options.preallocation)
 
 
