@@ -28,7 +28,8 @@ from vmcellar.backup.at_work import at_work
 from vmcellar.backup.cataloguing import noting_failure
 from vmcellar.backup.hooks import Hooks
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, from_json
-from vmcellar.backup.selection import select, standing_of
+from vmcellar.backup.selection import Selection, select, standing_of
+from vmcellar.config.model import Config
 from vmcellar.errors import PermanentError
 
 READING = 2
@@ -89,7 +90,7 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     skipped = turns and (turns.closed or await superseded(engine.state))
     if skipped:
         return cast("list[PointSummary]", Cancelled(name="Skipped", message=skipped))  # a state that is returned holds
-    selection = select(engine.config, request.vms, request.job, full=request.full).without(request.except_vms)
+    selection = _selected(engine.config, request)
     gate = asyncio.Semaphore(request.at_once or engine.config.limits.vms)
 
     async def one(wanted: BackupRequest) -> PointSummary:
@@ -108,6 +109,11 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     if request.job or len(by_vm) > 1:
         await job_artifact(request.job, by_vm)
     return _all_green(by_vm)
+
+
+def _selected(config: Config, request: BackupJob) -> Selection:
+    chosen = select(config, request.vms, request.job, full=request.full, start_paused=request.start_paused)
+    return chosen.without(request.except_vms)
 
 
 async def _one(config: str, wanted: BackupRequest) -> PointSummary:
@@ -164,6 +170,7 @@ def _request(request: BackupVm) -> BackupRequest:
         exclude_disks=request.exclude_disks,
         compression=request.compression,
         chunks=request.chunks,
+        start_paused=request.start_paused,
     )
 
 
@@ -176,6 +183,7 @@ def _parameters(config: str, wanted: BackupRequest) -> BackupVm:
         exclude_disks=wanted.exclude_disks,
         compression=wanted.compression,
         chunks=wanted.chunks,
+        start_paused=wanted.start_paused,
     )
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+START_PAUSED = "a VM that is off is started with its CPUs stopped while it is read, then stopped"
+
 
 class FlowParameters(BaseModel):
     """Base: unknown fields are refused."""
@@ -26,6 +28,7 @@ class BackupVm(FlowParameters):
     exclude_disks: tuple[str, ...] = Field(default=(), description="targets left out on purpose, as in vdb")
     compression: str = Field(default="zstd:auto", description="zstd:auto, zstd:1 to zstd:19, or none")
     chunks: Literal["grid", "content"] = Field(default="grid", description="where chunks are cut")
+    start_paused: bool = Field(default=False, description=START_PAUSED)
 
 
 class BackupJob(FlowParameters):
@@ -35,6 +38,7 @@ class BackupJob(FlowParameters):
     job: str = Field(default="", description="a job under backups: in vmcellar.yaml; empty: the VMs named above")
     except_vms: tuple[str, ...] = Field(default=(), description="VMs of the job that another schedule backs up")
     full: bool = Field(default=False, description="read everything, whatever the job says")
+    start_paused: bool = Field(default=False, description=START_PAUSED)
     at_once: int = Field(default=0, ge=0, le=64, description="VMs at the same time; 0: limits.vms of the configuration")
     scheduled: bool = Field(
         default=False,

@@ -37,7 +37,7 @@ def test_a_vm_that_does_not_run_says_what_to_do(vm: PausedVm, history: History) 
     with pytest.raises(PermanentError, match="not running") as caught:
         history.source.begin(history.request())
     assert f"virsh start {vm.name}" in caught.value.hint
-    assert "later release" in caught.value.hint
+    assert "--start-paused" in caught.value.hint
 
 
 def test_no_daemon_is_transient_and_says_how_to_start_it(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ class Hooks:
     def _run(self, hook: Hook, cancel: CancelToken, error: BaseException | None = None) -> bool:
         """Whether the run may go on."""
         where = f"hook {hook.when} in the guest" if hook.at == "guest" else f"hook {hook.when}"
+        if hook.at == "guest" and self._request.start_paused and not self._guest_runs():
+            self.lines.append(f"{where} `{hook.run}`: not run, as the VM is off")
+            return True
         ended = self._try(hook, cancel, self._environment(hook, error))
         shown = ended.output[-SHOWN:]
         line = f"{where} `{hook.run}`: {ended.problem or 'done'} in {ended.seconds:.1f} s{_said(shown)}"
@@ -114,6 +117,15 @@ class Hooks:
         if ran.code is None:
             return Ended(ran.output or "killed", "", time.monotonic() - started)
         return Ended(f"exit code {ran.code}" if ran.code else "", ran.output.strip(), time.monotonic() - started)
+
+    def _guest_runs(self) -> bool:
+        """False for a VM that is off, or is paused as one that was off is."""
+        import libvirt  # noqa: PLC0415  (only where VMs are)
+
+        from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415
+
+        with closing(Connection(self._engine.config.libvirt.uri)) as connection:
+            return bool(connection.domain(self._request.vm).state()[0] == libvirt.VIR_DOMAIN_RUNNING)
 
     def _environment(self, hook: Hook, error: BaseException | None) -> dict[str, str]:
         """All that a command gets: nothing of this process's own, which may hold secrets."""

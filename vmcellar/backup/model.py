@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
+from vmcellar.sources.base import ClearAction
+
 T = TypeVar("T")
 
 Mode = Literal["auto", "full", "incremental"]
@@ -22,6 +24,7 @@ class BackupRequest:
     """What somebody asked for: one VM, one instant.
 
     `key` makes a retry harmless: a second request with the key of a run that lives continues that run (pitfall 19).
+    `start_paused` lets a VM that is off be started with its CPUs stopped, for as long as it is read.
     """
 
     vm: str
@@ -31,6 +34,7 @@ class BackupRequest:
     exclude_disks: tuple[str, ...] = ()
     compression: str = "zstd:auto"
     chunks: Chunks = "grid"
+    start_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +206,7 @@ class RecoverAction:
 
     vm: str
     run_id: str
-    action: Literal["resumable", "abandoned", "job-aborted", "checkpoint-removed", "scratch-removed", "thawed"]
+    action: Literal["resumable", "abandoned"] | ClearAction
     detail: str
 
 

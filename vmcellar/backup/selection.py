@@ -1,7 +1,7 @@
 """Which VMs a backup is for, and how: names, or what a job's `domains:` selects of libvirt's VMs.
 
-A VM that is off cannot be backed up, but it belongs to its job: the job says what became of it, and is red while it
-has no restore point at all (invariant 5 of docs/architecture.md).
+A VM that is off is left alone unless it may be started paused, but it belongs to its job: the job says what became of
+it, and is red while it has no restore point at all (invariant 5 of docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -49,14 +49,19 @@ class OffVm:
         return f"off: nothing new was read; its newest verified point is {self.point} of {self.time}"
 
 
-def select(config: Config, names: Sequence[str], job: str, *, full: bool) -> Selection:
-    """The VMs that are named, each once, or those that the job selects.
+def select(
+    config: Config, names: Sequence[str], job: str, *, full: bool = False, start_paused: bool = False
+) -> Selection:
+    """The VMs that are named, each once, or those that the job selects; `start_paused` takes those that are off, too.
 
     UsageError when nothing was named or the job is unknown, PermanentError when a job selects no VM or stores on a
     tier that is not there, TransientError when libvirt does not answer.
     """
     running, off = (list(dict.fromkeys(names)), []) if names else _selected(config, job)
-    return Selection(tuple(_request(config, vm, job, full) for vm in running), tuple(off))
+    start_paused = start_paused or (bool(job) and config.job(job).when_off == "start-paused")
+    if start_paused:
+        running, off = [*running, *off], []
+    return Selection(tuple(_request(config, vm, job, full, start_paused) for vm in running), tuple(off))
 
 
 def standing_of(repository: Repository, job: str, off: Sequence[str]) -> dict[str, OffVm | PermanentError]:
@@ -71,8 +76,8 @@ def _standing(vm: str, job: str, point: RestorePoint | None) -> OffVm | Permanen
         return OffVm(vm, point.id, f"{point.when:%Y-%m-%d %H:%M:%S} UTC")
     return PermanentError(
         f"{vm}: the VM is off and has no verified restore point at all, though job {job} selects it",
-        hint=f"start it once (`virsh start {vm}`) and run the job again, or leave it out by name: "
-        f'add "!{vm}" to the job\'s `domains:`',
+        hint=f"have it read while it is off (`vmcellar backup {vm} --start-paused`, or `when_off: start-paused` in the "
+        f'job), or leave it out by name: add "!{vm}" to the job\'s `domains:`',
     )
 
 
@@ -91,9 +96,9 @@ def _selected(config: Config, job: str) -> tuple[list[str], list[str]]:
     return running, off
 
 
-def _request(config: Config, vm: str, job: str, full: bool) -> BackupRequest:
+def _request(config: Config, vm: str, job: str, full: bool, start_paused: bool) -> BackupRequest:
     if not job:
-        return BackupRequest(vm, "full" if full else "auto")
+        return BackupRequest(vm, "full" if full else "auto", start_paused=start_paused)
     entry = config.job(job)
     if not config.is_hot(entry.storage):
         raise PermanentError(
@@ -110,6 +115,7 @@ def _request(config: Config, vm: str, job: str, full: bool) -> BackupRequest:
         exclude_disks=entry.excluded_disks(vm),
         compression=entry.compression,
         chunks=entry.chunks,
+        start_paused=start_paused,
     )
 
 

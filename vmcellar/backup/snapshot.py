@@ -109,6 +109,7 @@ def _capture_request(
         excluded=frozenset(request.exclude_disks),
         force_full="a full backup was asked for" if request.mode == "full" else doubt,
         freeze_timeout=engine.config.limits.freeze,
+        start_paused=request.start_paused,
     )
 
 

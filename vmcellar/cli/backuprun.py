@@ -18,12 +18,20 @@ from vmcellar.engine import Engine, open_engine
 from vmcellar.errors import CancelledError, VmcellarError
 
 
-def run_backups(path: Path, names: Sequence[str], job: str, *, full: bool, verbose: bool = False) -> Outcome:
+def run_backups(
+    path: Path,
+    names: Sequence[str],
+    job: str = "",
+    *,
+    full: bool = False,
+    start_paused: bool = False,
+    verbose: bool = False,
+) -> Outcome:
     """Back up the VMs that are named, or that the job selects. One VM's failure does not stop the others.
 
     What is wrong with the request, the key or the repository is said at once, before Prefect is started.
     """
-    selection = select(load_config(path), names, job, full=full)
+    selection = select(load_config(path), names, job, full=full, start_paused=start_paused)
     engine = open_engine(path)
     standing = standing_of(engine.repository, job, selection.off)
     for vm, found in standing.items():
@@ -31,7 +39,7 @@ def run_backups(path: Path, names: Sequence[str], job: str, *, full: bool, verbo
             note(f"note: {vm}: {found}")
     outcome, rest = Outcome(), selection.requests
     if prefect_answers():
-        end = run_flow(path, names, job, full=full, verbose=verbose)
+        end = run_flow(path, names, job, full=full, start_paused=start_paused, verbose=verbose)
         outcome.points += end.points.values()
         if not end.lost:
             outcome.failures += [end.failure] if end.failure else []

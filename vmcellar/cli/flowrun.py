@@ -20,7 +20,7 @@ from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import CancelledError, VmcellarError
 
 if TYPE_CHECKING:
-    from vmcellar.backup.model import PointSummary
+    from vmcellar.backup.model import Mode, PointSummary
 
 LOOK_SECONDS = 1.0
 PATIENCE = 8.0
@@ -65,7 +65,7 @@ class FlowEnd:
     lost: str = ""
 
 
-def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose: bool) -> FlowEnd:
+def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, start_paused: bool, verbose: bool) -> FlowEnd:
     """Run `flows.backup.backup_job`, or for one named VM `backup_vm` alone, which saves a flow run (0.2 s).
 
     CancelledError when a signal stopped it. A server that is lost is waited for `PATIENCE` seconds once nothing is left
@@ -81,8 +81,10 @@ def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, verbose:
 
     async def flow() -> object:
         if len(names) == 1 and not job:
-            return await backup_vm(BackupVm(config=str(path), vm=names[0], mode="full" if full else "auto"))
-        return await backup_job(BackupJob(config=str(path), vms=tuple(names), job=job, full=full))
+            mode: Mode = "full" if full else "auto"
+            return await backup_vm(BackupVm(config=str(path), vm=names[0], mode=mode, start_paused=start_paused))
+        wanted = BackupJob(config=str(path), vms=tuple(names), job=job, full=full, start_paused=start_paused)
+        return await backup_job(wanted)
 
     with progress_bars() as progress, watched(progress), witnessed() as ended:
         thread = _FlowThread(flow)

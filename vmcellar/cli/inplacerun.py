@@ -40,7 +40,7 @@ def overwrite_vm(ctx: typer.Context, name: str, wishes: Wishes, reach: Reach) ->
     def back_up() -> str:
         from vmcellar.cli.backuprun import run_backups
 
-        outcome = run_backups(config_path(ctx, reach.config), [point.vm], "", full=False)
+        outcome = run_backups(config_path(ctx, reach.config), [point.vm])
         outcome.raise_first_failure()
         return str(outcome.points[0].id)
 

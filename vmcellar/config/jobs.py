@@ -153,6 +153,9 @@ class BackupJob(Section):
     exclude: tuple[str, ...] = Field(
         default=(), description="disks left out on purpose (disk:vdb, disk:VM/vdb); /paths are notes"
     )
+    when_off: Literal["skip", "start-paused"] = Field(
+        default="skip", description="a VM that is off: left alone, or started with its CPUs stopped while it is read"
+    )
     window: DailyWindow | None = Field(default=None, description="scheduled backups begin only inside it")
     after_window: Annotated[
         Literal["run", "stop"] | int,

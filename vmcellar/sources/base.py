@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from vmcellar.sources.nbd import ExportReader
 
-ClearAction = Literal["job-aborted", "checkpoint-removed", "scratch-removed", "thawed"]
+ClearAction = Literal["job-aborted", "checkpoint-removed", "scratch-removed", "stopped", "thawed"]
 Consistency = Literal["quiesced", "crash"]
 
 
@@ -83,7 +83,8 @@ class CaptureRequest:
     `chain` holds the recorded checkpoints of this VM in this repository, oldest first; the last one is the parent.
     Empty means that everything is read. Only checkpoints of committed, verified points belong in it (pitfall 2).
     `previous` is what the parent point recorded of its disks. `force_full`, if not empty, is the reason to read
-    everything although a parent exists.
+    everything although a parent exists. `start_paused` lets a VM that is off be started with its CPUs stopped;
+    `Capture.end` stops it again, unless somebody let it run meanwhile.
     """
 
     vm: str
@@ -94,6 +95,7 @@ class CaptureRequest:
     excluded: frozenset[str] = frozenset()
     force_full: str = ""
     freeze_timeout: float = 10.0
+    start_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

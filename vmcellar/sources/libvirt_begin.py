@@ -12,7 +12,7 @@ import libvirt
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from vmcellar.errors import PermanentError
-from vmcellar.sources import libvirt_artifacts, libvirt_checkpoints, libvirt_job, libvirt_scratch
+from vmcellar.sources import libvirt_artifacts, libvirt_checkpoints, libvirt_job, libvirt_off, libvirt_scratch
 from vmcellar.sources.base import CaptureRequest, CaptureResult, SourceDisk
 from vmcellar.sources.libvirt_agent import Quiesce
 from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
@@ -48,7 +48,7 @@ class _Plan:
 
 
 class Beginning:
-    """Begins one capture of a running domain for `request`."""
+    """Begins one capture of a domain for `request`; one that is off is started paused first, if that is allowed."""
 
     def __init__(
         self, connection: Connection, request: CaptureRequest, scratch: Path, reserve: int, instance: str
@@ -59,13 +59,14 @@ class Beginning:
         self._request = request
         self._base = scratch
         self._reserve = reserve
-        self._domain = connection.running(request.vm)
+        self._domain = find_domain(connection, request)
+        self._was_off = not self._domain.isActive()
         self._name = libvirt_checkpoints.new_name(request.repository_id)
 
     def run(self) -> LibvirtCapture:
         """Begin; everything temporary is gone again when it fails."""
-        libvirt_job.refuse_if_busy(self._domain)
-        plan = self._plan(self._request.force_full)
+        if not self._was_off:
+            libvirt_job.refuse_if_busy(self._domain)
         owner = libvirt_scratch.Owner(
             self._request.vm,
             self._domain.UUIDString(),
@@ -73,15 +74,28 @@ class Beginning:
             self._request.repository_id,
             self._name,
             self._instance,
+            self._was_off,
         )
         folder, hold = libvirt_scratch.create(self._base, owner, qemu_user(self._domain.XMLDesc(0)))
         files = JobFiles(folder)
         try:
+            if self._was_off:
+                self._start_paused(folder)
+            plan = self._plan(self._request.force_full)
             libvirt_scratch.check_space(files.folder, self._request.vm, [d.size for d in plan.disks], self._reserve)
             return self._begin(plan, files, hold)
         except BaseException:
             clear_job(self._connection.find(self._request.vm), files)  # over a new connection, if the old one broke
             raise
+
+    def _start_paused(self, folder: Path) -> None:
+        """After the folder was made: should this process die, that is what says why the VM is on."""
+        self._was_off = libvirt_off.start_paused(self._domain)
+        recorded = [checkpoint.name for checkpoint in self._request.chain]
+        libvirt_checkpoints.trim(self._domain, self._request.repository_id, recorded, ())
+        user = qemu_user(self._domain.XMLDesc(0))
+        libvirt_scratch.give(folder, user)
+        libvirt_scratch.check_reachable(folder, user)
 
     def _begin(self, plan: _Plan, files: JobFiles, hold: Hold) -> LibvirtCapture:
         began = time.time()
@@ -185,7 +199,7 @@ class Beginning:
             checkpoint_xml=xml,
             parent=plan.parent,
             consistency="quiesced" if quiesce.quiesced else "crash",
-            consistency_reason=quiesce.reason,
+            consistency_reason=libvirt_off.REASON if self._was_off else quiesce.reason,
             freeze_seconds=quiesce.seconds,
             began=began,
             socket=str(files.socket),
@@ -195,6 +209,11 @@ class Beginning:
             previous=self._request.previous,
             warnings=(*plan.layout.warnings, *warnings),
         )
+
+
+def find_domain(connection: Connection, request: CaptureRequest) -> libvirt.virDomain:
+    """The request's domain; PermanentError when there is none, or when it is off and may not be started."""
+    return connection.domain(request.vm) if request.start_paused else connection.running(request.vm)
 
 
 def qemu_user(xml: str) -> tuple[int, int]:

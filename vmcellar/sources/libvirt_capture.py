@@ -8,7 +8,7 @@ from pathlib import Path
 
 import libvirt
 
-from vmcellar.sources import libvirt_job, libvirt_scratch
+from vmcellar.sources import libvirt_job, libvirt_off, libvirt_scratch
 from vmcellar.sources.base import CaptureResult, ClearAction, Extent, PreviousDisk, ScratchPressure, SourceDisk
 from vmcellar.sources.libvirt_agent import is_thawing, thaw
 from vmcellar.sources.libvirt_connection import Connection, explain
@@ -93,9 +93,11 @@ class LibvirtCapture:
 
 
 def clear_job(domain: libvirt.virDomain | None, files: JobFiles) -> list[ClearAction]:
-    """End the job with these files, thaw a guest that it left frozen, remove the files; what of it was needed.
+    """End the job with these files, thaw a guest that it left frozen, stop one that was off, remove the files.
 
-    While the guest does not confirm its thaw, the folder stays with its marker, for a later reconciliation.
+    Gives what of it was needed.
+
+    While the guest does not confirm its thaw, or does not stop, the folder stays, for a later reconciliation.
     """
     actions: list[ClearAction] = []
     if domain is not None and libvirt_job.end(domain, files):
@@ -107,6 +109,9 @@ def clear_job(domain: libvirt.virDomain | None, files: JobFiles) -> list[ClearAc
             libvirt_scratch.remove_files(files.folder)
             return actions
         actions.append("thawed")
+    owner = libvirt_scratch.owner_of(files.folder)
+    if running and owner is not None and owner.was_off and libvirt_off.stop(domain):
+        actions.append("stopped")
     if files.folder.exists():
         libvirt_scratch.remove(files.folder)
         actions.append("scratch-removed")

@@ -85,7 +85,8 @@ class Connection:
         if not domain.isActive():
             raise PermanentError(
                 f"{vm}: the VM is not running, and only running VMs can be backed up",
-                hint=f"type `virsh start {vm}`; disks of stopped VMs come with a later release",
+                hint=f"type `vmcellar backup {vm} --start-paused`, which reads its disks without letting it run "
+                f"(`when_off: start-paused` for a job), or `virsh start {vm}`",
             )
         return domain
 

@@ -32,7 +32,10 @@ _PREFIX = "vmc-"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Which run, of which VM, repository and state directory (`instance`), a folder belongs to."""
+    """Which run, of which VM, repository and state directory (`instance`), a folder belongs to.
+
+    `was_off`: the VM was off when the run began, which starts it paused and stops it again.
+    """
 
     vm: str
     vm_uuid: str
@@ -40,6 +43,7 @@ class Owner:
     repository_id: str
     checkpoint: str
     instance: str = ""
+    was_off: bool = False
 
 
 class Hold:
@@ -84,7 +88,7 @@ def create(base: Path, owner: Owner, user: tuple[int, int]) -> tuple[Path, Hold]
         building = base / f".{name}"
         building.mkdir(mode=0o770)
         (building / OWNER_FILE).write_bytes(_OWNER.dump_json(owner))
-        _give(building, user)
+        give(building, user)
         hold = Hold(building)  # before it appears: nobody may take it for a leftover
         building.rename(base / name)
     except OSError as error:
@@ -92,7 +96,7 @@ def create(base: Path, owner: Owner, user: tuple[int, int]) -> tuple[Path, Hold]
             f"{owner.vm}: no scratch folder in {base}: {error}",
             hint="run as root, or set `scratch` in vmcellar.yaml to a folder that you and QEMU may write to",
         ) from error
-    _check_reachable(base / name, user)
+    check_reachable(base / name, user)
     return base / name, hold
 
 
@@ -106,11 +110,17 @@ def owned(base: Path, vm: str, repository_id: str) -> Iterator[tuple[Path, Owner
 def owners(base: Path) -> Iterator[tuple[Path, Owner]]:
     """All folders below `base` that `create` made, and whose they are."""
     for folder in sorted(base.glob(f"{_PREFIX}*")):
-        try:
-            owner = _OWNER.validate_json((folder / OWNER_FILE).read_bytes())
-        except (OSError, ValidationError):
-            continue
-        yield folder, owner
+        owner = owner_of(folder)
+        if owner is not None:
+            yield folder, owner
+
+
+def owner_of(folder: Path) -> Owner | None:
+    """Whose a folder is; None when it is not there, or none of ours."""
+    try:
+        return _OWNER.validate_json((folder / OWNER_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def remove(folder: Path) -> None:
@@ -157,14 +167,16 @@ def _check_path(socket: Path) -> None:
         )
 
 
-def _give(folder: Path, user: tuple[int, int]) -> None:
+def give(folder: Path, user: tuple[int, int]) -> None:
+    """Let QEMU, running as `user` (uid, gid), write in a folder."""
     if os.geteuid() == 0:
         os.chown(folder, *user)
     elif os.geteuid() != user[0]:
         folder.chmod(0o777)  # inside it only libvirt's and our files; both accounts must write and remove
 
 
-def _check_reachable(folder: Path, user: tuple[int, int]) -> None:
+def check_reachable(folder: Path, user: tuple[int, int]) -> None:
+    """PermanentError, with the folder removed, when `user` (uid, gid) may not get to it."""
     uid, gid = user
     if uid == 0:
         return

@@ -10,16 +10,13 @@ import libvirt
 
 from vmcellar.sources import libvirt_checkpoints, libvirt_job, libvirt_scratch
 from vmcellar.sources.base import CaptureRequest, CaptureResult, Reconciled
-from vmcellar.sources.libvirt_begin import Beginning
+from vmcellar.sources.libvirt_begin import Beginning, find_domain
 from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
-from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
+from vmcellar.sources.libvirt_connection import Connection, explain
 from vmcellar.sources.libvirt_job import JobFiles
 from vmcellar.sources.libvirt_uri import refuse_other_host
 
 log = logging.getLogger(__name__)
-
-KEPT_CHECKPOINTS = 3
-"""Recorded checkpoints that stay, newest first: an incremental from any of them is right (pitfall 2)."""
 
 DEFAULT_RESERVE = 1 << 30
 
@@ -45,14 +42,14 @@ class LibvirtSource:
         return self._connection.names()
 
     def begin(self, request: CaptureRequest) -> LibvirtCapture:
-        """Hold one instant of all covered disks of a running VM, quiesced if its agent answers.
+        """Hold one instant of all covered disks of a VM that runs, quiesced if its agent answers, or is started paused.
 
         A job that an earlier attempt of the same run left is ended first: a retry never makes two (pitfall 19). Raises
         TransientError when the VM is busy or libvirt is away, PermanentError with what to do otherwise; then nothing
         temporary is left, but perhaps an orphan checkpoint that the next `reconcile` removes.
         """
         refuse_other_host(self._connection.uri, request.vm)
-        domain = self._connection.running(request.vm)
+        domain = find_domain(self._connection, request)
         try:
             for folder, owner in libvirt_scratch.owned(self._scratch, request.vm, request.repository_id):
                 if owner.run_id == request.run_id:
@@ -85,7 +82,7 @@ class LibvirtSource:
         try:
             cleared = self._clear_folders(domain, vm, repository_id, live_runs)
             if domain is not None and _can_change_checkpoints(domain):
-                cleared += _trim_checkpoints(domain, repository_id, recorded, live_runs)
+                cleared += libvirt_checkpoints.trim(domain, repository_id, recorded, live_runs)
         except libvirt.libvirtError as error:
             raise explain(error, vm, "clearing what an earlier run left") from error
         return cleared
@@ -112,21 +109,3 @@ class LibvirtSource:
 
 def _can_change_checkpoints(domain: libvirt.virDomain) -> bool:
     return bool(domain.isActive()) and libvirt_job.running_socket(domain) is None
-
-
-def _trim_checkpoints(
-    domain: libvirt.virDomain, repository_id: str, recorded: Sequence[str], live_runs: Collection[str]
-) -> list[Reconciled]:
-    keep = set(recorded[-KEPT_CHECKPOINTS:])
-    cleared: list[Reconciled] = []
-    for name, run_id in libvirt_checkpoints.own(domain, repository_id).items():
-        if name in keep or run_id in live_runs:
-            continue
-        try:
-            libvirt_checkpoints.delete(domain, name)
-        except BusyError as error:
-            log.info("%s: checkpoint %s stays for now: %s", domain.name(), name, error)
-            continue
-        why = "older than the kept ones" if name in recorded else "of no restore point"
-        cleared.append(Reconciled("checkpoint-removed", run_id, f"{name}: {why}"))
-    return cleared

@@ -79,7 +79,7 @@ def _domain(domain: Any, libvirt: Any) -> Iterator[Finding]:
         yield (
             _agent(name, domain, tree)
             if running
-            else Finding(name, "note", "not running; it is backed up when it runs")
+            else Finding(name, "note", "not running; it is backed up when it runs, or paused (when_off: start-paused)")
         )
         yield from disk_findings(name, tree)
         if domain.snapshotNum(0):

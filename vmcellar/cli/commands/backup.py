@@ -26,17 +26,24 @@ def backup(
         bool, typer.Option("--full", help="Read every disk in full; only what is new gets stored.")
     ] = False,
     job: Annotated[str | None, typer.Option("--job", metavar="NAME", help="Run this job of the configuration.")] = None,
+    start_paused: Annotated[
+        bool,
+        typer.Option(
+            "--start-paused", help="Start a VM that is off with its CPUs stopped, read its disks, and stop it again."
+        ),
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Back up running VMs now: incrementally where their last verified point allows it.
+    """Back up VMs now: incrementally where their last verified point allows it. They must run, or be started paused.
 
     Exit 0 only when every disk of every VM has a verified restore point, and no hook failed.
     """
     from vmcellar.cli.backuprun import run_backups
 
     verbose = ctx.find_root().obj.verbose > 0
-    outcome = run_backups(config_path(ctx, config), vms or [], job or "", full=full, verbose=verbose)
+    path = config_path(ctx, config)
+    outcome = run_backups(path, vms or [], job or "", full=full, start_paused=start_paused, verbose=verbose)
     if as_json:
         print_json([asdict(point) for point in outcome.points])
     else:
