@@ -43,6 +43,23 @@ def test_growth_goes_on() -> None:
     assert fill.used[28] == pytest.approx(7 * GB * (30 + 31 + 32 + 33), rel=0.03)
 
 
+def test_the_fulls_that_a_history_begins_with_are_not_expected_again() -> None:
+    first = daily(np.full(80, 5 * GB)).astype({"vm": "object", "kind": "object"})
+    first.loc[0, "kind"], first.loc[0, "bytes_stored"] = "full", 1000 * GB
+    second = first.assign(vm="db", started=first["started"] + pd.Timedelta(days=2))
+    both = conform(pd.concat([first, second]))
+    assert fill_of(both, "hot", used=0).per_day == pytest.approx(10 * GB, rel=0.05)
+    later = first.assign(vm="db", started=first["started"] + pd.Timedelta(days=30))
+    joined = conform(pd.concat([first, later]))
+    assert fill_of(joined, "hot", used=0).per_day > 15 * GB, "one that comes later may be followed by others"
+
+
+def test_few_forecasts_that_all_missed_to_one_side_leave_the_other_open() -> None:
+    fill = fill_of(daily(100 * GB / (1 + np.arange(80.0))), "hot", used=0)
+    for level in (80, 95):
+        assert fill.low[level][30] < 0.9 * fill.used[30] < 1.1 * fill.used[30] < fill.high[level][30]
+
+
 def test_what_retention_drops_is_taken_off() -> None:
     fill = fill_of(daily(np.full(100, 5 * GB)), "hot", used=150 * GB, kept_days=30)
     assert np.allclose(fill.used, 150 * GB)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ORIGINS = 12
 AHEAD_SEASONS = 2
 MARGIN = 0.97
+LEARNING = 1.0
 LEAST_SEEN = 2
 """Weeks that a model sees before its first forecast counts."""
 
@@ -31,7 +32,8 @@ class Backtest:
 
     `model[i]` is an index into `names`, `mase[i]` its error by that of the baseline over the same steps (below one is
     better), `errors[i]` logarithms of truth by forecast with `predicted[i]` beside them, as (disks, origins, ahead),
-    `points[i]` how many steps were compared.
+    `points[i]` how many steps were compared. `learned[i]` is, by origin, how large an error is to be expected now where
+    one of that origin was one: less, as models know more weeks now.
     """
 
     names: tuple[str, ...]
@@ -40,6 +42,7 @@ class Backtest:
     errors: Floats
     predicted: Floats
     points: NDArray[np.int64]
+    learned: Floats
 
 
 def candidates() -> dict[str, Model]:
@@ -52,23 +55,39 @@ def run(logs: Floats, season: int) -> Backtest:
     names = tuple(candidates())
     misses = np.zeros((len(names), len(logs)))
     points = np.zeros(len(logs), dtype=np.int64)
-    truths, forecasts = [], []
+    truths, forecasts, seen = [], [], []
     for origin in _origins(logs.shape[1], season):
         truth = _ahead(logs, origin, AHEAD_SEASONS * season)
         made = _forecast_all(logs[:, :origin], season)
         forecasts.append(made)
         truths.append(truth)
+        seen.append(_weeks(logs[:, :origin], season))
         compared = np.isfinite(truth[:, :season]) & np.isfinite(made[:, :, :season]).all(axis=0)
         points += compared.sum(axis=1)
         for index in range(len(names)):
             miss = np.abs(from_log(made[index, :, :season]) - from_log(truth[:, :season]))
             misses[index] += np.where(compared, miss, 0.0).sum(axis=1)
     if not truths:
-        empty = np.full((len(logs), 1, AHEAD_SEASONS * season), np.nan)
-        return Backtest(names, np.zeros(len(logs), dtype=np.int64), np.ones(len(logs)), empty, empty, points)
+        empty, one = np.full((len(logs), 1, AHEAD_SEASONS * season), np.nan), np.ones((len(logs), 1))
+        return Backtest(names, np.zeros(len(logs), dtype=np.int64), one[:, 0], empty, empty, points, one)
     model, mase = _choose(misses)
     predicted = np.stack([made[model, np.arange(len(logs))] for made in forecasts], axis=1)
-    return Backtest(names, model, mase, np.stack(truths, axis=1) - predicted, predicted, points)
+    errors = np.stack(truths, axis=1) - predicted
+    learned = np.where(model[:, None] > 0, _learned(np.stack(seen, axis=1), _weeks(logs, season)), 1.0)
+    return Backtest(names, model, mase, errors, predicted, points, learned)
+
+
+def _weeks(logs: Floats, season: int) -> Floats:
+    """How many weeks are known of each disk."""
+    return np.asarray((~np.isnan(logs)).sum(axis=1) / season, dtype=np.float64)
+
+
+def _learned(seen: Floats, now: Floats) -> Floats:
+    """An average of n weeks misses the next one by the noise of both: its error is as the root of 1 + 1 / n. The
+    baseline, which takes one week however many it knows, does not learn.
+    """
+    then = 1 + LEARNING / np.maximum(seen, 1.0)
+    return np.asarray(np.sqrt((1 + LEARNING / np.maximum(now, 1.0))[:, None] / then), dtype=np.float64)
 
 
 def _choose(misses: Floats) -> tuple[NDArray[np.int64], Floats]:

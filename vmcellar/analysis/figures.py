@@ -64,9 +64,9 @@ def in_time(seconds: float) -> tuple[float, str]:
 
 
 def label_end(axis: Axes, x: object, y: float, text: str, color: str) -> None:
-    """Name a line at its end, in its own color: nobody has to look for it in a legend."""
+    """Name a line at its end, above it, in its own color: nobody has to look for it in a legend."""
     axis.annotate(
-        text, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=9, color=color, annotation_clip=False
+        text, (x, y), (5, 0), textcoords="offset points", va="bottom", fontsize=9, color=color, annotation_clip=False
     )
 
 

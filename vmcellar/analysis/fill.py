@@ -30,7 +30,10 @@ TESTED = (7, 14, 30, 60)
 TESTED_FOR = 30
 DAMPINGS = (0.0, 0.8, 0.95)
 RECENT = 5
-OVERLAP = 2.5
+OVERLAP, MIRROR = 0.15, 2.0
+"""By so much over the number of spans that do not overlap an interval is wider, and reaches as far to either side."""
+BEGINNING = 7
+"""Days from a tier's first run on in which a disk's first full is where the history begins, and no newcomer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,21 @@ def added_by_day(frame: pd.DataFrame, tier: str, now: float) -> tuple[Floats, Fl
     length = int(back.max())
     stored = frame["bytes_stored"].to_numpy()[rows].astype(np.float64)
     full = (frame["kind"].to_numpy() == "full")[rows]
-    inside = back < length
+    inside = (back < length) & ~_beginnings(frame, rows, started, full)
     incremental, whole = (
         np.asarray(np.bincount(back[inside & pick], stored[inside & pick], length)[::-1], dtype=np.float64)
         for pick in (~full, full)
     )
     return incremental, whole
+
+
+def _beginnings(
+    frame: pd.DataFrame, rows: NDArray[np.bool_], started: Floats, full: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which of the rows are first fulls of the days in which the history began: nothing of the kind comes again."""
+    disks = frame.groupby(["vm", "disk"], observed=True, sort=False)["started"].transform("min")
+    first = seconds_of(disks)[rows] >= started[rows]
+    return np.asarray(full & first & (started[rows] < started[rows].min() + BEGINNING * DAY), dtype=np.bool_)
 
 
 def fill_of(
@@ -180,8 +192,12 @@ def _bounds(ratios: dict[int, Floats], level: int) -> tuple[Floats, Floats]:
 
 
 def _widened(logs: Floats, days: int, level: int) -> tuple[float, float]:
-    """Ends of an interval of one number of days, wider by what `days` long spans that overlap do not tell."""
+    """Ends of an interval of one number of days, wider by what `days` long spans that overlap do not tell. That few of
+    them all missed to one side does not mean that the next one cannot miss to the other.
+    """
     apart = max(len(logs) * 7 / days, 1.0)
-    low, high = bounds(logs[None, :], np.array([apart]), level)
+    found = [float(end[0]) for end in bounds(logs[None, :], np.array([np.inf]), level)]
     wider = 1 + OVERLAP / apart
-    return min(float(low[0]) * wider, 0.0), max(float(high[0]) * wider, 0.0)
+    low, high = min(found[0], 0.0) * wider, max(found[1], 0.0) * wider
+    other = min(1.0, MIRROR / apart) * max(high, -low)
+    return min(low, -other), max(high, other)

@@ -201,10 +201,13 @@ def _bounds(tested: backtest.Backtest, logs: Floats, season: int) -> tuple[dict[
 
 
 def _errors_of(tested: backtest.Backtest, week: slice, season: int) -> Floats:
-    """Past errors of a week ahead; where there are none yet, those of the first week, half as large again."""
-    own = tested.errors[:, :, week]
+    """Past errors of a week ahead, as they would be with what is known now; where there are none yet, those of the
+    first week, half as large again.
+    """
+    errors = tested.errors * tested.learned[:, :, None]
+    own = errors[:, :, week]
     none = ~np.isfinite(own).any(axis=(1, 2), keepdims=True)
-    return np.asarray(np.where(none, 1.5 * tested.errors[:, :, :season], own), dtype=np.float64)
+    return np.asarray(np.where(none, 1.5 * errors[:, :, :season], own), dtype=np.float64)
 
 
 def _mean_by_median(tested: backtest.Backtest) -> Floats:
