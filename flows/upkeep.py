@@ -13,15 +13,20 @@ from tasks.running import TaskThreads
 
 @flow(name="upkeep-repository", flow_run_name="upkeep {request.what}")
 async def upkeep_repository(request: Upkeep) -> dict[str, int]:
-    """Prune, then gc; what went, in numbers. Red when anything cannot be read: then nothing is collected."""
+    """Prune, then gc; what went, in numbers; `held` are points that are locked, or were pinned meanwhile.
+
+    Red when anything cannot be read: then nothing is collected.
+    """
     config = request.config
     with activity(config, tasks.ACTIVITY) as work, TaskThreads(work.cancel, 1) as threads:
-        plan = await threads.value(tasks.prune, config, request.dry_run)
+        pruned = await threads.value(tasks.prune, config, request.dry_run)
         report = await threads.value(tasks.collect_garbage, config, request.grace, request.dry_run)
-    await upkeep_artifact(plan, report)
+    await upkeep_artifact(pruned.plan, pruned.gone, report)
+    to_go = sum(not decision.keep for decision in pruned.plan)
     return {
-        "kept": sum(decision.keep for decision in plan),
-        "dropped": sum(not decision.keep for decision in plan),
+        "kept": len(pruned.plan) - to_go,
+        "dropped": len(pruned.gone),
+        "held": to_go - len(pruned.gone),
         "deleted_packs": len(report.deleted),
         "deleted_bytes": report.deleted_bytes,
         "marked_packs": len(report.marked),

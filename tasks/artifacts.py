@@ -6,7 +6,7 @@ import asyncio
 import base64
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -130,18 +130,25 @@ async def tiers_artifact(report: RebalanceReport, standing: Sequence[TierSummary
     await or_warn(acreate_table_artifact(table=lying, key="tiers", description="What lies on which tier"), None)
 
 
-async def upkeep_artifact(plan: Sequence[Decision], report: GcReport) -> None:
+async def upkeep_artifact(plan: Sequence[Decision], gone: Collection[str], report: GcReport) -> None:
     """Publish what upkeep kept, dropped and freed: a row per point, those that go first."""
     would = "would be " if report.dry_run else ""
-    going = [decision for decision in plan if not decision.keep]
     freed = f"{would}deleted: {len(report.deleted)} packs, {size_text(report.deleted_bytes)}"
     marked = f"{would}marked: {len(report.marked)} packs, {size_text(report.marked_bytes)}"
-    lines = [f"# {len(plan) - len(going)} points stay, {len(going)} go", "", f"{freed}; {marked}", ""]
+    lines = [f"# {len(plan) - len(gone)} points stay, {len(gone)} go", "", f"{freed}; {marked}", ""]
     lines += ["| point | VM | | why |", "|---|---|---|---|"]
     for decision in sorted(plan, key=lambda decision: decision.keep):
-        verdict = "keep" if decision.keep else "**drop**"
-        lines.append(f"| `{decision.point.id}` | {decision.point.vm} | {verdict} | {decision.why} |")
+        verdict, why = _verdict(decision, gone)
+        lines.append(f"| `{decision.point.id}` | {decision.point.vm} | {verdict} | {why} |")
     await or_warn(acreate_markdown_artifact(key="upkeep", markdown="\n".join(lines[:ROWS_MOST])), None)
+
+
+def _verdict(decision: Decision, gone: Collection[str]) -> tuple[str, str]:
+    if decision.keep:
+        return "keep", decision.why
+    if decision.point.id in gone:
+        return "**drop**", decision.why
+    return "**held**", f"{decision.why}, but it is locked or was pinned meanwhile"
 
 
 async def advice_artifact(advice: Advice) -> None:

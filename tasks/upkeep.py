@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from prefect import task
 
 from tasks.control import controls, engine_of
@@ -19,9 +21,19 @@ ACTIVITY = "upkeep"
 """The name under which a run's cancel token and progress are found."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was decided of every point and why, and the ids of those that are gone now; of a dry run those that would
+    go. One that was to go and is not among them is locked, or was pinned meanwhile.
+    """
+
+    plan: tuple[Decision, ...]
+    gone: frozenset[str]
+
+
 @task(name="prune", **RETRIED)
-def prune(config: str, dry_run: bool) -> list[Decision]:
-    """Drop the points that the jobs' retention lets go; what was decided of every point, and why."""
+def prune(config: str, dry_run: bool) -> Pruned:
+    """Drop the points that the jobs' retention lets go."""
     engine = engine_of(config)
     progress, cancel = controls(config, ACTIVITY)
     repository = engine.repository
@@ -32,9 +44,11 @@ def prune(config: str, dry_run: bool) -> list[Decision]:
         now=repository.clock(),
         zone=local_zone(),
     )
-    if not dry_run:
-        pruning.drop(repository, plan, progress, cancel)
-    return plan
+    if dry_run:
+        gone = [decision.point for decision in plan if not decision.keep]
+    else:
+        gone = pruning.drop(repository, plan, progress, cancel)
+    return Pruned(tuple(plan), frozenset(point.id for point in gone))
 
 
 @task(name="collect-garbage", **RETRIED)

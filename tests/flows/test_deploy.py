@@ -30,6 +30,8 @@ from tests.proof.cellar import Cellar
 from vmcellar.config.schedules import Schedule
 from vmcellar.policy.bandwidth import Throttle
 from vmcellar.policy.timetable import Advised, write_advised
+from vmcellar.tiers.base import LockedError
+from vmcellar.tiers.local import LocalTier
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.prefect]
 
@@ -168,19 +170,35 @@ def test_a_jobs_bandwidth_holds_for_all_that_is_read(
     assert sum(taken) == point.bytes_read
 
 
-def test_upkeep_drops_by_the_jobs_retention(seen: Seen, make_cellar: CellarFactory, flow_guest: LabGuest) -> None:
+def test_upkeep_drops_by_the_jobs_retention(
+    seen: Seen, make_cellar: CellarFactory, flow_guest: LabGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cellar = make_cellar(backups=[{**JOBS[0], "domains": [flow_guest.name]}])
     request = BackupJob(config=str(cellar.file), job="nightly")
     points = [asyncio.run(backup_job(request))[0].id for _ in range(2)]
     planned = asyncio.run(upkeep_repository(Upkeep(config=str(cellar.file), dry_run=True)))
     assert (planned["kept"], planned["dropped"]) == (1, 1)
     assert [point.id for point in cellar.points(flow_guest)] == points
+    with monkeypatch.context() as locked:
+        locked.setattr(LocalTier, "delete", _locked)
+        held = asyncio.run(upkeep_repository(Upkeep(config=str(cellar.file))))
+    assert (held["kept"], held["dropped"], held["held"]) == (1, 0, 1)
     done = asyncio.run(upkeep_repository(Upkeep(config=str(cellar.file))))
-    assert (done["kept"], done["dropped"]) == (1, 1)
+    assert (done["kept"], done["dropped"], done["held"]) == (1, 1, 0)
     assert [point.id for point in cellar.points(flow_guest)] == points[1:]
     report = seen.artifacts(seen.flow_run("upkeep all points"))["upkeep"].data
     assert f"| `{points[0]}` | {flow_guest.name} | **drop** |" in str(report)
     cellar.assert_restores(points[1], cellar.reference(flow_guest))
+
+
+_delete = LocalTier.delete
+
+
+def _locked(tier: LocalTier, key: str) -> None:
+    """Each point is locked against deletion."""
+    if key.startswith("points/"):
+        raise LockedError(f"{tier!r}: {key} is locked")
+    _delete(tier, key)
 
 
 def test_a_scheduled_run_outside_its_window_is_skipped_and_touches_no_vm(
