@@ -62,6 +62,10 @@ class PackReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the pack; harmless twice."""
         self._reader.close()
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import CancelledError, VmcellarError
@@ -11,18 +12,25 @@ from vmcellar.tiers.base import Copies, Tier
 
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
+    from vmcellar.repository.open_packs import OpenPacks
 
 
-def read_each(tier: Tier, keyring: Keyring, group: Group) -> Iterator[tuple[Location, bytes | VmcellarError]]:
+def read_each(
+    tier: Tier, keyring: Keyring, group: Group, packs: OpenPacks | None = None
+) -> Iterator[tuple[Location, bytes | VmcellarError]]:
     """Each object of `group` in order with its checked bytes, or with the error of reading it.
 
-    One read fetches the group. Once that or a check fails, the rest is read object by object: a bad sector or a flipped
-    bit costs one object, and none where the tier has another copy of the pack. Bytes are valid as long as the caller
-    keeps them. Any thread.
+    The pack is taken from `packs`, where it may be open already, else opened for this group alone. One read fetches the
+    group. Once that or a check fails, the rest is read object by object: a bad sector or a flipped bit costs one
+    object, and none where the tier has another copy of the pack. Bytes are valid as long as the caller keeps them. Any
+    thread.
     """
     done = 0
     try:
-        with _open(tier, keyring, group.objects[0]) as reader:
+        pack = group.objects[0].pack
+        opened: AbstractContextManager[PackReader]
+        opened = packs.reader(pack) if packs else _open(tier, keyring, group.objects[0])
+        with opened as reader:
             for found, plain in reader.read_group(group):
                 yield found, plain
                 done += 1

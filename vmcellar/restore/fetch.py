@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.errors import VmcellarError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.repository.open_packs import OpenPacks
 from vmcellar.repository.packs import Group, Location, groups
 from vmcellar.repository.salvage import read_each
 from vmcellar.restore.plan import Resolver, Window, chunk_ids
@@ -23,9 +24,18 @@ from vmcellar.tiers.base import ArchivedError
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
+    from vmcellar.tiers.base import Tier
 
 WORKERS_MAX = 16
 """At some 8 MiB each, they stay well inside the memory that a restore may take (256 MiB)."""
+
+
+def readers_for(tier: Tier) -> int:
+    """Threads of a restore from `tier`: three per core for a directory, as most wait for the device; from a server as
+    many as memory allows, as each waits for its answer.
+    """
+    return WORKERS_MAX if tier.kind != "local" else min(WORKERS_MAX, max(6, 3 * (os.cpu_count() or 1)))
+
 
 Use = tuple[int, int, int]
 """(offset on the disk, length, offset in the chunk)"""
@@ -50,14 +60,16 @@ class Fetcher:
         self._repository = repository
         self._progress = progress
         self._cancel = cancel
-        self._workers = min(WORKERS_MAX, max(6, 3 * (os.cpu_count() or 1)))  # most wait for the device
+        self._workers = readers_for(repository.tier)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="restore")
+        self._packs = OpenPacks(repository.tier, repository.keyring)
 
     def __enter__(self) -> Fetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
+        self._packs.close()
 
     def restore(self, window: Window, target: DiskTarget, resolver: Resolver) -> Moved:
         """Write all of a window's bytes into `target`. Returns when all is written.
@@ -66,7 +78,9 @@ class Fetcher:
         """
         uses = _uses(window)
         objects = sorted((window.locations[chunk] for chunk in uses), key=lambda found: (found.pack.id, found.offset))
-        job = _WindowJob(self._repository, window.target, uses, target, resolver, self._progress, self._cancel)
+        job = _WindowJob(
+            self._repository, self._packs, window.target, uses, target, resolver, self._progress, self._cancel
+        )
         pending: deque[Future[Moved]] = deque()
         moved = Moved()
         try:
@@ -89,6 +103,7 @@ class _WindowJob:
     """What the workers share while they restore one window; nothing of it changes."""
 
     repository: Repository
+    packs: OpenPacks
     disk: str
     uses: dict[bytes, list[Use]]
     target: DiskTarget
@@ -100,7 +115,7 @@ class _WindowJob:
         """Restore one group; CancelledError when stopped."""
         written = 0
         lost: list[LostRange] = []
-        for found, content in read_each(self.repository.tier, self.repository.keyring, group):
+        for found, content in read_each(self.repository.tier, self.repository.keyring, group, self.packs):
             self.cancel.check()
             if isinstance(content, VmcellarError):
                 lost += self._lose(found, content)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +25,43 @@ from vmcellar.tiers.rados_pool import Pool
 from vmcellar.tiers.retry import Patience
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is to be stored: `read` gives so many bytes from an offset, fewer at the end."""
+
+    size: int
+    read: Callable[[int, int], bytes]
+    from_file: bool = False
+
+    def pieces(self, length: int) -> Iterator[bytes]:
+        """All of it, in order."""
+        for start in range(0, self.size, length):
+            yield self.read(start, length)
+
+    def as_mark(self, digest: blake3) -> bytes:
+        """What the head keeps of the digest of all pieces: of a file alone."""
+        return digest.digest(length=MARK_BYTES) if self.from_file else bytes(MARK_BYTES)
+
+    def mark(self, length: int) -> bytes:
+        """The same, read now."""
+        digest = blake3()
+        for piece in self.pieces(length):
+            digest.update(piece)
+        return self.as_mark(digest)
+
+
+def _read_file(number: int, start: int, length: int) -> bytes:
+    """So many bytes of an open file; OSError when it ended early, as it is written no more."""
+    data = os.pread(number, length, start)
+    left = min(length, os.fstat(number).st_size - start) - len(data)
+    while left > 0:
+        more = os.pread(number, left, start + len(data))
+        if not more:
+            raise OSError(errno.EIO, "the file got shorter")
+        data, left = data + more, left - len(more)
+    return data
 
 
 class RadosTier:
@@ -61,38 +101,50 @@ class RadosTier:
 
     def put(self, key: str, data: bytes) -> None:
         """See Tier.put."""
-        self._store(check_key(key), memoryview(data), bytes(MARK_BYTES))
+        self._store(check_key(key), _Source(len(data), lambda start, count: data[start : start + count]))
 
     def adopt(self, path: Path, key: str) -> None:
-        """See Tier.adopt. The head keeps the file's digest, by which a repetition knows it."""
+        """See Tier.adopt. The head keeps the file's digest, by which a repetition knows it. The file is read and
+        digested part by part while the parts before are on their way.
+        """
         check_key(key)
         try:
-            data = memoryview(path.read_bytes())
+            with path.open("rb", buffering=0) as file:
+                number = file.fileno()
+                read = partial(_read_file, number)
+                self._store(key, _Source(os.fstat(number).st_size, read, from_file=True))
         except OSError as error:
             raise local_errors.translate(error, f"{self!r}: {key} from {path}") from error
-        self._store(key, data, blake3(data).digest(length=MARK_BYTES))
         path.unlink()
 
-    def _store(self, key: str, data: memoryview, mark: bytes) -> None:
-        inline = HEAD_BYTES + len(data) <= self._part
-        head = Head(len(data), uuid4().bytes, self._part, inline, mark)
-        if self._is_ours(key, head):
+    def _store(self, key: str, source: _Source) -> None:
+        inline = HEAD_BYTES + source.size <= self._part
+        head = Head(source.size, uuid4().bytes, self._part, inline)
+        if self.exists(key):
+            self._is_ours(key, replace(head, mark=source.mark(self._part)))
             return
-        if not head.inline:
-            self._ask(lambda: self._pool.run(key, self._part_writes(key, data, head)))
-        body = head.encode() + (bytes(data) if head.inline else b"")
+        body = source.read(0, source.size) if inline else b""
+        mark = source.mark(self._part) if inline else self._ask(lambda: self._write_parts(key, source, head))
+        head = replace(head, mark=mark)
         try:
-            self._ask(lambda: self._pool.write_new(key, body, key))
+            self._ask(lambda: self._pool.write_new(key, head.encode() + body, key))
         except ExistsError:
             if not self._in_use(key, head.upload):
                 self._drop_parts(key, head)
             if not self._is_ours(key, head):
                 raise
 
-    def _part_writes(self, key: str, data: memoryview, head: Head) -> Iterator[Callable[[], Any]]:
-        for number in range(-(-head.size // head.part)):
-            piece = bytes(data[number * head.part : (number + 1) * head.part])
-            yield partial(self._pool.parts.aio_write_full, part_name(key, head.upload, number), piece)
+    def _write_parts(self, key: str, source: _Source, head: Head) -> bytes:
+        """Write all parts; the mark of what was written."""
+        digest = blake3()
+
+        def begin() -> Iterator[Callable[[], Any]]:
+            for number, piece in enumerate(source.pieces(head.part)):
+                digest.update(piece)
+                yield partial(self._pool.parts.aio_write_full, part_name(key, head.upload, number), piece)
+
+        self._pool.run(key, begin())
+        return source.as_mark(digest)
 
     def _is_ours(self, key: str, head: Head) -> bool:
         """Whether the object is there and our own; ExistsError when it is another's."""

@@ -18,7 +18,7 @@ from vmcellar.config.tiers import TierSettings
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.tiers.base import ExistsError, NotFoundError
 
-DEPTH = 8
+DEPTH = 16
 """Requests of one caller that are on their way at once."""
 
 _ROOM = "raise the pool's quota or add OSDs (`ceph df`, `ceph osd pool get-quota POOL`), or prune old points"
