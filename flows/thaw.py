@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -19,8 +20,10 @@ from flows.parameters import ThawPoint
 from flows.restore import restore_vm
 from tasks import thaw as tasks
 from tasks.control import activity
+from tasks.restore import restore_wanted
 from tasks.running import TaskThreads
-from vmcellar.restore.bring_back import Done
+from tasks.thaw import NOWHERE
+from vmcellar.restore.bring_back import Done, Wanted
 from vmcellar.restore.thaw_wait import LOOK_SECONDS, Look
 
 
@@ -35,24 +38,35 @@ class Thawed:
 
 @flow(name="thaw-point", flow_run_name="thaw {request.point}, look {request.looks}")
 async def thaw_point(request: ThawPoint) -> Thawed:
-    """Thaw a point's packs, come back when they should be readable, then restore it where asked for. Green while it
-    waits: the next look is another run. With `fetch`, each look copies to hot what can be read by then, so that a thaw
-    which ends too early costs no second one; while gc runs none is copied, and the next look does it. Costs money.
+    """Thaw a point's packs, come back when they should be readable, and restore it where asked for. Green while it
+    waits: the next look is another run. Each look writes what can be read by then, and what is written is not thawed
+    again, so a thaw that ends too early costs again for what is left alone. With `fetch`, each look copies to hot what
+    can be read; while gc runs none is copied, and the next look does it. Costs money.
     """
+    wanted = _wanted(request)
     with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
-        seen = await threads.value(
-            tasks.look, request.config, request.point, request.disks, request.speed, request.days
-        )
+        ask = partial(threads.value, tasks.look, request.config, request.point, wanted, request.speed, request.days)
+        seen = await ask()
         next_look = None if seen.again is None else await _look_again(request, seen, seen.again)
         if request.fetch:  # after the next look is scheduled: no failure here ends a thaw that is paid for
             fetched = await threads.value(tasks.fetch, request.config, request.point, request.disks)
             if fetched is None and next_look is None and request.restore is None:
                 next_look = await _look_again(request, seen, LOOK_SECONDS)
-    if next_look is not None:
+        if request.restore is not None:
+            waiting = await threads.value(tasks.write_readable, request.config, request.point, wanted)
+            if waiting.asleep and next_look is None:  # a thaw ended while it was read
+                seen = await ask()
+                next_look = await _look_again(request, seen, LOOK_SECONDS if seen.again is None else seen.again)
+    if next_look is not None or request.restore is None:
         return Thawed(seen, next_look, None)
-    if request.restore is None:
-        return Thawed(seen, None, None)
     return Thawed(seen, None, await restore_vm(request.restore))
+
+
+def _wanted(request: ThawPoint) -> Wanted:
+    restore = request.restore
+    if restore is None:
+        return Wanted(NOWHERE, request.format, request.disks, False, None)
+    return restore_wanted(restore.directory, restore.format, restore.disks, restore.best_effort, restore.define)
 
 
 async def _look_again(request: ThawPoint, seen: Look, seconds: float) -> str:

@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from prefect import get_run_logger, task
 
 from tasks.control import controls, engine_of
 from tasks.retrying import RETRIED
 from vmcellar.config.prices import Speed
 from vmcellar.repository.leases import BusyError
-from vmcellar.restore import thaw_wait
+from vmcellar.restore import as_thawed, thaw_wait
+from vmcellar.restore.as_thawed import Waiting
+from vmcellar.restore.begun import needed_by
+from vmcellar.restore.bring_back import Wanted
 from vmcellar.restore.plan import make_plan
 from vmcellar.restore.thaw import ThawRecords
 from vmcellar.upkeep.bring import Brought, bring
 
+NOWHERE = Path()
+"""The folder of a restore that is not asked for."""
+
 
 @task(name="thaw", task_run_name="thaw {point}", **RETRIED)
-def look(config: str, point: str, disks: tuple[str, ...], speed: Speed, days: int) -> thaw_wait.Look:
-    """Ask for what is archived, and say when to look again. Costs money the first time."""
+def look(config: str, point: str, wanted: Wanted, speed: Speed, days: int) -> thaw_wait.Look:
+    """Ask for what is archived of what a restore still needs, and say when to look again. Costs money the first time.
+
+    A `wanted` without a folder is no restore: all of the point is asked for.
+    """
     engine = engine_of(config)
     repository = engine.repository
     records = ThawRecords(engine.state, repository)
     _, cancel = controls(config, point)
-    return thaw_wait.look(
-        repository, repository.point(point), disks, (speed, days), engine.config.price_tables(), records, cancel
-    )
+    found = repository.point(point)
+    plan = make_plan(repository, found, wanted.disks, cancel=cancel)
+    needed = needed_by(wanted.folder, found.id) if wanted.folder != NOWHERE else None
+    if needed is not None:
+        plan = replace(plan, keys=tuple(key for key in plan.keys if key in set(needed)))
+    return thaw_wait.look(repository, plan, (speed, days), engine.config.price_tables(), records)
+
+
+@task(name="write-readable", task_run_name="write what is readable of {point}", **RETRIED)
+def write_readable(config: str, point: str, wanted: Wanted) -> Waiting:
+    """Write into the restore's folder what can be read by now; what it waits for. Names no image."""
+    repository = engine_of(config).repository
+    progress, cancel = controls(config, point)
+    return as_thawed.write_readable(repository, repository.point(point), wanted.target(), progress, cancel)
 
 
 @task(name="fetch", task_run_name="fetch {point}", **RETRIED)

@@ -116,6 +116,30 @@ def test_a_run_that_is_started_again_asks_for_nothing_twice(seen: Seen, frozen: 
     assert len(frozen.requests()) == 2 * len(asked)
 
 
+def test_what_a_look_wrote_is_not_thawed_again(seen: Seen, frozen: Frozen, tmp_path: Path) -> None:
+    """The restore begins with what can be read; then all of the thaw is slept through, the rest is asked for anew."""
+    deployed = Deployed(seen, "writes")
+    awake, *others = frozen.needed(frozen.points[1])
+    frozen.tier.thaw([awake], 1, "expedited")
+    frozen.server.advance(hours=0.1)
+    request = ThawPoint(
+        config=str(frozen.config), point=frozen.points[1], directory=str(tmp_path / "out"), format="raw"
+    )
+    assert deployed.run(deployed.start(request)).look.waiting == len(others)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {".vda.raw.partial", ".vmcellar-begun.json"}
+    asked = frozen.requests()
+    frozen.server.advance(days=9)
+    (later,) = deployed.scheduled()
+    assert deployed.run(later).look.waiting == len(others)
+    again = [str(each["key"]).removeprefix("vm-backups/") for each in frozen.requests()[len(asked) :]]
+    assert sorted(again) == others
+    frozen.server.advance(hours=5)
+    (last,) = deployed.scheduled()
+    assert deployed.run(last).restored is not None
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == frozen.disks[1]
+    assert not (tmp_path / "out" / ".vmcellar-begun.json").exists()
+
+
 def test_with_fetch_the_restore_reads_from_hot(
     seen: Seen,
     glacier_server: Glacier,

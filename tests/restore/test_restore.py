@@ -190,7 +190,7 @@ def test_a_full_disk_is_said_before_and_during(
     point = world.add({"vda": random.Random(4).randbytes(12 * MIB)})
     with pytest.raises(PermanentError, match="12 MiB are needed"):
         restore_point(world.repository, point, RestoreTarget(small_disk / "out", image_format))
-    monkeypatch.setattr("vmcellar.restore.restore._check_space", lambda *_: None)
+    monkeypatch.setattr("vmcellar.restore.restore.check_space", lambda *_: None)
     with pytest.raises(PermanentError, match="no space to restore into"):
         restore_point(world.repository, point, RestoreTarget(small_disk / "out", image_format))
     assert list(small_disk.iterdir()) == []

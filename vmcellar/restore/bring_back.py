@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.restore.as_thawed import Waiting, restore_readable
+from vmcellar.restore.begun import has_begun
 from vmcellar.restore.domain_xml import KEPT, TPM_ARCHIVE, Networks
 from vmcellar.restore.qcow2 import CLUSTER
 from vmcellar.restore.report import RestoreReport, RestoreTarget
 from vmcellar.restore.restore import DOMAIN_XML, restore_point
 from vmcellar.restore.targets import ImageFormat, Preallocation
+from vmcellar.tiers.base import ArchivedError
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
@@ -57,9 +60,37 @@ def run_restore(
     progress: ProgressSink,
     cancel: CancelToken,
 ) -> Done:
-    """Restore, then define. A name that is taken is refused before anything is written."""
+    """Restore, then define. A name that is taken is refused before anything is written. A restore that has begun in the
+    folder (`run_as_thawed`) is gone on with, and ArchivedError raised if packs that it needs are asleep.
+    """
+    if has_begun(wanted.folder) and not wanted.best_effort:
+        done = run_as_thawed(repository, point, wanted, uri, progress, cancel)
+        if isinstance(done, Done):
+            return done
+        raise ArchivedError(
+            f"{point.vm}: {len(done.asleep)} packs of point {point.id} must be thawed first, such as {done.asleep[0]}",
+            hint=f"type `vmcellar thaw {point.id}`, then repeat the restore: it goes on with what is written",
+        )
     connection = _connection(uri, wanted.define, point) if wanted.define else None
     report = restore_point(repository, point, wanted.target(), progress, cancel)
+    return _done(connection, wanted, report)
+
+
+def run_as_thawed(
+    repository: Repository,
+    point: RestorePoint,
+    wanted: Wanted,
+    uri: str,
+    progress: ProgressSink,
+    cancel: CancelToken,
+) -> Done | Waiting:
+    """The same, but what is asleep is waited for: what can be read by now is written, and the same call goes on."""
+    connection = _connection(uri, wanted.define, point) if wanted.define else None
+    report = restore_readable(repository, point, wanted.target(), progress, cancel)
+    return report if isinstance(report, Waiting) else _done(connection, wanted, report)
+
+
+def _done(connection: Connection | None, wanted: Wanted, report: RestoreReport) -> Done:
     if connection is None or wanted.define is None:
         return Done(report, None)
     return Done(report, _define(connection, wanted.define, report, wanted.networks))

@@ -24,6 +24,7 @@ from vmcellar.errors import IntegrityError, PermanentError, TransientError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.restore import journal
+from vmcellar.restore.begun import has_begun
 from vmcellar.restore.fetch import Fetcher, Moved
 from vmcellar.restore.journal import JOURNAL, partial, sync_folder
 from vmcellar.restore.plan import Resolver, chosen_disks, survey
@@ -63,17 +64,17 @@ def restore_point(
     cancel = cancel or CancelToken()
     disks = chosen_disks(point, target.disks)
     image = target.image()
-    with _folder(target.directory), repository.reading(f"restore {point.vm}"):
-        job = _Job(repository, point, target, disks)
+    with held_folder(target.directory), repository.reading(f"restore {point.vm}"):
+        job = Job(repository, point, target, disks)
         job.refuse_existing()
         plan, used = survey(repository, point, target.disks, target.best_effort, cancel, lambda _: target.cluster)
         refuse_archived(repository, plan)
         whole = sum(disk.size for disk in disks)
-        _check_space(target.directory, whole if image.takes_all else plan.data)
+        check_space(target.directory, whole if image.takes_all else plan.data)
         return job.run(used, progress, cancel, started)
 
 
-class _Job:
+class Job:
     """One restore into one locked folder."""
 
     def __init__(
@@ -83,17 +84,24 @@ class _Job:
         self._point = point
         self._target = target
         self._disks = disks
-        self._images = {disk.target: target.directory / f"{disk.target}.{target.format}" for disk in disks}
-        self._artifacts = {artifact.name: target.directory / artifact.name for artifact in point.artifacts}
+        self.images = {disk.target: target.directory / f"{disk.target}.{target.format}" for disk in disks}
+        self.artifacts = {artifact.name: target.directory / artifact.name for artifact in point.artifacts}
 
-    def refuse_existing(self) -> None:
-        """PermanentError when anything that would be written is there already, but for what a killed restore left."""
+    def refuse_existing(self, *, goes_on: bool = False) -> None:
+        """PermanentError when anything that would be written is there already, but for what a killed restore left; or
+        when a restore has begun there that waits for a thaw, unless this one `goes_on` with it.
+        """
+        if has_begun(self._target.directory) and not goes_on:
+            raise PermanentError(
+                f"{self._target.directory}: a restore has begun there that goes on as packs are thawed",
+                hint="repeat the command that began it (--readable), or restore into another folder",
+            )
         try:
             for path in journal.clear_unfinished(self._target.directory):
                 _log.warning("%s, left by a restore that was killed, is removed", path)
         except OSError as error:
             raise write_error(self._target.directory, error) from error
-        for path in (*self._images.values(), *self._artifacts.values(), self._target.directory / LOST_RANGES):
+        for path in (*self.images.values(), *self.artifacts.values(), self._target.directory / LOST_RANGES):
             if path.exists() or path.is_symlink():
                 raise PermanentError(f"{path} exists already", hint="restore into an empty or new folder")
 
@@ -109,6 +117,23 @@ class _Job:
             contents = self._read_artifacts(resolver)
             cancel.check()
             lost = merge_lost([*resolver.lost, *(item for each in moved.values() for item in each.lost)])
+            report = self.name_all(contents, moved, sum(each.read for each in moved.values()), lost, started)
+            undo.pop_all()
+        return report
+
+    def name_all(
+        self,
+        contents: Mapping[str, bytes],
+        moved: Mapping[str, Moved],
+        read: int,
+        lost: tuple[LostRange, ...],
+        started: float,
+    ) -> RestoreReport:
+        """Once all images are whole and durable: give everything its name, what lies beside them (`contents`), too.
+
+        On an error nothing has its name, and the images stay as they were.
+        """
+        with ExitStack() as undo:
             self._publish(contents, lost, undo)
             undo.pop_all()
         return RestoreReport(
@@ -117,18 +142,18 @@ class _Job:
             directory=self._target.directory,
             format=self._target.format,
             disks=tuple(
-                RestoredDisk(d.target, self._images[d.target], d.size, moved[d.target].written) for d in self._disks
+                RestoredDisk(d.target, self.images[d.target], d.size, moved[d.target].written) for d in self._disks
             ),
-            artifacts={name: self._artifacts[name] for name in contents},
+            artifacts={name: self.artifacts[name] for name in contents},
             lost=lost,
-            read=sum(each.read for each in moved.values()),
+            read=read,
             seconds=time.monotonic() - started,
         )
 
     def _restore_disk(
         self, disk: DiskRecord, used: UsedClusters, resolver: Resolver, fetcher: Fetcher, undo: ExitStack
     ) -> Moved:
-        image = self._images[disk.target]
+        image = self.images[disk.target]
         target = open_target(self._target.image(), partial(image), used)
         undo.callback(partial(image).unlink, missing_ok=True)
         moved = Moved()
@@ -153,15 +178,15 @@ class _Job:
     def _publish(self, contents: Mapping[str, bytes], lost: tuple[LostRange, ...], undo: ExitStack) -> None:
         """Give everything its name, what says that the restore is whole last, and make the names durable."""
         folder = self._target.directory
-        files = {self._artifacts[name]: data for name, data in contents.items()}
+        files = {self.artifacts[name]: data for name, data in contents.items()}
         if lost:
             files[folder / LOST_RANGES] = json.dumps([asdict(item) for item in lost], indent=1).encode()
         for path, data in files.items():
             undo.callback(partial(path).unlink, missing_ok=True)
-            _write_file(partial(path), data)
-        self._write_journal([*self._images.values(), *files], undo)
-        last = self._artifacts.get(DOMAIN_XML)
-        for path in sorted([*self._images.values(), *files], key=lambda path: path == last):
+            write_file(partial(path), data)
+        self._write_journal([*self.images.values(), *files], undo)
+        last = self.artifacts.get(DOMAIN_XML)
+        for path in sorted([*self.images.values(), *files], key=lambda path: path == last):
             undo.callback(path.unlink, missing_ok=True)
             partial(path).rename(path)
         sync_folder(folder)
@@ -171,13 +196,13 @@ class _Job:
         path = self._target.directory / JOURNAL
         undo.callback(path.unlink, missing_ok=True)
         undo.callback(partial(path).unlink, missing_ok=True)
-        _write_file(partial(path), journal.text({each.name: partial(each) for each in files}))
+        write_file(partial(path), journal.text({each.name: partial(each) for each in files}))
         partial(path).rename(path)
         sync_folder(path.parent)
 
 
 @contextmanager
-def _folder(path: Path) -> Iterator[None]:
+def held_folder(path: Path) -> Iterator[None]:
     """The folder, made if need be and locked against other restores; a new one goes again when the restore fails."""
     try:
         made = not path.exists()
@@ -203,7 +228,7 @@ def _lock(handle: int, path: Path) -> None:
         raise PermanentError(f"another restore into {path} is running", hint="wait, or name another folder") from error
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise PermanentError(
@@ -212,7 +237,7 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     try:
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:

@@ -69,6 +69,16 @@ class DiskTarget(Protocol):
         """Let everything go and remove a temporary file; harmless after `finish` and when called twice."""
 
 
+class ImageTarget(DiskTarget, Protocol):
+    """A new image that may be left in the middle, and gone on with by another process."""
+
+    def sync(self) -> None:
+        """Make everything durable that was written so far; PermanentError or TransientError when that failed."""
+
+    def leave(self) -> None:
+        """Let the image go as it is, under its temporary name; harmless after `finish` and when called twice."""
+
+
 class RawTarget:
     """A raw file, sparse unless preallocated, written with O_DIRECT from aligned buffers.
 
@@ -77,25 +87,28 @@ class RawTarget:
     cache; no page gets both.
     """
 
-    def __init__(self, partial: Path, size: int, preallocation: Preallocation = "off") -> None:
-        """With "full", zeroes are written over the whole file first, which takes as long as the data once more."""
+    def __init__(self, partial: Path, size: int, preallocation: Preallocation = "off", begun: bool = False) -> None:
+        """With "full", zeroes are written over the whole file first, which takes as long as the data once more.
+
+        One that was `begun` is there, of this size, and stays as it is.
+        """
         self.partial = partial
         self._buffers = BufferPool(BOUNCE_BYTES)
         self._fd = self._direct = -1
         try:
-            partial.unlink(missing_ok=True)
-            self._fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            os.ftruncate(self._fd, size)
-            if preallocation in ("falloc", "full") and size:
-                os.posix_fallocate(self._fd, 0, size)
+            if begun:
+                self._fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._refuse_other(size)
+            else:
+                self._create(size, preallocation)
             self._direct = _open_direct(partial)
-            if preallocation == "full":
+            if preallocation == "full" and not begun:
                 self._write_zeroes(size)
         except OSError as error:
-            self.abort()
+            self._close() if begun else self.abort()
             raise write_error(partial, error) from error
         except VmcellarError:
-            self.abort()
+            self._close() if begun else self.abort()
             raise
 
     def reserve(self, runs: Iterable[tuple[int, int]]) -> None:
@@ -112,6 +125,19 @@ class RawTarget:
                 if problem in (errno.EOPNOTSUPP, errno.ENOSYS):
                     return
                 raise write_error(self.partial, OSError(problem, os.strerror(problem)))
+
+    def _refuse_other(self, size: int) -> None:
+        if os.fstat(self._fd).st_size != size:
+            raise PermanentError(
+                f"{self.partial} is not as the restore left it", hint="remove its folder and restore again"
+            )
+
+    def _create(self, size: int, preallocation: Preallocation) -> None:
+        self.partial.unlink(missing_ok=True)
+        self._fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._fd, size)
+        if preallocation in ("falloc", "full") and size:
+            os.posix_fallocate(self._fd, 0, size)
 
     def _write_zeroes(self, size: int) -> None:
         zeroes = memoryview(bytes(BOUNCE_BYTES))
@@ -137,12 +163,20 @@ class RawTarget:
                 buffer[: len(piece)] = piece
                 _write_all(self._direct, buffer[: len(piece)], offset + start)
 
-    def finish(self) -> None:
-        """See DiskTarget."""
+    def sync(self) -> None:
+        """See ImageTarget."""
         try:
             os.fsync(self._fd)
         except OSError as error:
             raise write_error(self.partial, error) from error
+
+    def finish(self) -> None:
+        """See DiskTarget."""
+        self.sync()
+        self._close()
+
+    def leave(self) -> None:
+        """See ImageTarget."""
         self._close()
 
     def abort(self) -> None:
@@ -165,12 +199,16 @@ class Qcow2Target:
     still is the judge: `finish` lets `qemu-img check` look at the image and raises IntegrityError when it finds fault.
     """
 
-    def __init__(self, partial: Path, used: UsedClusters, preallocation: Preallocation = "off") -> None:
+    def __init__(
+        self, partial: Path, used: UsedClusters, preallocation: Preallocation = "off", begun: bool = False
+    ) -> None:
         self.partial = partial
         if preallocation != "off":
             used.add_all()
         self._layout = Qcow2Layout(used)
-        self._file = RawTarget(partial, self._layout.file_size, preallocation)
+        self._file = RawTarget(partial, self._layout.file_size, preallocation, begun)
+        if begun:
+            return
         try:
             self._file.reserve([(0, self._layout.file_size)])
         except VmcellarError:
@@ -198,25 +236,34 @@ class Qcow2Target:
             self.partial.unlink(missing_ok=True)
             raise
 
+    def sync(self) -> None:
+        """See ImageTarget."""
+        self._file.sync()
+
+    def leave(self) -> None:
+        """See ImageTarget."""
+        self._file.leave()
+
     def abort(self) -> None:
         """See DiskTarget."""
         self._file.abort()
 
 
-def open_target(options: ImageOptions, partial: Path, used: UsedClusters) -> DiskTarget:
-    """A new, empty image of `used.size` bytes under the temporary name `partial`; a leftover of that name is replaced.
+def open_target(options: ImageOptions, partial: Path, used: UsedClusters, begun: bool = False) -> ImageTarget:
+    """A new, empty image of `used.size` bytes under the temporary name `partial`; a leftover of that name is replaced,
+    unless this is the one that was `begun` with the same options and clusters.
 
     Only what `used` tells will be written; its clusters are those of the image.
     """
     if options.format == "raw":
-        target = RawTarget(partial, used.size, options.preallocation)
+        target = RawTarget(partial, used.size, options.preallocation, begun)
         try:
-            target.reserve(used.runs())
+            target.reserve(() if begun else used.runs())
         except VmcellarError:
             target.abort()
             raise
         return target
-    return Qcow2Target(partial, used, options.preallocation)
+    return Qcow2Target(partial, used, options.preallocation, begun)
 
 
 def check_image(path: Path) -> None:

@@ -107,6 +107,11 @@ def plan_thaw(repository: Repository, plan: RestorePlan, prices: Mapping[str, Pr
     return ThawPlan(plan.point, plan.vm, days, packs, _offers(packs, prices, days))
 
 
+def asleep(repository: Repository, keys: Sequence[str]) -> set[str]:
+    """Those of the packs that cannot be read now, until they are thawed."""
+    return {key for key, state in _states(repository, keys).items() if not state.reads}
+
+
 def refuse_archived(repository: Repository, plan: RestorePlan) -> None:
     """ArchivedError when a pack that the restore reads cannot be read now; names the command that thaws it."""
     waiting = [state for state in _states(repository, plan.keys).values() if not state.reads]

@@ -5,17 +5,15 @@ Nothing is held between two looks, by anyone: what was asked for is in the recor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmcellar.config.prices import Prices, Speed
-from vmcellar.progress import CancelToken
-from vmcellar.restore.plan import make_plan
+from vmcellar.restore.plan import RestorePlan
 from vmcellar.restore.thaw import ThawRecord, ThawRecords, plan_thaw, request_thaw
 
 if TYPE_CHECKING:
-    from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
 
 LOOK_SECONDS = 15 * 60
@@ -24,7 +22,8 @@ LOOK_SECONDS = 15 * 60
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look found. `waiting` packs of `packs` cannot be read; look again in `again` seconds, None when all can.
+    """What a look found. `waiting` of the `packs` that are still needed cannot be read; look again in `again` seconds,
+    None when all can.
 
     `requested` is the moment of the request that is waited for, seconds since 1970.
     """
@@ -39,29 +38,27 @@ class Look:
 
 def look(
     repository: Repository,
-    point: RestorePoint,
-    disks: Sequence[str],
+    found: RestorePlan,
     wanted: tuple[Speed, int],
     prices: Mapping[str, Prices],
     records: ThawRecords,
-    cancel: CancelToken,
 ) -> Look:
-    """Ask for a thaw of what of `point` is archived, with speed and days of `wanted`, and say how far it has come.
+    """Ask for a thaw of what of `found` is archived, with speed and days of `wanted`, and say how far it has come.
 
-    What was thawed and has gone back to sleep meanwhile is asked for again, which costs again. Raises what `make_plan`
+    What was thawed and has gone back to sleep meanwhile is asked for again, which costs again. Raises what `plan_thaw`
     and `request_thaw` raise. Repeatable.
     """
     speed, days = wanted
-    found = make_plan(repository, point, disks, cancel=cancel)
     plan = plan_thaw(repository, found, prices, days)
+    packs = len(found.keys)
     if not plan.waits:
-        return Look(point.id, point.vm, found.packs, 0, None, None)
-    record = records.of(point.id)
+        return Look(found.point, found.vm, packs, 0, None, None)
+    record = records.of(found.point)
     if record is None or plan.in_state("archived"):
         record = request_thaw(repository, plan, speed, records)
     waiting = len(plan.in_state("archived", "thawing"))
     again = _again(record, repository.clock())
-    return Look(point.id, point.vm, found.packs, waiting, record.requested, again)
+    return Look(found.point, found.vm, packs, waiting, record.requested, again)
 
 
 def _again(record: ThawRecord, now: float) -> float:

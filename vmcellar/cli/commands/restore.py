@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vmcellar.config.prices import Prices
     from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
+    from vmcellar.restore.as_thawed import Waiting
 
 IMAGES = Path("/var/lib/libvirt/images")
 """Where a defined VM's images go without --to: libvirt's own place for them."""
@@ -75,6 +76,9 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", help="Overwrite without asking.")] = False,
     disk: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="Only this disk; may be repeated.")] = None,
     best_effort: Annotated[bool, typer.Option(help="Restore what can be read, and list what is lost.")] = False,
+    readable: Annotated[
+        bool, typer.Option("--readable", help="Write what is thawed by now; the same command goes on later.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only check everything and say what would be done.")] = False,
     identity: IdentityOption = None,
     config: ConfigOption = None,
@@ -90,11 +94,12 @@ def restore(
         from vmcellar.restore.in_place import Wishes
 
         others = {"--to": to, "--define": define, "--disk": disk, "--best-effort": best_effort, "--onto": onto}
+        others["--readable"] = readable
         _refuse_beside("--in-place", others)
         overwrite_vm(ctx, point, Wishes(stop, keep, definition), Reach(config, identity, as_json, yes))
         return
     if onto and not plan:
-        others = {"--to": to, "--define": define, "--disk": disk, "--best-effort": best_effort}
+        others = {"--to": to, "--define": define, "--disk": disk, "--best-effort": best_effort, "--readable": readable}
         _refuse_beside("--onto", others)
         overwrite(ctx, point, onto, image_format, Reach(config, identity, as_json, yes))
         return
@@ -112,13 +117,17 @@ def restore(
         prices = read_config(ctx, config).price_tables()
         _show_plan(repository, found, tuple(disk or ()), best_effort, prices, as_json)
         return
-    from vmcellar.restore.bring_back import Wanted, run_restore
+    from vmcellar.restore.bring_back import Done, Wanted, run_as_thawed, run_restore
 
     wanted = Wanted(
         folder.absolute(), image.format, tuple(disk or ()), best_effort, define, prealloc, image.cluster, plugs
     )
     with cancel_on_signals() as cancel, progress_bars() as progress:
-        done = run_restore(repository, found, wanted, read_config(ctx, config).libvirt.uri, progress, cancel)
+        run = run_as_thawed if readable else run_restore
+        done = run(repository, found, wanted, read_config(ctx, config).libvirt.uri, progress, cancel)
+    if not isinstance(done, Done):
+        _show_waiting(done, as_json)
+        return
     if as_json:
         from vmcellar.cli.render.restores import report_json
 
@@ -129,6 +138,20 @@ def restore(
         console().print(report_text(done))
     if done.report.lost:
         raise typer.Exit(1)
+
+
+def _show_waiting(waiting: Waiting, as_json: bool) -> None:
+    from vmcellar.cli.render.text import size_text
+
+    if as_json:
+        fields = {"point": waiting.point, "vm": waiting.vm, "directory": str(waiting.directory)}
+        print_json(fields | {"asleep": list(waiting.asleep), "written": waiting.written, "data": waiting.data})
+        return
+    written = f"{size_text(waiting.written)} of {size_text(waiting.data)} are written"
+    note(
+        f"{written}; {len(waiting.asleep)} packs are asleep:"
+        f" `vmcellar thaw {waiting.point} --rest-of {waiting.directory}` asks for them; then repeat this command"
+    )
 
 
 def _cluster_bytes(text: str) -> int:

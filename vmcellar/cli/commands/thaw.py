@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -16,6 +17,7 @@ from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
+    from vmcellar.restore.plan import RestorePlan
     from vmcellar.restore.thaw import ThawPlan
 
 
@@ -41,6 +43,9 @@ def thaw(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Copy to hot what can be read by now; requests nothing, may be repeated.")
     ] = False,
+    rest_of: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Only what `restore --readable --to DIR` has not written yet.")
+    ] = None,
     identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -68,6 +73,8 @@ def thaw(
     repository = open_repository(ctx, config, identity)
     with cancel_on_signals() as cancel:
         found = make_plan(repository, repository.point(point), tuple(disk or ()), cancel=cancel)
+    if rest_of is not None:
+        found = _rest_of(rest_of, found)
     plan = plan_thaw(repository, found, settings.price_tables(), days)
     if not plan.waits:
         print_json({**thaw_json(plan), "requested": None}) if as_json else note(
@@ -84,6 +91,15 @@ def thaw(
         print_json({**thaw_json(plan), "requested": record_json(record)})
         return
     note(f"requested: {len(record.keys)} packs, {speed}; `vmcellar thaw --status` says when they can be read")
+
+
+def _rest_of(folder: Path, plan: RestorePlan) -> RestorePlan:
+    from vmcellar.restore.begun import needed_by
+
+    needed = needed_by(folder, plan.point)
+    if needed is None:
+        raise UsageError(f"{folder}: no restore has begun there", hint="vmcellar restore POINT --to DIR --readable")
+    return replace(plan, keys=tuple(key for key in plan.keys if key in set(needed)))
 
 
 def _fetch(repository: Repository, name: str, disks: tuple[str, ...], as_json: bool) -> None:

@@ -1,0 +1,119 @@
+"""A restore that writes what is thawed by now and goes on when more is. Against the stand-in for Glacier."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.glacier import Glacier
+from tests.cli.conftest import Cli, cli, quick_cost
+from tests.tiers.frozen import Frozen, make_frozen
+from tests.tiers.test_thaw import chunks_of
+from vmcellar.config.tiers import TierSettings
+from vmcellar.restore import as_thawed, thaw
+
+__all__ = ["cli"]
+
+
+@pytest.fixture
+def frozen(
+    glacier_server: Glacier, glacier_settings: TierSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Frozen:
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    return make_frozen(glacier_server, glacier_settings, tmp_path)
+
+
+def disk_packs(frozen: Frozen, point: str) -> list[str]:
+    """The packs of the disk's bytes, in the order of the disk."""
+    located = frozen.repository.index.locate(chunks_of(frozen, point))
+    packs = list(dict.fromkeys(found.pack.key for found in located.values()))
+    assert len(packs) > 1
+    return packs
+
+
+def asked(frozen: Frozen) -> list[str]:
+    return sorted(str(request["key"]).removeprefix("vm-backups/") for request in frozen.requests())
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_what_is_readable_is_written_and_needed_no_more(
+    cli: Cli, frozen: Frozen, tmp_path: Path, image_format: str
+) -> None:
+    point, out = frozen.points[1], tmp_path / "out"
+    late = disk_packs(frozen, point)[0]
+    awake = [key for key in frozen.needed(point) if key != late]
+    frozen.archive("GLACIER", [late])
+    command = ("restore", point, "--to", out, "--format", image_format, "--readable")
+    first = json.loads(cli(*command, "--json").out)
+    assert (first["asleep"], 0 < first["written"] < first["data"]) == ([late], True)
+    assert not (out / f"vda.{image_format}").exists()
+    frozen.archive("GLACIER", awake)
+    refused = cli("restore", point, "--to", out, "--format", image_format)
+    assert (refused.code, "must be thawed first" in refused.err) == (1, True)
+    assert cli("thaw", point, "--yes", "--rest-of", out).code == 0
+    assert asked(frozen) == [late]
+    assert "1 packs are asleep" in cli(*command).err
+    frozen.server.advance(hours=5.1)
+    done = cli(*command)
+    assert done.code == 0, done.err
+    assert {path.name for path in out.iterdir()} == {f"vda.{image_format}", "domain.xml", "kernel"}
+    check_image(out / f"vda.{image_format}", frozen.disks[1])
+
+
+def check_image(image: Path, disk: bytes) -> None:
+    """Read by QEMU where it is not raw."""
+    if image.suffix == ".raw":
+        assert image.read_bytes() == disk
+        return
+    raw = image.parent.with_suffix(".raw")
+    raw.write_bytes(disk)
+    subprocess.run(["qemu-img", "compare", "-q", "-F", "raw", "-f", "qcow2", image, raw], check=True)
+
+
+def test_a_thaw_that_ends_while_it_is_read_keeps_what_is_written(
+    cli: Cli, frozen: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point, out = frozen.points[1], tmp_path / "out"
+    late = disk_packs(frozen, point)[0]
+    frozen.archive("GLACIER", [late])
+    assert cli("thaw", point, "--yes", "--days", "1").code == 0
+    frozen.server.advance(hours=6)
+    command = ("restore", point, "--to", out, "--format", "raw", "--readable")
+    asleep = thaw.asleep
+    looks: list[int] = []
+
+    def then_it_ends(*arguments: Any) -> set[str]:
+        found = asleep(*arguments)
+        if not looks:
+            frozen.server.advance(days=3)
+        looks.append(len(found))
+        return found
+
+    with monkeypatch.context() as once:
+        once.setattr(as_thawed, "asleep", then_it_ends)
+        first = json.loads(cli(*command, "--json").out)
+    assert (looks[:2], first["asleep"]) == ([0, 1], [late])
+    assert first["written"] > 0
+    assert cli("thaw", point, "--yes").code == 0
+    frozen.server.advance(hours=6)
+    done = cli("restore", point, "--to", out, "--format", "raw")  # without --readable: it goes on all the same
+    assert done.code == 0, done.err
+    assert (out / "vda.raw").read_bytes() == frozen.disks[1]
+
+
+def test_a_folder_takes_one_restore(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    frozen.archive("GLACIER", frozen.needed(frozen.points[1])[1:])
+    assert cli("restore", frozen.points[1], "--to", out, "--readable").code == 0
+    for other in ((frozen.points[0], "--readable"), (frozen.points[1], "--format", "raw", "--readable")):
+        refused = cli("restore", other[0], "--to", out, *other[1:])
+        assert (refused.code, "another restore has begun there" in refused.err) == (1, True), refused.err
+    assert "a restore has begun there" in cli("restore", frozen.points[0], "--to", out, "--best-effort").err
+    assert "another restore" in cli("thaw", frozen.points[0], "--yes", "--rest-of", out).err
+    assert cli("thaw", frozen.points[0], "--yes", "--rest-of", tmp_path).code == 2
+    assert cli("restore", frozen.points[0], "--to", tmp_path / "x", "--readable", "--best-effort").code == 2
+    assert frozen.requests() == []

@@ -1,0 +1,227 @@
+"""Restore as packs are thawed: write what can be read by now, and the rest when called again.
+
+The images grow under their temporary names and are named when nothing is left, as those of any restore. A pack whose
+bytes are written is needed no more: that its thaw ends then, or while others are read, costs no second one. A kill
+between the last renames loses what was written, as it does of any restore.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmcellar.errors import UsageError
+from vmcellar.memory import keep_freed_memory
+from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.restore.begun import RECORD, Begun, load, request_of
+from vmcellar.restore.fetch import Fetcher, Moved
+from vmcellar.restore.journal import partial
+from vmcellar.restore.plan import WINDOW, Resolver, Window, chosen_disks, chunk_ids, survey
+from vmcellar.restore.qcow2 import UsedClusters
+from vmcellar.restore.restore import Job, check_space, held_folder, write_file
+from vmcellar.restore.targets import ImageTarget, open_target
+from vmcellar.restore.thaw import asleep
+from vmcellar.tiers.base import ArchivedError
+
+if TYPE_CHECKING:
+    from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
+    from vmcellar.repository.repository import Repository
+    from vmcellar.restore.report import RestoreReport, RestoreTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A restore that goes on when called again: the packs that are asleep of those it needs, none when it only has to
+    be finished; bytes of disk that are written, and all that will be.
+    """
+
+    point: str
+    vm: str
+    directory: Path
+    asleep: tuple[str, ...]
+    written: int
+    data: int
+
+
+def restore_readable(
+    repository: Repository,
+    point: RestorePoint,
+    target: RestoreTarget,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> RestoreReport | Waiting:
+    """Write what of `point` can be read by now into `target.directory`, and finish the restore when that is all.
+
+    Errors as those of `restore_point`, but that packs are asleep, or fall asleep meanwhile, is none. What was written
+    stays in any case, also after an error or a kill, and the same call goes on with it; PermanentError for a folder in
+    which another restore has begun. UsageError with `best_effort`: what sleeps is not lost.
+    """
+    with _working(repository, point, target, progress, cancel) as work:
+        waiting = work.write()
+        return waiting if work.begun.needed else work.finish()
+
+
+def write_readable(
+    repository: Repository,
+    point: RestorePoint,
+    target: RestoreTarget,
+    progress: ProgressSink = no_progress,
+    cancel: CancelToken | None = None,
+) -> Waiting:
+    """The same, but the images get no names, also when nothing is left to be written."""
+    with _working(repository, point, target, progress, cancel) as work:
+        return work.write()
+
+
+@contextmanager
+def _working(
+    repository: Repository,
+    point: RestorePoint,
+    target: RestoreTarget,
+    progress: ProgressSink,
+    cancel: CancelToken | None,
+) -> Iterator[_Work]:
+    if target.best_effort:
+        raise UsageError("--readable and --best-effort were both given", hint="thaw all of it first, or leave one out")
+    keep_freed_memory()
+    with held_folder(target.directory), repository.reading(f"restore {point.vm}"):
+        yield _Work(repository, point, target, progress, cancel or CancelToken())
+
+
+class _Work:
+    """One call, in one locked folder."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        point: RestorePoint,
+        target: RestoreTarget,
+        progress: ProgressSink,
+        cancel: CancelToken,
+    ) -> None:
+        self._started = time.monotonic()
+        self._repository, self._point, self._target = repository, point, target
+        self._progress, self._cancel = progress, cancel
+        self._disks = chosen_disks(point, target.disks)
+        self._job = Job(repository, point, target, self._disks)
+        self._resolver = Resolver(repository, point, best_effort=False, cancel=cancel)
+        begun = load(target.directory, point, target)
+        self._job.refuse_existing(goes_on=begun is not None)
+        self._plan, self._used = survey(repository, point, target.disks, False, cancel, lambda _: target.cluster)
+        if begun is None:
+            all_of_it = sum(disk.size for disk in self._disks)
+            check_space(target.directory, all_of_it if target.image().takes_all else self._plan.data)
+        self.begun = begun or Begun(request_of(point, target))
+
+    def write(self) -> Waiting:
+        """Write what can be read now."""
+        with self._images() as images:
+            self._write(images)
+        self._write_files()
+        sleeping = tuple(sorted(asleep(self._repository, self.begun.needed)))
+        folder, written = self._target.directory, sum(self.begun.written.values())
+        return Waiting(self._point.id, self._point.vm, folder, sleeping, written, self._plan.data)
+
+    def finish(self) -> RestoreReport:
+        """Nothing is left: make the images whole and name everything."""
+        with self._images() as images:
+            for image in images.values():
+                image.finish()
+        moved = {target: Moved(0, written) for target, written in self.begun.written.items()}
+        files = {name: partial(self._job.artifacts[name]).read_bytes() for name in self.begun.files}
+        report = self._job.name_all(files, moved, self.begun.read, (), self._started)
+        (self._target.directory / RECORD).unlink()
+        return report
+
+    @contextmanager
+    def _images(self) -> Iterator[dict[str, ImageTarget]]:
+        """Each image, open, and in the record; they stay as they are at the end."""
+        images: dict[str, ImageTarget] = {}
+        try:
+            for disk in self._disks:
+                images[disk.target] = self._open(disk, self._used[disk.target])
+            self.begun.save(self._target.directory)
+            yield images
+        finally:
+            for image in images.values():
+                image.leave()
+
+    def _open(self, disk: DiskRecord, used: UsedClusters) -> ImageTarget:
+        """The image that has begun, or a new one of which all is left."""
+        begun, path = self.begun, partial(self._job.images[disk.target])
+        there = path.exists() and path.stat().st_ino == begun.images.get(disk.target)
+        image = open_target(self._target.image(), path, used, begun=there)
+        if not there:
+            image.sync()  # its length: a record must not outlive it
+            begun.images[disk.target] = path.stat().st_ino
+            begun.left[disk.target], begun.written[disk.target] = {}, 0
+            for window in self._resolver.windows(disk):
+                begun.leave(disk.target, _start(window), _packs(window))
+        return image
+
+    def _write_files(self) -> None:
+        """What lies beside the images: large ones lie in packs that may sleep, too."""
+        for artifact in self._point.artifacts:
+            path = partial(self._job.artifacts[artifact.name])
+            packs = self._packs_of(artifact)
+            done = path.exists() and self.begun.files.get(artifact.name) == []
+            self.begun.files[artifact.name] = [] if done else sorted(packs)
+            if done or packs & asleep(self._repository, sorted(packs)):
+                continue
+            write_file(path, self._repository.artifact(artifact))
+            self.begun.files[artifact.name] = []
+        self.begun.save(self._target.directory)
+
+    def _packs_of(self, artifact: Artifact) -> set[str]:
+        found = self._repository.index.locate([bytes.fromhex(chunk) for chunk in artifact.chunks])
+        return {each.pack.key for each in found.values()}
+
+    def _write(self, images: Mapping[str, ImageTarget]) -> None:
+        sleeping = asleep(self._repository, self.begun.needed)
+        with Fetcher(self._repository, self._progress, self._cancel) as fetcher:
+            for disk in self._disks:
+                for window in self._resolver.windows(disk):
+                    while not self._write_window(window, images[disk.target], fetcher, sleeping):
+                        pass
+
+    def _write_window(self, window: Window, image: ImageTarget, fetcher: Fetcher, sleeping: set[str]) -> bool:
+        """Write what is left of a window and awake, durable before the record says so. False when packs fell asleep
+        meanwhile, which `sleeping` has then.
+        """
+        todo = set(self.begun.todo(window.target, _start(window)))
+        if not todo - sleeping:
+            return True
+        try:
+            moved = fetcher.restore(_part(window, todo - sleeping), image, self._resolver)
+        except ArchivedError:
+            more = asleep(self._repository, sorted(todo - sleeping))
+            if not more:
+                raise
+            sleeping |= more
+            return False
+        image.sync()
+        self.begun.leave(window.target, _start(window), todo & sleeping)
+        self.begun.written[window.target] += moved.written
+        self.begun.read += moved.read
+        self.begun.save(self._target.directory)
+        return True
+
+
+def _start(window: Window) -> int:
+    return int(window.rows["offset"][0]) // WINDOW * WINDOW
+
+
+def _packs(window: Window) -> set[str]:
+    return {window.locations[chunk].pack.key for chunk in chunk_ids(window.rows)}
+
+
+def _part(window: Window, packs: set[str]) -> Window:
+    """What of a window lies in these packs."""
+    chosen = [window.locations[chunk].pack.key in packs for chunk in chunk_ids(window.rows)]
+    return Window(window.target, window.rows[np.array(chosen)], window.locations)
