@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import pytest
 
 from lab.glacier import Glacier
 from tests.cli.conftest import Cli, cli, quick_cost
-from tests.tiers.frozen import Frozen, make_frozen
+from tests.repository.writing import back_up
+from tests.tiers.frozen import MIB, SIZE, Frozen, make_frozen, make_tiered
 from tests.tiers.test_thaw import chunks_of
+from vmcellar.config import load_config
 from vmcellar.config.tiers import TierSettings
+from vmcellar.repository.repository import Repository
 from vmcellar.restore import as_thawed, thaw
 
 __all__ = ["cli"]
@@ -117,3 +122,32 @@ def test_a_folder_takes_one_restore(cli: Cli, frozen: Frozen, tmp_path: Path) ->
     assert cli("thaw", frozen.points[0], "--yes", "--rest-of", tmp_path).code == 2
     assert cli("restore", frozen.points[0], "--to", tmp_path / "x", "--readable", "--best-effort").code == 2
     assert frozen.requests() == []
+
+
+def test_a_new_point_may_rest_on_an_archived_pack_and_says_so(
+    cli: Cli,
+    glacier_server: Glacier,
+    glacier_settings: TierSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Old content that comes back is not stored once more: the rule of docs/tiers.md."""
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    tiered = make_tiered(glacier_server, glacier_settings, tmp_path)
+    repository = Repository.open(load_config(tmp_path / "vmcellar.yaml"))
+    with ThreadPoolExecutor(1) as pool:
+        again = back_up(repository, pool, [(0, tiered.disk[:MIB])], SIZE, time=time.time())
+    repository.close()
+    assert tiered.hot_packs == 0
+    plan = json.loads(cli("restore", again.id, "--plan", "--json").out)["thaw"]
+    assert plan["archived"]["packs"] == 2
+    held = json.loads(cli("tiers", "move", "--json").out)["held"]
+    assert [pack["why"] for pack in held] == ["it must be thawed before it can go to hot"] * 2
+    assert cli("thaw", again.id, "--yes", "--speed", "expedited").code == 0
+    glacier_server.advance(hours=0.1)
+    assert cli("tiers", "move").code == 0
+    assert tiered.hot_packs == 2
+    glacier_server.advance(days=9)
+    done = cli("restore", again.id, "--to", "out", "--format", "raw")
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "vda.raw").read_bytes() == tiered.disk

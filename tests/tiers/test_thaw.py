@@ -222,6 +222,8 @@ def test_what_the_rules_moved_to_glacier_comes_back(cli: Cli, tiered: Tiered) ->
     result = cli("restore", tiered.point, "--to", "out", "--format", "raw")
     assert result.code == 0, result.err
     assert (tiered.folder / "out" / "vda.raw").read_bytes() == tiered.disk
+    (used,) = (tiered.folder / "repo" / "uses").iterdir()  # for placement by use
+    assert used.name.startswith(tiered.point)
 
 
 def test_what_was_fetched_outlives_its_thaw(cli: Cli, tiered: Tiered) -> None:

@@ -15,7 +15,13 @@ from tests.upkeep.world import HOUR
 from vmcellar.config.model import Config
 from vmcellar.config.units import parse_window
 from vmcellar.policy.bandwidth import Throttle
+from vmcellar.policy.tier_pace import TierPace
 from vmcellar.progress import CancelToken
+from vmcellar.repository.restore_pace import restore_pace
+from vmcellar.restore.plan import make_plan
+from vmcellar.restore.report import RestoreTarget
+from vmcellar.restore.restore import restore_point
+from vmcellar.upkeep.bring import bring
 from vmcellar.upkeep.limits import Limits, limits_of
 from vmcellar.upkeep.rebalance import Rules
 
@@ -80,15 +86,38 @@ def test_a_window_that_ends_in_the_middle_leaves_the_rest(world: LimitedWorld) -
     assert report.ok
 
 
-def test_what_is_read_written_and_read_back_counts_for_each_tier(world: LimitedWorld, tmp_path: Path) -> None:
-    taken: Counter[str] = Counter()
+def counting(folder: Path, taken: Counter[str]) -> TierPace:
+    """Buckets that let all through, and count it."""
 
     class Counted(Throttle):
         def take(self, count: int, cancel: CancelToken) -> None:
             cancel.check()
             taken[self._path.name] += count
 
-    world.limits = Limits({name: Counted(tmp_path / "buckets" / name, lambda: 1) for name in ("hot", "warm", "cold")})
+    return TierPace({name: Counted(folder / "buckets" / name, lambda: 1) for name in ("hot", "warm", "cold")})
+
+
+def test_restores_and_fetches_count_for_the_tier_that_is_read(world: LimitedWorld, tmp_path: Path) -> None:
+    assert world.rebalance().ok
+    host = world.host()
+    point = host.points()[0]
+    lying = world.lying()
+    packs = [key for key in make_plan(host, point).keys if key.startswith("data/")]
+    assert {lying[key] for key in packs} == {("hot",), ("warm",)}
+    taken: Counter[str] = Counter()
+    host.restore_pace = counting(tmp_path, taken)
+    report = restore_point(host, point, RestoreTarget(tmp_path / "out", "raw"))
+    assert taken["hot"] > 0
+    assert taken["warm"] > 0
+    assert sum(taken.values()) == report.read
+    taken.clear()
+    brought = bring(host, packs, at_once=1)
+    assert taken == {"warm": brought.bytes}
+
+
+def test_what_is_read_written_and_read_back_counts_for_each_tier(world: LimitedWorld, tmp_path: Path) -> None:
+    taken: Counter[str] = Counter()
+    world.limits = Limits(counting(tmp_path, taken))
     world.now = at(12)
     report = world.rebalance()
     to_warm = sum(move.size for move in report.moves if move.copy == ("warm",))
@@ -104,8 +133,11 @@ def test_limits_come_from_the_configuration(tmp_path: Path) -> None:
         "tiers": {
             "hot": "/srv/hot",
             "warm": {"storage": "/srv/warm", "bandwidth": {"08:00-18:00": "20MiB/s"}, "moves": "22:00-06:00"},
+            "cold": {"storage": "/srv/cold", "restores": "5MiB/s"},
         },
     }
-    limits = limits_of(Config.model_validate(document))
-    assert set(limits.throttles) == {"warm"}
+    config = Config.model_validate(document)
+    assert set(restore_pace(config).throttles) == {"cold"}
+    limits = limits_of(config)
+    assert set(limits.pace.throttles) == {"warm"}
     assert {name: str(window) for name, window in limits.windows.items()} == {"warm": "22:00-06:00"}

@@ -28,6 +28,7 @@ class Placement(Section):
     hot: Until | None = Field(default=None, description="a time since the youngest point, as in 7d, or rest")
     warm: Until | None = Field(default=None, description="a time since the youngest point, as in 30d, or rest")
     cold: Until | None = Field(default=None, description="usually rest")
+    use: bool = Field(default=False, description="a restore makes packs young: their age counts from it")
     copies: int = Field(default=1, ge=1, le=len(TIERS), description="on so many tiers each pack lies")
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from vmcellar.config.units import DailyWindow, Duration, Size
 _CEPH = re.compile(r"ceph::[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
 _AWS = re.compile(r"\.amazonaws\.com(\.cn)?(:\d+)?/?$")
-_ALWAYS = frozenset({"storage", "prices", "bandwidth", "moves"})
+_ALWAYS = frozenset({"storage", "prices", "bandwidth", "moves", "restores"})
 _OPTIONS = {
     "local": _ALWAYS | {"lock"},
     "ceph": _ALWAYS | {"staging", "timeout", "conf", "user", "keyring", "object"},
@@ -66,6 +66,9 @@ class TierSettings(Section):
     lock: Lock | None = Field(default=None, description="s3, directory: what is written cannot be deleted for a time")
     bandwidth: Bandwidth | None = Field(
         default=None, description="the most that moves read from it and write to it per second, on this host"
+    )
+    restores: Bandwidth | None = Field(
+        default=None, description="the most that restores and `thaw --fetch` read from it per second, on this host"
     )
     moves: DailyWindow | None = Field(default=None, description="moves from it and to it begin only inside this window")
     prices: Prices | None = Field(default=None, description="what it costs; default: AWS's list prices on AWS, else 0")

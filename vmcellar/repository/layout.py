@@ -22,6 +22,7 @@ MARKS: Final = "gc/"
 DROPS: Final = "drops/"
 PINS: Final = "pins/"
 EVIDENCE: Final = "evidence/"
+USES: Final = "uses/"
 QUARANTINE: Final = "quarantine/"
 REPOSITORY_DIGITS: Final = 8  # of a repository's id, in names of folders on a host and below staging/
 

@@ -32,6 +32,7 @@ from vmcellar.repository.packs import Location, PackWriter
 from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
 from vmcellar.repository.points_cache import PointsCache
 from vmcellar.repository.read_ahead import contents
+from vmcellar.repository.restore_pace import TierPace, restore_pace
 from vmcellar.repository.salvage import read_all
 from vmcellar.tiers.base import NotFoundError, Tier
 from vmcellar.tiers.registry import add_tier, make_tier, open_tiers
@@ -96,6 +97,7 @@ class Repository:
         self.cache_dir = cache_dir
         self.tier = tier
         self.keyring = keyring
+        self.restore_pace = TierPace()
         self.index = Index(tier, keyring, cache_dir / f"index-{repository_id.hex()}.sqlite")
         self._nodes: OrderedDict[bytes, bytes] = OrderedDict()
         self._points: dict[str, RestorePoint] = {}
@@ -111,8 +113,8 @@ class Repository:
         Without `refresh` the index is not looked at, so that a damaged one can be made anew.
         """
         tier = open_tiers(config)
-        keyring, repository_id = unlock(tier, private or passphrase_of(config))
-        opened = cls(tier, keyring, repository_id, config.state / "cache")
+        opened = cls(tier, *unlock(tier, private or passphrase_of(config)), config.state / "cache")
+        opened.restore_pace = restore_pace(config)
         return opened._refreshed() if refresh else opened
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.repository import uses
 from vmcellar.restore.as_thawed import Waiting, restore_readable
 from vmcellar.restore.begun import has_begun
 from vmcellar.restore.domain_xml import KEPT, TPM_ARCHIVE, Networks
@@ -73,7 +74,7 @@ def run_restore(
         )
     connection = _connection(uri, wanted.define, point) if wanted.define else None
     report = restore_point(repository, point, wanted.target(), progress, cancel)
-    return _done(connection, wanted, report)
+    return _done(repository, connection, wanted, report)
 
 
 def run_as_thawed(
@@ -87,10 +88,11 @@ def run_as_thawed(
     """The same, but what is asleep is waited for: what can be read by now is written, and the same call goes on."""
     connection = _connection(uri, wanted.define, point) if wanted.define else None
     report = restore_readable(repository, point, wanted.target(), progress, cancel)
-    return report if isinstance(report, Waiting) else _done(connection, wanted, report)
+    return report if isinstance(report, Waiting) else _done(repository, connection, wanted, report)
 
 
-def _done(connection: Connection | None, wanted: Wanted, report: RestoreReport) -> Done:
+def _done(repository: Repository, connection: Connection | None, wanted: Wanted, report: RestoreReport) -> Done:
+    uses.note(repository, report.point)
     if connection is None or wanted.define is None:
         return Done(report, None)
     return Done(report, _define(connection, wanted.define, report, wanted.networks))

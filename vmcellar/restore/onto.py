@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from vmcellar.errors import PermanentError, UsageError, VmcellarError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.repository import uses
 from vmcellar.restore.destinations import Destination
 from vmcellar.restore.differ import Comparer, DifferentialTarget
 from vmcellar.restore.fetch import Fetcher
@@ -93,6 +94,7 @@ def restore_onto(
         resolver = Resolver(repository, point, best_effort=False, cancel=cancel)
         work = _Work(repository, point, resolver, progress, cancel)
         done = work.run(opened)
+    uses.note(repository, point.id)
     disks = tuple(disk for disk, _ in done)
     return OntoReport(point.id, point.vm, disks, sum(read for _, read in done), time.monotonic() - started)
 

@@ -127,6 +127,11 @@ class CellarTier:
                 while len(self._places) > _REMEMBERED:
                     self._places.popitem(last=False)
 
+    def place_of(self, key: str) -> str:
+        """The name of the tier that had the pack when it was last read; hot if nothing is known."""
+        with self._lock:
+            return self._places.get(key, self.name)
+
     def forget(self, key: str) -> None:
         """Look for the pack anew when it is read next, nearest tier first: it was copied."""
         with self._lock:
@@ -252,6 +257,11 @@ class CellarTier:
         for name in self.names:
             cleared += self.tier_named(name).clear_unfinished(older_than)
         return cleared
+
+
+def place_of(tier: Tier, key: str) -> str:
+    """The name of the tier from which an object was read last."""
+    return tier.place_of(key) if isinstance(tier, CellarTier) else tier.name
 
 
 def _states(tier: Tier, keys: Iterable[str]) -> Mapping[str, ArchiveState]:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import PermanentError
+from vmcellar.policy.tier_pace import TierPace
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import leases
 from vmcellar.tiers.base import ArchivedError, ArchiveState
 from vmcellar.tiers.cellar import PACKS
 from vmcellar.upkeep.carry import Carrier, Pace
+from vmcellar.upkeep.limits import Limits
 from vmcellar.upkeep.survey import cellar_of
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ def bring(
         states = [state for key, state in cellar.thaw_state(keys).items() if key.startswith(PACKS)]
         far = [state for state in states if state.tier != cellar.name]
         _check_room(cellar, far)
-        carrier = Carrier(f"brings-{repository.id.hex()[:ID_DIGITS]}", Pace(None), progress, cancel)
+        name = f"brings-{repository.id.hex()[:ID_DIGITS]}"
+        carrier = Carrier(name, Pace(None), progress, cancel, Limits(_without(repository.restore_pace, cellar.name)))
         carrier.clear(cellar.hot)
 
         def copy(state: ArchiveState) -> int:
@@ -80,6 +83,11 @@ def bring(
             finally:
                 pool.shutdown(cancel_futures=True)
     return Brought(len(sizes), sum(sizes), len(states) - len(far), len(far) - len(sizes))
+
+
+def _without(pace: TierPace, hot: str) -> TierPace:
+    """Reading from the others is what is limited, not writing to hot and reading it back."""
+    return TierPace({name: throttle for name, throttle in pace.throttles.items() if name != hot})
 
 
 def _check_room(cellar: CellarTier, far: Sequence[ArchiveState]) -> None:

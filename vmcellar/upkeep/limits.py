@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
-from vmcellar.policy.bandwidth import Throttle, rate_at
 from vmcellar.policy.localzone import local_zone
 from vmcellar.policy.placement import Held
+from vmcellar.policy.tier_pace import TierPace, pace_of
 from vmcellar.policy.windows import seconds_left
 
 if TYPE_CHECKING:
-    from vmcellar.config.bandwidth import Bandwidth
     from vmcellar.config.model import Config
     from vmcellar.config.units import Window
     from vmcellar.policy.placement import Move
@@ -22,17 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """By a tier's name: the bucket that all processes of this host share, and the daily window in `zone`."""
+    """The buckets that all processes of this host share, and by a tier's name its daily window in `zone`."""
 
-    throttles: Mapping[str, Throttle] = field(default_factory=dict)
+    pace: TierPace = field(default_factory=TierPace)
     windows: Mapping[str, Window] = field(default_factory=dict)
     zone: tzinfo = UTC
 
     def take(self, tier: str, count: int, cancel: CancelToken) -> None:
         """Return when `count` bytes may pass from or to the tier; CancelledError when stopped meanwhile."""
-        throttle = self.throttles.get(tier)
-        if throttle is not None:
-            throttle.take(count, cancel)
+        self.pace.take(tier, count, cancel)
 
     def closed(self, move: Move, now: float) -> Held | None:
         """What keeps a move from beginning now: it would read or write a tier outside of its window."""
@@ -48,12 +45,7 @@ def limits_of(config: Config) -> Limits:
     """Those of a configuration."""
     tiers = {"hot": config.hot_tier(), **config.other_tiers()}
     return Limits(
-        {name: _throttle(config, name, tier.bandwidth) for name, tier in tiers.items() if tier.bandwidth is not None},
+        pace_of(config.state / "tier-bandwidth", {name: tier.bandwidth for name, tier in tiers.items()}),
         {name: tier.moves for name, tier in tiers.items() if tier.moves is not None},
         local_zone(),
     )
-
-
-def _throttle(config: Config, name: str, bandwidth: Bandwidth) -> Throttle:
-    path = config.state / "tier-bandwidth" / name
-    return Throttle(path, lambda: rate_at(bandwidth, datetime.now(UTC).astimezone(local_zone())))

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import CancelledError, IntegrityError
 from vmcellar.policy.placement import Held, Move, Site, decide
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import drops, leases
+from vmcellar.repository import drops, leases, uses
 from vmcellar.repository.whole import check_object
 from vmcellar.tiers.base import ArchivedError, LockedError, NotFoundError
 from vmcellar.tiers.mark import refuse_same_place
@@ -40,14 +41,15 @@ ID_DIGITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Where packs should lie: the tiers in order, on how many each pack lies, until when points are kept, and
-    how fast and when packs may be moved.
+    """Where packs should lie: the tiers in order, on how many each pack lies, until when points are kept, how fast and
+    when packs may be moved, and whether a restore makes packs young again.
     """
 
     sites: tuple[Site, ...]
     copies: int = 1
     needed: Needed = for_ever
     limits: Limits = field(default_factory=Limits)
+    use: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +119,17 @@ def rebalance(
         own = stack.enter_context(with_fresh_index(repository))
         now = repository.clock()
         since = now - rules.sites[0].until
-        found = survey(own, needed=rules.needed, young_since=since, strict=True, progress=progress, cancel=cancel)
+        used = uses.last(repository.tier) if rules.use else {}
+        look = partial(survey, own, needed=rules.needed, used=used, strict=True, progress=progress, cancel=cancel)
+        found = look(young_since=since)
         stop = CancelToken(cancel)
         carrier = Carrier(f"moves-{repository.id.hex()[:ID_DIGITS]}", Pace(rate), progress, stop, rules.limits)
         run = _Run(own, cellar, carrier, lease, stop, rules.limits)
         separated, notes = run.separate(found.mixed, progress)
         if separated and not dry_run:
-            found = survey(own, needed=rules.needed, strict=True, progress=progress, cancel=cancel)
+            found = look()
+        if not dry_run:
+            uses.clear(repository.tier, {point.id for point in own.readable_points()})
         mirrors = run.mirrors()
         moves, held = _decided(found, rules, now, cellar, dropped)
         moves, locked = unlocked(moves, cellar, rules.copies, now)

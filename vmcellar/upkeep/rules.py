@@ -30,8 +30,9 @@ def rules_of(config: Config) -> Rules:
     tiers = {"hot": config.hot_tier(), **config.other_tiers()}
     prices = {name: tier.price_table for name, tier in tiers.items()}
     archives = [name for name, tier in tiers.items() if tier.thaws]
+    placement = config.placement
     return Rules(
-        sites_of(config.placement, prices, archives), config.placement.copies, kept_until(config), limits_of(config)
+        sites_of(placement, prices, archives), placement.copies, kept_until(config), limits_of(config), placement.use
     )
 
 

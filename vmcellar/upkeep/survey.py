@@ -87,12 +87,13 @@ def survey(
     *,
     needed: Needed = for_ever,
     young_since: float = inf,
+    used: Mapping[str, float] | None = None,
     strict: bool = False,
     progress: ProgressSink = no_progress,
     cancel: CancelToken | None = None,
 ) -> Survey:
     """Look at everything. With `strict`, a tier that cannot be listed is an error. Points are young if made since
-    `young_since`.
+    `young_since`. A point of `used` counts as made when it was last used.
 
     IntegrityError when a map that points need is missing or damaged. Points that cannot be read are left out with a
     warning: what only they need is not moved.
@@ -101,7 +102,7 @@ def survey(
     lying, away = _listed(repository, strict=strict, cancel=cancel)
     repository.index.refresh()
     points = repository.readable_points()
-    walk = _Walk(repository, needed, young_since, progress, cancel)
+    walk = _Walk(repository, needed, young_since, used or {}, progress, cancel)
     seen = walk.run(points)
     packs = (Pack(key, size, tuple(tiers), *seen.get(key, (None, inf))) for key, (size, tiers) in sorted(lying.items()))
     lost = () if away else tuple(key for key in sorted(seen.keys() - lying.keys()) if not repository.tier.exists(key))
@@ -132,24 +133,34 @@ class _Walk:
     """One walk over all points, from the newest to the oldest, pinned ones last."""
 
     def __init__(
-        self, repository: Repository, needed: Needed, young_since: float, progress: ProgressSink, cancel: CancelToken
+        self,
+        repository: Repository,
+        needed: Needed,
+        young_since: float,
+        used: Mapping[str, float],
+        progress: ProgressSink,
+        cancel: CancelToken,
     ) -> None:
         self._marked = frozenset[bytes]().union(*repository.index.marks().values())
         self._reach = Reach(repository, self._marked, progress, cancel)
         self._pins = pinned(repository)
         self._needed = needed
         self._young_since = young_since
+        self._used = used
         self._young: dict[bytes, tuple[bytes, int]] | None = None
 
     def run(self, points: list[RestorePoint]) -> dict[str, tuple[float | None, float]]:
-        """For each data pack that points need: when the youngest not pinned was made, and until when it is kept."""
+        """For each data pack that points need: when the youngest not pinned was made or used, and until when that is
+        kept.
+        """
         seen: dict[str, tuple[float | None, float]] = {}
-        pinned_last = sorted(points, key=lambda point: (point.id not in self._pins, point.time), reverse=True)
+        born = {point.id: max(point.time, self._used.get(point.id, 0.0)) for point in points}
+        pinned_last = sorted(points, key=lambda point: (point.id not in self._pins, born[point.id]), reverse=True)
         for point in pinned_last:
             is_pinned = point.id in self._pins
-            if self._young is None and (is_pinned or point.time < self._young_since):
+            if self._young is None and (is_pinned or born[point.id] < self._young_since):
                 self._young = {pack: (bytes(live.ordinals), live.bytes) for pack, live in self._reach.live.items()}
-            facts = (None, inf) if is_pinned else (point.time, self._needed(point))
+            facts = (None, inf) if is_pinned else (born[point.id], self._needed(point))
             for pack in self._reach.add(point):
                 if pack.kind == KIND_DATA:
                     seen[pack.key] = facts
