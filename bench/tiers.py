@@ -1,6 +1,6 @@
 """What tiers on RADOS and radosgw reach beside Ceph's own bench and bare boto3; what prefetch brings a restore from S3.
 
-    ./run bench tiers [--packs 8] [--rounds 5] [--restores 3] [--ms 20] [--only ceph s3 restore]
+    ./run bench tiers [--packs 8] [--rounds 5] [--restores 3] [--ms 20] [--only ceph s3 restore] [--at-once 2]
 
 A cluster of one OSD is started on /dev/shm; all take turns on it. `place` is what moves and backups do with a pack,
 `fetch` what a restore does with it. A restore through a link that adds `--ms` to each round trip is done chunk by
@@ -48,8 +48,6 @@ MIB = 1 << 20
 PACK = 64 * MIB
 PART = 16 * MIB
 READ = 4 * MIB
-AT_ONCE = 2
-"""Packs that are placed at once: what `tiers move` does unless told otherwise."""
 READERS = 4
 """What a restore has on two cores."""
 
@@ -83,8 +81,9 @@ class Places:
 class Work:
     """Packs to place, and the tiers that they go to."""
 
-    def __init__(self, cluster: Cluster, folder: Path, packs: int) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, packs: int, at_once: int) -> None:
         self.cluster = cluster
+        self.at_once = at_once
         self.folder = folder
         self.files = [folder / f"pack-{number}" for number in range(packs)]
         for path in self.files:
@@ -117,7 +116,7 @@ class Work:
         for (path, _), (link, _) in zip(pairs, links, strict=True):
             os.link(path, link)
         self._keys[tier.kind] = keys
-        return self._rate(lambda: _all(AT_ONCE, lambda pair: tier.adopt(*pair), links))
+        return self._rate(lambda: _all(self.at_once, lambda pair: tier.adopt(*pair), links))
 
     def fetch(self, tier: Tier) -> float:
         """Read every pack as a restore does; MiB per second. The packs go afterwards."""
@@ -226,20 +225,20 @@ def _twice(
 
 
 def in_turn(rounds: int, cases: Mapping[str, Callable[[], tuple[float, float]]]) -> None:
-    """Each case once per round; medians of both figures, and all of them."""
+    """Each case once per round; medians of both figures, and of their ratios to the first case's in the same round."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
             found[name].append(case())
     first = next(iter(found))
     for way, place in (("place", 0), ("fetch", 1)):
-        base = statistics.median(pair[place] for pair in found[first])
         for name, pairs in found.items():
             rates = sorted(pair[place] for pair in pairs)
             median = statistics.median(rates)
+            ratios = [pair[place] / other[place] for pair, other in zip(pairs, found[first], strict=True)]
             print(
                 f"{way} {name:34} {median:6.0f} MiB/s ({rates[0]:.0f} to {rates[-1]:.0f}), "
-                f"{median / base:.2f} of {first}",
+                f"{statistics.median(ratios):.2f} of {first} ({min(ratios):.2f} to {max(ratios):.2f})",
                 flush=True,
             )
 
@@ -316,6 +315,7 @@ def main() -> int:
     """Parse the arguments, start the cluster, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=int, default=8)
+    parser.add_argument("--at-once", type=int, default=2, help="packs that are placed at once, as of tiers move")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--restores", type=int, default=3)
     parser.add_argument("--ms", type=float, default=20)
@@ -326,7 +326,7 @@ def main() -> int:
     cluster = Cluster.start()
     try:
         with tempfile.TemporaryDirectory(prefix="vmcellar-bench-") as name:
-            run(Work(cluster, Path(name), options.packs), options)
+            run(Work(cluster, Path(name), options.packs, options.at_once), options)
     finally:
         cluster.stop()
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from vmcellar.tiers.base import Copies, NotFoundError, Tier
 if TYPE_CHECKING:
     from vmcellar.repository.points import Artifact, RestorePoint
     from vmcellar.repository.repository import Repository
+
+PACKS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,16 @@ def pack_problem(repository: Repository, pack: PackRef) -> str:
     if size == pack.size or _has_whole_copy(repository.tier, pack):
         return ""
     return f"pack {pack.key} has {size} bytes instead of {pack.size}: it is cut short"
+
+
+def pack_problems(repository: Repository, packs: Iterable[PackRef]) -> dict[bytes, str]:
+    """The same of many packs, by their ids; many at once where each asks a server."""
+    asked = list(dict.fromkeys(packs))
+    if repository.tier.kind == "local" or len(asked) < 2:
+        return {pack.id: pack_problem(repository, pack) for pack in asked}
+    with ThreadPoolExecutor(PACKS_AT_ONCE, thread_name_prefix="packs") as pool:
+        found = pool.map(lambda pack: pack_problem(repository, pack), asked)
+        return {pack.id: problem for pack, problem in zip(asked, found, strict=True)}
 
 
 def _has_whole_copy(tier: Tier, pack: PackRef) -> bool:

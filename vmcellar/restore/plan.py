@@ -18,7 +18,7 @@ from vmcellar.repository import nodes
 from vmcellar.repository.layout import ID_BYTES, LEAF_BYTES, span_of
 from vmcellar.repository.nodes import Rows
 from vmcellar.repository.packs import Location, PackRef
-from vmcellar.repository.scrub_walk import pack_problem
+from vmcellar.repository.scrub_walk import pack_problems
 from vmcellar.restore.qcow2 import CLUSTER, UsedClusters
 from vmcellar.restore.report import LostRange, merge_lost
 from vmcellar.tiers.base import ArchivedError
@@ -106,6 +106,7 @@ class Resolver:
         """Bytes stored for an artifact, all of whose chunks lie in whole packs; 0 when one is lost."""
         ids = list(dict.fromkeys(bytes.fromhex(chunk) for chunk in artifact.chunks))
         located = self._find(ids)
+        self._look_at_packs(located)
         for chunk in ids:
             found = located.get(chunk)
             reason = self._pack_problem(found.pack) if found else f"no pack holds chunk {chunk.hex()}"
@@ -146,6 +147,7 @@ class Resolver:
             return Window(target, rows, {})
         ids = chunk_ids(rows)
         located = self._find(list(dict.fromkeys(ids)))
+        self._look_at_packs(located)
         wrong = [self._problem(chunk, row, located) for chunk, row in zip(ids, rows, strict=True)]
         bad = np.array([bool(reason) for reason in wrong])
         if bad.any():
@@ -174,11 +176,13 @@ class Resolver:
             return f"chunk {chunk.hex()} has {found.length} bytes, fewer than the map asks for"
         return self._pack_problem(found.pack)
 
+    def _look_at_packs(self, located: Mapping[bytes, Location]) -> None:
+        """Whether each pack is there, of those that were not looked at before."""
+        new = {found.pack.id: found.pack for found in located.values() if found.pack.id not in self.packs}
+        self.packs.update(pack_problems(self._repository, new.values()))
+        self.keys.update((pack.key, None) for name, pack in new.items() if not self.packs[name])
+
     def _pack_problem(self, pack: PackRef) -> str:
-        if pack.id not in self.packs:
-            self.packs[pack.id] = pack_problem(self._repository, pack)
-            if not self.packs[pack.id]:
-                self.keys[pack.key] = None
         return self.packs[pack.id]
 
     def _give_up(self, target: str, rows: Rows, reasons: Sequence[str]) -> None:

@@ -84,8 +84,10 @@ class S3Tier:
         """The object's key from its name in the bucket."""
         return name.removeprefix(self.prefix)
 
-    def ask(self, key: str, request: Callable[[], T]) -> T:
-        """Make a request with retries and our errors. A missing object in a missing bucket is a missing bucket."""
+    def ask(self, key: str, request: Callable[[], T], *, certain: bool = True) -> T:
+        """Make a request with retries and our errors. A missing object in a missing bucket is a missing bucket; if that
+        must be `certain`, the bucket is asked for, else a request that follows will say so.
+        """
         what = f"{self!r}: {key}" if key else repr(self)
 
         def once() -> T:
@@ -97,7 +99,8 @@ class S3Tier:
         try:
             return self._patience(once)
         except NotFoundError:
-            self._still_there()
+            if certain:
+                self._still_there()
             raise
 
     def _still_there(self) -> None:
@@ -183,18 +186,18 @@ class S3Tier:
         return {"Metadata": marks, **(cold if key.startswith(_PACKS) else {}), **lock}
 
     def _is_ours(self, key: str, marks: dict[str, str]) -> bool:
-        """Whether the object is there and our own; ExistsError when it is another's."""
+        """Whether the object is there and our own; ExistsError when it is another's. A write follows if it is not."""
         try:
-            found = self.head(key)
+            found = self.head(key, certain=False)
         except NotFoundError:
             return False
         if found["Metadata"].get(_WRITER) != marks[_WRITER]:
             raise exists_error(self, key)
         return True
 
-    def head(self, key: str) -> dict[str, Any]:
+    def head(self, key: str, *, certain: bool = True) -> dict[str, Any]:
         """What S3 says of an object."""
-        found: dict[str, Any] = self.ask(key, lambda: self.client.head_object(**self.place(key)))
+        found: dict[str, Any] = self.ask(key, lambda: self.client.head_object(**self.place(key)), certain=certain)
         return found
 
     def get(self, key: str) -> bytes:
