@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,16 @@ from blake3 import blake3
 from tests.repository.writing import read_disk
 from tests.tiers.faulty import DiedError, FaultyTier
 from tests.upkeep.tiered import NAMES, TieredWorld, make_local
-from tests.upkeep.world import DAY, START, piece
+from tests.upkeep.world import DAY, piece
 from vmcellar.errors import PermanentError, TransientError, UsageError
 from vmcellar.progress import CancelToken
-from vmcellar.repository import leases, uses
-from vmcellar.repository.points import new_point_id
+from vmcellar.repository import leases
 from vmcellar.repository.scrub import verify_all
-from vmcellar.restore.plan import make_plan
 from vmcellar.tiers.base import ArchivedError, TierReader
 from vmcellar.tiers.local import LocalReader, LocalTier
 from vmcellar.tiers.mark import ReadOnlyTier
 from vmcellar.upkeep import gc, pins
 from vmcellar.upkeep.carry import Pace
-from vmcellar.upkeep.rebalance import rebalance
 from vmcellar.upkeep.survey import survey
 
 
@@ -48,31 +44,6 @@ def assert_as_the_rules_say(world: TieredWorld) -> None:
     wanted = {key: (next(name for name in NAMES if world.now - time < limits[name]),) for key, time in youngest.items()}
     lying = world.lying()
     assert {key: lying.get(key) for key in wanted} == wanted
-
-
-def test_a_restore_makes_packs_young_again(world: TieredWorld) -> None:
-    host = world.host()
-    first, second = world.daily(host, 2)
-    world.now = START + 40 * DAY
-    assert world.rebalance().ok
-    needed = {name: set(make_plan(host, point).keys) for name, point in (("first", first), ("second", second))}
-    cold = [key for key in needed["first"] if key.startswith("data/")]
-    others = [key for key in needed["second"] - needed["first"] if key.startswith("data/")]
-    assert {world.lying()[key] for key in (*cold, *others)} == {("cold",)}
-    uses.note(host, first.id)
-    uses.note(host, new_point_id(world.now))  # of a point that is gone
-    host.tier.put("uses/strange", b"")
-    assert world.rebalance().ok
-    assert {world.lying()[key] for key in cold} == {("cold",)}, "the rules do not count uses unless told"
-    assert list(uses.last(host.tier)) == [first.id]
-    with_use = replace(world.rules(), use=True)
-    for days, place in ((0, "hot"), (6, "hot"), (8, "warm"), (31, "cold")):
-        world.now = START + (40 + days) * DAY
-        assert rebalance(host, with_use, at_once=1).ok
-        lying = world.lying()
-        assert {lying[key] for key in cold} == {(place,)}, days
-        assert {lying[key] for key in others} == {("cold",)}
-    assert world.check()
 
 
 def test_sixty_days_of_points_lie_where_the_rules_say(world: TieredWorld) -> None:
