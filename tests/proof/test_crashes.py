@@ -60,7 +60,7 @@ def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
 def test_moving_packs_killed_at_some_steps() -> None:
     """Before some calls and after others; by hand at each step."""
     lines = faults("tiers-move", "tiers-copies", "tiers-bring", "--every", "40")
-    lines += faults("tiers-thaw", "restore-as-thawed", "--every", "7")
+    lines += faults("tiers-thaw", "restore-as-thawed", "--every", "19")
     assert len(lines) == 5
     assert all(re.search(r"[1-9]\d* fired", line) for line in lines)
 
