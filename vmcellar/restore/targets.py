@@ -207,7 +207,7 @@ class Qcow2Target:
             used.add_all()
         self._layout = Qcow2Layout(used)
         self._file = RawTarget(partial, self._layout.file_size, preallocation, begun)
-        if begun:
+        if begun or preallocation == "metadata":  # all of the disk has a place then, and takes no space
             return
         try:
             self._file.reserve([(0, self._layout.file_size)])
