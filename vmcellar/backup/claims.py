@@ -16,7 +16,9 @@ Owner = tuple[str, int]
 RECENT = 1 << 15
 """Claims that are held in a dict, at 120 bytes each; older ones take 36."""
 
-_WORD = 8
+RUN_MOST = 1 << 19
+"""Claims in one array: while two become one, both are there once more."""
+
 _CLAIM = np.dtype([("rest", "<u8", (3,)), ("owner", "<u4")])
 
 
@@ -38,6 +40,11 @@ class _Run(NamedTuple):
         order = np.argsort(self.first, kind="stable")
         return self._replace(first=self.first[order], claims=self.claims[order])
 
+    def takes(self, other: Self) -> bool:
+        """So that each is twice as long as the next, or as long as one may be: a claim moves few times."""
+        ours, more = len(self.first), len(other.first)
+        return ours < 2 * more and ours + more <= RUN_MOST
+
     def merged(self, other: Self) -> Self:
         both = np.concatenate([self.first, other.first]), np.concatenate([self.claims, other.claims])
         return self._replace(first=both[0], claims=both[1]).sorted()
@@ -46,10 +53,10 @@ class _Run(NamedTuple):
         stay = self.claims["owner"] != owner
         return self._replace(first=self.first[stay], claims=self.claims[stay])
 
-    def has(self, chunk: bytes) -> bool:
-        words = np.frombuffer(chunk, "<u8")
-        place = int(np.searchsorted(self.first, words[0]))
-        while place < len(self.first) and self.first[place] == words[0]:
+    def has(self, words: NDArray[np.uint64]) -> bool:
+        first = words[0]
+        place = int(self.first.searchsorted(first))
+        while place < len(self.first) and self.first[place] == first:
             if (self.claims["rest"][place] == words[1:]).all():
                 return True
             place += 1
@@ -57,7 +64,7 @@ class _Run(NamedTuple):
 
 
 class Claims:
-    """Chunk ids of one run and the segment that lands each. Any thread. 36 bytes for each, twice that at times.
+    """Chunk ids of one run and the segment that lands each. Any thread. 36 bytes for each.
 
     A segment that is read again first drops its claims: what it lands then may differ in which of two equal chunks
     it keeps, never in content, since the instant is held.
@@ -65,7 +72,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._recent: dict[bytes, int] = {}
-        self._runs: list[_Run] = []  # each at least twice as long as the next: few to ask, and a claim moves few times
+        self._runs: list[_Run] = []
         self._numbers: dict[Owner, int] = {}
         self._next = itertools.count()  # of owners: none is given twice
         self._lock = threading.Lock()
@@ -96,7 +103,10 @@ class Claims:
         return self._numbers[owner]
 
     def _claim(self, chunk: bytes, owner: int) -> bool:
-        if chunk in self._recent or any(run.has(chunk) for run in self._runs):
+        if chunk in self._recent:
+            return False
+        words = np.frombuffer(chunk, "<u8")
+        if any(run.has(words) for run in self._runs):
             return False
         self._recent[chunk] = owner
         if len(self._recent) >= RECENT:
@@ -106,6 +116,6 @@ class Claims:
     def _settle(self) -> None:
         self._runs.append(_Run.of(self._recent))
         self._recent = {}
-        while len(self._runs) > 1 and len(self._runs[-2].first) < 2 * len(self._runs[-1].first):
+        while len(self._runs) > 1 and self._runs[-2].takes(self._runs[-1]):
             last = self._runs.pop()
             self._runs[-1] = self._runs[-1].merged(last)
