@@ -1,6 +1,6 @@
 """What tiers on RADOS and radosgw reach beside Ceph's own bench and bare boto3; what prefetch brings a restore from S3.
 
-    ./run bench tiers [--packs 8] [--rounds 5] [--restores 3] [--ms 20] [--only ceph s3 restore] [--at-once 2]
+    ./run bench tiers [--packs 8] [--rounds 5] [--restores 3] [--ms 20] [--only ceph s3 restore] [--at-once 4]
 
 A cluster of one OSD is started on /dev/shm; all take turns on it. `place` is what moves and backups do with a pack,
 `fetch` what a restore does with it. A restore through a link that adds `--ms` to each round trip is done chunk by
@@ -315,7 +315,7 @@ def main() -> int:
     """Parse the arguments, start the cluster, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=int, default=8)
-    parser.add_argument("--at-once", type=int, default=2, help="packs that are placed at once, as of tiers move")
+    parser.add_argument("--at-once", type=int, default=4, help="packs that are placed at once, as of tiers move")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--restores", type=int, default=3)
     parser.add_argument("--ms", type=float, default=20)

@@ -108,7 +108,7 @@ class VerifyRepository(FlowParameters):
 class RebalanceTiers(FlowParameters):
     """Put packs where `placement:` says."""
 
-    at_once: int = Field(default=2, ge=1, le=64, description="packs that are moved at the same time")
+    at_once: int = Field(default=4, ge=1, le=64, description="packs that are moved at the same time")
     rate: int = Field(default=0, ge=0, description="the most bytes per second; 0: no limit")
     dry_run: bool = Field(default=False, description="only say what would be moved")
 

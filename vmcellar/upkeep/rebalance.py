@@ -93,7 +93,7 @@ def rebalance(
     repository: Repository,
     rules: Rules,
     *,
-    at_once: int = 2,
+    at_once: int = 4,
     rate: int | None = None,
     dry_run: bool = False,
     progress: ProgressSink = no_progress,

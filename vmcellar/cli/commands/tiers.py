@@ -55,7 +55,7 @@ def move(
     ctx: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved, and why.")] = False,
     limit: Annotated[str | None, typer.Option(metavar="RATE", help="At most so much per second: 100MiB/s.")] = None,
-    at_once: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Packs at the same time.")] = 2,
+    at_once: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Packs at the same time.")] = 4,
     identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
