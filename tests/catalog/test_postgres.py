@@ -21,7 +21,7 @@ from vmcellar.analysis import history
 from vmcellar.catalog import databases
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.databases import FILE, PostgresServer, SqliteFile, database_of
-from vmcellar.catalog.metrics import standing
+from vmcellar.catalog.metrics import CatalogCollector, standing
 from vmcellar.catalog.models import Anomaly, Evidence, ScheduleChange, Stage, TierUse
 from vmcellar.catalog.rebuild import rebuild
 from vmcellar.cli.checks.catalog import check_catalog
@@ -137,7 +137,9 @@ def test_a_server_that_is_away_passes_and_its_password_is_not_told(tmp_path: Pat
         assert database.engine.url.password == "hunter2"
         with pytest.raises(TransientError, match=f"postgresql://cellar@127.0.0.1:{port}/history: ") as caught:
             Catalog(database, REPOSITORY)
+        (up,) = (each for each in CatalogCollector(lambda: Catalog(database, ""), []).collect() if "up" in each.name)
         (finding,) = check_catalog(config)
+    assert [sample.value for sample in up.samples] == [0], "and may be 1 at the next scrape"
     assert (finding.status, finding.detail) == ("failed", caught.value.message)
     assert "hunter2" not in caught.value.message + str(caught.value.__cause__)
     assert "server runs" in caught.value.hint

@@ -89,7 +89,7 @@ def exposition(folder: Path) -> str:
     catalog = Catalog(SqliteFile(folder / FILE), REPOSITORY)
     catalog.add(rows())
     registry = CollectorRegistry()
-    registry.register(CatalogCollector(catalog, [BackupJob.model_validate({"name": "nightly", "rpo": "24h"})]))
+    registry.register(CatalogCollector(lambda: catalog, [BackupJob.model_validate({"name": "nightly", "rpo": "24h"})]))
     return generate_latest(registry).decode()
 
 
@@ -136,7 +136,7 @@ def test_a_catalog_that_cannot_be_read_is_down_and_no_traceback(tmp_path: Path) 
     for part in tmp_path.glob(f"{FILE}*"):
         part.write_bytes(b"no database at all" * 1000)
     registry = CollectorRegistry()
-    registry.register(CatalogCollector(catalog, []))
+    registry.register(CatalogCollector(lambda: catalog, []))
     assert samples(generate_latest(registry).decode())["vmcellar_up", frozenset()] == 0
 
 

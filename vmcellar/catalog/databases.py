@@ -150,7 +150,7 @@ class PostgresServer:
 
     def explain(self, error: DatabaseError) -> VmcellarError:
         """What the connection or the load brought about passes; what the server refuses does not."""
-        text = str(error.orig).strip().replace("\n", " ")
+        text = " ".join(str(error.orig).split())
         state = getattr(error.orig, "sqlstate", None)
         if isinstance(error, OperationalError) and state == _LOCK_NOT_AVAILABLE:
             return TransientError(f"catalog {self.name} is in use by other processes: {text}")

@@ -7,7 +7,7 @@ figures are asked for one by one. Source: Prometheus' guides on naming and on ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +91,9 @@ Row = Mapping[str, Any]
 class CatalogCollector(Collector):
     """Reads the catalog when Prometheus asks. Any thread. A catalog that cannot be read is `vmcellar_up 0`."""
 
-    def __init__(self, catalog: Catalog, jobs: Sequence[BackupJob]) -> None:
-        self._catalog = catalog
+    def __init__(self, opening: Callable[[], Catalog], jobs: Sequence[BackupJob]) -> None:
+        """`opening` is called at each scrape, so that a server which is away when this begins may come later."""
+        self._opening = opening
         self._rpo = {job.name: job.rpo for job in jobs if job.rpo is not None}
 
     def collect(self) -> Iterator[Metric]:
@@ -101,7 +102,7 @@ class CatalogCollector(Collector):
         build.add_metric([vmcellar.__version__], 1)
         yield build
         try:
-            found = standing(self._catalog)
+            found = standing(self._opening())
         except VmcellarError:
             yield GaugeMetricFamily("vmcellar_up", "1 when the catalog could be read.", 0)
             return

@@ -60,7 +60,8 @@ def _registry(ctx: typer.Context, config: Path | None) -> CollectorRegistry:
 
     settings = read_config(ctx, config)
     registry = CollectorRegistry()
-    registry.register(CatalogCollector(Catalog(database_of(settings), ""), settings.backups))
+    database = database_of(settings)
+    registry.register(CatalogCollector(lambda: Catalog(database, ""), settings.backups))
     return registry
 
 
