@@ -2,7 +2,7 @@
 
 Built once per recipe, in about 20 s under TCG, into the cache folder; the tree lies beside them, to compare with.
 
-    vda  GPT: vda1 ext4 with an operating system's files, whose fstab names the LV below; vda2 encrypted (LUKS)
+    vda  GPT: vda1 ext4 with an operating system's files, whose fstab names the LV below; vda2 LUKS, in it ext4
     vdb  LVM: vg0/data XFS, vg0/more ext4 (empty)
     vdc  Btrfs on the whole disk, with a subvolume @home
     vdd  MBR: vdd1 NTFS
@@ -40,6 +40,9 @@ DISKS = (
 WINDOWS_FILES = {"Users/a b.txt": b"text\r\n", "Users/Grüße.bin": bytes(range(256)) * 999}
 _FSTAB = "/dev/sda1 / ext4 defaults 0 1\n/dev/vg0/data /data xfs defaults 0 2\n"
 _LUKS_START, _LUKS_END = 96 * MIB, 126 * MIB
+PASSPHRASE = b"of the laboratory"
+SECRET = "what only the passphrase shows\n"  # noqa: S105  (a file's text)
+"""In vda2:/secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +116,13 @@ def _build(work: Path) -> None:
     for spec in DISKS:
         with (work / f"{spec.target}.raw").open("wb") as file:
             file.truncate(spec.size)
+    _encrypt(work / "vda.raw")
     guestfs = _launched([work / f"{spec.target}.raw" for spec in DISKS])
     try:
         _fill(guestfs, packed)
         guestfs.shutdown()
     finally:
         guestfs.close()
-    _encrypt(work / "vda.raw")
     packed.unlink()
 
 
@@ -163,12 +166,18 @@ def _fill(guestfs: Any, packed: Path) -> None:
         guestfs.write(f"/{name}", content)
         guestfs.utimens(f"/{name}", SECONDS, 0, SECONDS, 0)
     guestfs.umount_all()
+    guestfs.cryptsetup_open("/dev/sda2", PASSPHRASE.decode(), "secret")
+    guestfs.mkfs("ext4", "/dev/mapper/secret", label="hidden")
+    guestfs.mount("/dev/mapper/secret", "/")
+    guestfs.write("/secret", SECRET)
+    guestfs.umount_all()
+    guestfs.cryptsetup_close("/dev/mapper/secret")
 
 
 def _partition(guestfs: Any) -> None:
     guestfs.part_init("/dev/sda", "gpt")
     guestfs.part_add("/dev/sda", "p", 2048, _LUKS_START // 512 - 1)
-    guestfs.part_add("/dev/sda", "p", _LUKS_START // 512, _LUKS_END // 512)
+    guestfs.part_add("/dev/sda", "p", _LUKS_START // 512, _LUKS_END // 512 - 1)
     guestfs.part_disk("/dev/sdd", "mbr")
     guestfs.pvcreate("/dev/sdb")
     guestfs.vgcreate("vg0", ["/dev/sdb"])
@@ -187,7 +196,7 @@ def _encrypt(image: Path) -> None:
     with header.open("wb") as file:
         file.truncate(20 * MIB)
     cheap = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
-    call(["/sbin/cryptsetup", "-q", "luksFormat", *cheap, "--key-file", "/etc/hostname", header])
+    call(["/sbin/cryptsetup", "-q", "luksFormat", *cheap, "--key-file", "-", header], data=PASSPHRASE)
     call(
         [
             "dd",

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lab.filesystems import MTIME, SPARSE_SIZE, WINDOWS_FILES, FileSystems
+from lab.filesystems import MTIME, PASSPHRASE, SECRET, SPARSE_SIZE, WINDOWS_FILES, FileSystems
 from tests.proof.cellar import Cellar
 from vmcellar.cli.commands import files
 from vmcellar.cli.main import app
@@ -91,17 +91,19 @@ def whole(root: Path) -> dict[bytes, dict[str, object]]:
     return {os.fsencode(path.relative_to(root)): facts(path) for path in (root, *root.rglob("*"))}
 
 
+NAMES = {
+    "vda1": ("ext4", ""),
+    "vda2": ("crypto_LUKS", ""),
+    "vg0/data": ("xfs", ""),
+    "vg0/more": ("ext4", "more"),
+    "vdc": ("btrfs", ""),
+    "vdc/@home": ("btrfs", ""),
+    "vdd1": ("ntfs", "Windows"),
+}
+
+
 def test_the_file_systems_are_named(inside: Inside) -> None:
-    found = {one.name: (one.kind, one.label) for one in inside.file_systems()}
-    assert found == {
-        "vda1": ("ext4", ""),
-        "vda2": ("crypto_LUKS", ""),
-        "vg0/data": ("xfs", ""),
-        "vg0/more": ("ext4", "more"),
-        "vdc": ("btrfs", ""),
-        "vdc/@home": ("btrfs", ""),
-        "vdd1": ("ntfs", "Windows"),
-    }
+    assert {one.name: (one.kind, one.label) for one in inside.file_systems()} == NAMES
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -217,12 +219,54 @@ def test_a_cancelled_copy_leaves_nothing(mounted: Mount, place: Path) -> None:
     assert list_path(guestfs, b"/tree")  # and the appliance goes on
 
 
+@pytest.mark.parametrize("name", ["vda1", "vg0/data", "vdc/@home", "vdd1"])
+def test_a_file_system_that_is_named_is_not_looked_for(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Which takes seconds: as the command that knows what it wants."""
+    monkeypatch.setattr(inside, "_known", None)
+    monkeypatch.setattr(inside.guestfs, "list_filesystems", lambda: pytest.fail("looked for"))
+    inside.mount(name)
+    try:
+        assert list_path(inside.guestfs, b"/")
+    finally:
+        inside.unmount()
+
+
 def test_what_cannot_be_mounted_is_said(inside: Inside) -> None:
     with pytest.raises(PermanentError, match=r"vda2 is encrypted \(crypto_LUKS\)"):
         inside.mount("vda2")
     with pytest.raises(PermanentError, match=r"no file system vdx1; on its disks: vda1 \(ext4\), vda2 ") as caught:
         inside.mount("vdx1")
     assert "vda1:/" in caught.value.hint
+
+
+@pytest.fixture
+def locked_again(inside: Inside) -> Iterator[None]:
+    """What the test unlocked is locked at its end, as the appliance is every test's."""
+    known = inside.file_systems()
+    yield
+    inside.unmount()
+    for device in inside._opened:
+        inside.guestfs._call("cryptsetup_close", device)
+    inside._opened.clear()
+    inside._known = known
+
+
+@pytest.mark.usefixtures("locked_again")
+def test_a_passphrase_opens_what_is_encrypted(inside: Inside, place: Path) -> None:
+    with pytest.raises(PermanentError, match="the passphrase given for vda2 does not open it"):
+        inside.unlock({"vda2": b"another"})
+    with pytest.raises(PermanentError, match="vda1 is not encrypted") as caught:
+        inside.unlock({"vda1": PASSPHRASE})
+    assert caught.value.hint == "what is: vda2"
+    inside.unlock({"vda2": PASSPHRASE})
+    found = {one.name: (one.kind, one.label) for one in inside.file_systems()}
+    assert found["vda2"] == ("ext4", "hidden")
+    assert len(found) == len(NAMES)
+    inside.mount("vda2")
+    get(inside.guestfs, b"/secret", place, CancelToken())
+    assert (place / "secret").read_text() == SECRET
 
 
 def test_several_systems_are_not_guessed_at(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:

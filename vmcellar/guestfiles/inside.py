@@ -7,6 +7,7 @@ never does; the appliance's does, in a virtual machine of its own that can reach
 from __future__ import annotations
 
 import contextlib
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,6 +19,9 @@ from vmcellar.errors import PermanentError
 from vmcellar.guestfiles.library import Guestfs, GuestfsError
 
 _LOCKED = ("crypto_LUKS", "BitLocker")
+_MEMBERS = ("LVM2_member", "linux_raid_member")
+"""What holds parts of other devices, which are listed themselves."""
+_SEVERAL = ("btrfs", *_MEMBERS)
 _NOT_MOUNTABLE = ("swap", "unknown", *_LOCKED)
 
 
@@ -54,6 +58,7 @@ class Inside:
         self._socket = socket
         self._targets = targets
         self._sectors = sectors
+        self._opened: dict[bytes, str] = {}
         self._held = ExitStack()
         self._disks: dict[bytes, str] = {}
         self._known: tuple[FileSystem, ...] | None = None
@@ -77,6 +82,38 @@ class Inside:
         """What is mounted, for those who read it."""
         return self._guestfs
 
+    def unlock(self, keys: Mapping[str, bytes]) -> None:
+        """Open encrypted partitions and volumes by name and passphrase; what is in them then takes their names.
+
+        PermanentError when one is not encrypted, or its passphrase is another.
+        """
+        for name, key in keys.items():
+            known = {one.name: one for one in self.file_systems()}
+            if name not in known or not known[name].locked:
+                locked = ", ".join(one.name for one in known.values() if one.locked)
+                raise PermanentError(
+                    f"{self._what}: {name} is not encrypted", hint=f"what is: {locked}" if locked else "nothing is"
+                )
+            try:
+                device = self._guestfs.open_encrypted(known[name].device, key, f"opened{len(self._opened)}")
+            except GuestfsError as error:
+                raise PermanentError(
+                    f"{self._what}: the passphrase given for {name} does not open it: {error.message}",
+                    hint="it is the whole file but for newlines at its end",
+                ) from error
+            self._opened[device] = name
+            self._known = self._with_opened(device, known)
+
+    def _with_opened(self, device: bytes, known: Mapping[str, FileSystem]) -> tuple[FileSystem, ...] | None:
+        """What is known with the content of an opened device; None when that may be several and is to be looked for."""
+        kind = self._kind(device)
+        if kind in _MEMBERS:
+            self._guestfs.scan_volumes()
+        if kind in _SEVERAL:
+            return None
+        name = self._opened[device]
+        return tuple({**known, name: FileSystem(name, kind or "unknown", self._label(device), device)}.values())
+
     def file_systems(self) -> tuple[FileSystem, ...]:
         """All of them by name, with what is encrypted or swap; looked for once, which takes seconds."""
         if self._known is None:
@@ -84,13 +121,17 @@ class Inside:
         return self._known
 
     def _look(self) -> tuple[FileSystem, ...]:
-        found = self._guestfs.list_filesystems()
-        kinds = {device: kind for device, kind in found.items() if kind != b"unknown"}
-        for device in self._guestfs.containers():
-            if device not in found and (kind := self._kind(device)) in _LOCKED:
-                kinds[device] = kind.encode()
+        kinds = {
+            device: kind.decode() for device, kind in self._guestfs.list_filesystems().items() if kind != b"unknown"
+        }
+        for device in (*self._guestfs.containers(), *self._opened):
+            if device not in kinds and (kind := self._kind(device)) and (kind in _LOCKED or device in self._opened):
+                kinds[device] = kind
+        opened = self._opened.values()
         named = (
-            FileSystem(self._name(device), kind.decode(), self._label(device), device) for device, kind in kinds.items()
+            FileSystem(self._name(device), kind, self._label(device), device)
+            for device, kind in kinds.items()
+            if kind not in _MEMBERS and not (kind in _LOCKED and self._name(device) in opened)
         )
         return tuple(sorted(named, key=lambda one: one.name))
 
@@ -98,8 +139,13 @@ class Inside:
         """Mount the file system of that name, or, when it is empty, the guest's own tree.
 
         That is the only file system there is, else the root of the only operating system with all that it mounts.
-        PermanentError when it is not clear which one is meant, or when it cannot be mounted; it tells the names.
+        PermanentError when it is not clear which one is meant, or when it cannot be mounted; it tells the names. A name
+        is tried as it is: what else there is, which takes long to find, is looked for when that fails.
         """
+        if name and self._known is None:
+            with contextlib.suppress(GuestfsError):
+                self._guestfs.mount(self._device(name), b"/")
+                return
         known = self.file_systems()
         if name:
             self._mount_one(next((one for one in known if one.name == name), None), name, known)
@@ -122,8 +168,8 @@ class Inside:
             raise self._unclear(f"has no file system {name}", known)
         if wanted.locked:
             raise PermanentError(
-                f"{self._what}: {name} is encrypted ({wanted.kind}), and vmcellar has no key for it",
-                hint="`vmcellar serve` gives the disk to a program that can be given the key, such as guestfish --key",
+                f"{self._what}: {name} is encrypted ({wanted.kind})",
+                hint=f"give its passphrase in a file: --key {name}=FILE",
             )
         try:
             self._guestfs.mount(wanted.device, b"/")
@@ -147,9 +193,21 @@ class Inside:
             hint=f"name the file system before the path, as in {first}:/" if first else "",
         )
 
+    def _device(self, name: str) -> bytes:
+        """The device, or Btrfs subvolume, that `_name` would give this name."""
+        for device, target in sorted(self._disks.items(), key=lambda pair: len(pair[1]), reverse=True):
+            disk, rest = name[: len(target)], os.fsencode(name[len(target) :])
+            if disk == target and (not rest or rest[:1].isdigit() or rest[:1] == b"/"):
+                return (b"btrfsvol:" if b"/" in rest else b"") + device + rest
+        return b"/dev/" + os.fsencode(name)
+
     def _name(self, device: bytes) -> str:
         """/dev/sda1 as vda1, /dev/vg0/root as vg0/root, btrfsvol:/dev/sda2/@home as vda2/@home."""
         plain = device.removeprefix(b"btrfsvol:")
+        for opened, name in self._opened.items():
+            rest = plain.removeprefix(opened)
+            if rest != plain and (not rest or rest[:1] == b"/"):
+                return name + rest.decode(errors="surrogateescape")
         for disk in sorted(self._disks, key=len, reverse=True):
             rest = plain.removeprefix(disk)
             if rest != plain and (not rest or rest[:1].isdigit() or rest[:1] == b"/"):

@@ -20,6 +20,7 @@ PACKAGES = "apt-get install libguestfs0 libguestfs-xfs linux-image-amd64"
 _LIBRARY = "libguestfs.so.0"
 _END_OF_OPTIONS = -1
 _READONLY, _FORMAT, _PROTOCOL, _SERVER, _BLOCKSIZE = 0, 1, 5, 6, 12  # GUESTFS_ADD_DRIVE_OPTS_* of guestfs.h
+_OPEN_READONLY = 0  # GUESTFS_CRYPTSETUP_OPEN_READONLY
 _EXCLUDES = 2  # GUESTFS_TAR_OUT_OPTS_EXCLUDES
 _TAR = "--sparse --format=pax --xattrs --acls --numeric-owner --anchored"
 """Options of the appliance's tar, through its environment: pax keeps nanoseconds and any name, holes are not sent."""
@@ -104,6 +105,18 @@ class Guestfs:
     def list_filesystems(self) -> dict[bytes, bytes]:
         """Everything that may be mounted, and its type; "unknown" where there is none."""
         return _pairs(self._strings("list_filesystems"))
+
+    def open_encrypted(self, device: bytes, key: bytes, name: str) -> bytes:
+        """Open a LUKS or BitLocker container read-only by its passphrase: the new device.
+
+        GuestfsError when the passphrase does not open it.
+        """
+        self._call("cryptsetup_open", device, key, name.encode(), _OPEN_READONLY, ctypes.c_int(1), _END_OF_OPTIONS)
+        return b"/dev/mapper/" + name.encode()
+
+    def scan_volumes(self) -> None:
+        """Find and activate the logical volumes on devices that are new."""
+        self._call("lvm_scan", ctypes.c_int(1))
 
     def vfs_type(self, device: bytes) -> bytes:
         """What blkid knows a device as; empty for nothing."""

@@ -51,6 +51,10 @@ def files(
         typer.Argument(metavar="[TO]", help="Where it goes: for get, else this folder; for tar a file, else stdout."),
     ] = None,
     disk: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="Only this disk; may be repeated.")] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="The passphrase of an encrypted partition or volume; may be repeated."),
+    ] = None,
     identity: IdentityOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -69,8 +73,10 @@ def files(
     from vmcellar.cli.keyfiles import read_private
     from vmcellar.restore.serve import Opening
 
+    keys = _passphrases(key or [])
     opening = Opening(config_path(ctx, config), read_private(identity) if identity else None)
     with cancel_on_signals() as cancel, opened(opening, point, tuple(disk or ())) as inside:
+        inside.unlock(keys)
         if path is None:
             _show_file_systems(inside, as_json)
             return
@@ -104,6 +110,19 @@ def opened(opening: Opening, point: str, targets: tuple[str, ...]) -> Iterator[I
         stack.enter_context(Server(repository, opening, found, disks, Address(socket)))
         names = tuple(one.target for one in disks)
         yield stack.enter_context(Inside(f"{found.vm}, point {found.id}", socket, names, sector_sizes(xml.decode())))
+
+
+def _passphrases(given: list[str]) -> dict[str, bytes]:
+    """NAME=FILE each: passphrases by name."""
+    from vmcellar.cli.keyfiles import read_passphrase
+
+    found = {}
+    for each in given:
+        name, equals, file = each.partition("=")
+        if not (name and equals and file):
+            raise UsageError(f"--key {each} is not NAME=FILE", hint="such as --key vda2=/root/web1.passphrase")
+        found[name] = read_passphrase(Path(file))
+    return found
 
 
 def _parted(path: str) -> tuple[str, bytes]:
