@@ -20,6 +20,7 @@ NAMES = (
     "repository",
     "restore",
     "scale",
+    "soak",
     "tiers",
 )
 

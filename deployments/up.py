@@ -41,7 +41,7 @@ class Host:
         try:
             url = environment["PREFECT_API_URL"]
             if not answers(url):
-                self._start("server", ["-m", "prefect", "server", "start", *self._address()], environment)
+                self._start("server", ["-m", "deployments.server", *self._address()], environment)
                 self._wait_for(url)
             if self._stopped:
                 return 0

@@ -46,9 +46,9 @@ class PrefectServer:
     @property
     def command(self) -> list[str]:
         """What starts it."""
-        options = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        options = ["--host", "127.0.0.1", "--port", str(self.port)]
         dies_with_us = ["setpriv", "--pdeathsig", "KILL"]  # a server whose folder is gone would spin for ever
-        return [*dies_with_us, sys.executable, "-m", "prefect", *options]
+        return [*dies_with_us, sys.executable, "-m", "deployments.server", *options]
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,116 @@
+"""Two Prefect servers on one PostgreSQL and one Redis, as deployments/servers.env sets them, with a KVM host at each:
+with VMCELLAR_SERVERS=1.
+
+It needs the packages postgresql and redis-server of Debian, and prefect-redis: not part of what CI installs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from dotenv import dotenv_values
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+
+from lab.paths import vm_folder
+from lab.postgres import Postgres, Redis
+from lab.prefect_server import PrefectServer
+from lab.require import requires
+from lab.waiting import wait_for
+from tests.flows.hosts import SECONDS, Site, server_settings, site
+from tests.flows.seen import Seen
+from tests.proof.cellar import Disks, job_runs
+
+pytestmark = [
+    pytest.mark.libvirt,
+    pytest.mark.prefect,
+    pytest.mark.skipif(not os.environ.get("VMCELLAR_SERVERS"), reason="PostgreSQL and Redis: set VMCELLAR_SERVERS=1"),
+]
+SETTINGS = Path(__file__).parents[2] / "deployments" / "servers.env"
+
+
+@pytest.fixture
+def database() -> Iterator[Postgres]:
+    """A PostgreSQL that a test may restart."""
+    with vm_folder("database") as folder, Postgres(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis."""
+    with Redis(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def servers(tmp_path: Path, database: Postgres, redis: Redis) -> Iterator[list[PrefectServer]]:
+    """Two, with the settings that operators are given, but for the addresses."""
+    text = {name: value or "" for name, value in dotenv_values(SETTINGS).items()}
+    settings = {name: value.replace("redis.example:6379", f"127.0.0.1:{redis.port}") for name, value in text.items()}
+    settings["PREFECT_API_DATABASE_CONNECTION_URL"] = database.create("prefect")
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                PrefectServer(tmp_path / f"server-{number}", settings={**server_settings(), **settings})
+            )
+            for number in range(2)
+        ]
+
+
+@pytest.fixture
+def sites(servers: list[PrefectServer], vm_tmp: Path, libvirt_daemons: str) -> Iterator[list[Site]]:
+    """A host at each server, with its deployments and its worker; what the test sees, it sees at the first."""
+    requires("root")
+    assert libvirt_daemons
+    (vm_tmp / "repository").mkdir()
+    settings: dict[Any, Any] = {
+        PREFECT_API_URL: servers[0].environment["PREFECT_API_URL"],
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
+    }
+    with ExitStack() as stack:
+        stack.enter_context(temporary_settings(settings))
+        seen = stack.enter_context(Seen())
+        made = [
+            stack.enter_context(site(vm_tmp, name, seen, server.environment, vm_tmp / "repository"))
+            for name, server in zip(("north", "south"), servers, strict=True)
+        ]
+        assert [deploy.wait(SECONDS) for deploy in [each.start_deploy() for each in made]] == [0, 0]
+        for each in made:
+            each.start_worker()
+        yield made
+
+
+def test_runs_of_two_workers_outlive_a_restart_of_the_database_and_of_one_server(
+    sites: list[Site], servers: list[PrefectServer], database: Postgres
+) -> None:
+    expected = [each.cellar.reference(each.guest) for each in sites]
+    runs = [each.trigger() for each in sites]
+    for each in sites:
+        each.wait_held()
+        assert job_runs(each.guest)
+        assert each.places() == 1
+    database.stop("immediate")
+    database.start()
+    servers[1].kill()
+    servers[1].__enter__()
+    assert [each.places() for each in sites] == [1, 1], "who holds a place outlives the server that gave it"
+    for each, run, disks in zip(sites, runs, expected, strict=True):
+        assert_completed(each, run, disks)
+
+
+def assert_completed(where: Site, run: UUID, expected: Disks) -> None:
+    """The run, with its tasks, of which the server hears in events, and its place."""
+    where.let_go()
+    assert where.seen.ended(run, SECONDS).name == "Completed"
+    backup = where.seen.flow_run(f"backup {where.guest.name} auto")
+    where.seen.tasks(backup, [f"snapshot {where.guest.name}", f"commit {where.guest.name}"])
+    wait_for(lambda: where.places() == 0, f"the place of {where.name} to be free again", seconds=SECONDS)
+    (point,) = where.cellar.points(where.guest)
+    where.cellar.assert_restores(point.id, expected)
+    where.cellar.assert_nothing_left(where.guest)
