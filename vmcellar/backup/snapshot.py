@@ -65,11 +65,18 @@ def _begin(
     capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent, doubt))
     try:
         run = _plan(engine, request, directory, capture, parent, cancel)
+        if any(segment.bytes for segment in run.record.segments):
+            _have_epoch(engine)
         cancel.check()
     except BaseException:
         capture.end()
         raise
     return run
+
+
+def _have_epoch(engine: Engine) -> bytes:
+    """The key that packs are sealed under: its first use asks the tier, so exports need no tier when it is done now."""
+    return engine.repository.keyring.epoch_id
 
 
 def _parent(engine: Engine, request: BackupRequest) -> tuple[RestorePoint | None, str]:
