@@ -163,8 +163,9 @@ def test_a_disk_that_cannot_be_read_ends_a_drill_from_the_repository_at_once(
         pack.chmod(0o600)
         pack.write_bytes(bytes(pack.stat().st_size))
     evidence = drill_point(world.repository, point, order(world, vm_tmp, libvirt_daemons, method="boot"))
-    assert [check.name for check in evidence.failed] == ["alive"]
+    assert [check.name for check in evidence.failed] == ["alive", "reads"]
     assert check_of(evidence, "alive").found.startswith("the VM was stopped as a disk could not be read")
+    assert "disk vda at byte " in check_of(evidence, "reads").found
     assert_nothing_left(world, vm_tmp, libvirt_daemons)
 
 

@@ -19,7 +19,7 @@ from tests.restore.test_define import archive
 from tests.restore.test_onto import NoVolumes, disk_at
 from tests.restore.world import World
 from vmcellar.config.drill import Drill
-from vmcellar.errors import PermanentError, TransientError, UsageError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError, UsageError
 from vmcellar.progress import CancelToken, no_progress
 from vmcellar.repository.evidence import SCREENSHOT_MAX
 from vmcellar.restore import define, drill, drill_domain, file_systems, in_use, rbd_images
@@ -32,6 +32,8 @@ from vmcellar.restore.drill_alive import Life, Watch
 from vmcellar.restore.drill_copy import Copy
 from vmcellar.restore.in_use import LibvirtMachines, NoMachines, claimed
 from vmcellar.restore.onto import restore_onto
+from vmcellar.restore.serve_notes import ReadErrors
+from vmcellar.tiers.base import NotFoundError
 
 VOLUME = "<domain><devices><disk type='volume'><source pool='p' volume='v'/></disk></devices></domain>"
 
@@ -213,3 +215,40 @@ def test_a_tpm_state_that_a_killed_try_left_stands_in_no_ones_way(
         tpm = archive(tmp_path, {"tpm2/tpm2-00.permall": content})
         define.define_domain(connection, "<domain><devices/></domain>", "web2", files, tpm, identity="u")
     assert (tmp_path / "swtpm" / "u" / "tpm2" / "tpm2-00.permall").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize(
+    ("met", "failed", "raised"),
+    [
+        ([], True, None),
+        ([TransientError("tier is away")], False, None),
+        ([TransientError("tier is away")], True, TransientError),
+        ([NotFoundError("no pack")], True, PermanentError),
+        ([OSError("disk I/O error")], True, PermanentError),
+        ([TransientError("tier is away"), IntegrityError("pack is damaged"), IntegrityError("more")], True, "damage"),
+        ([IntegrityError("pack is damaged")], False, "damage"),
+    ],
+)
+def test_only_damage_speaks_against_a_point_whose_served_disks_could_not_be_read(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, met: list[Exception], failed: bool, raised: Any
+) -> None:
+    """A tier that is away for long pauses the VM as damage does; the point is as good as before."""
+    notes = ReadErrors.new()
+    for error in met:
+        ReadErrors(notes.handle).note(error)  # as the server's process does
+    server: Any = SimpleNamespace(ended=False, read_errors=notes.found())
+    notes.close()
+    point = world.add({"vda": b"x" * 4096})
+    order = drill.DrillOrder("test:///default", tmp_path, tmp_path)
+    one = drill._Drill(world.repository, point, order, None, no_progress, CancelToken())  # type: ignore[arg-type]
+    monkeypatch.setattr(one, "_define", lambda _copy: SimpleNamespace(create=lambda: None))
+    monkeypatch.setattr(Watch, "life", lambda _self: Life("" if failed else "screen", "the VM was stopped"))
+    copy = Copy(RestoredFiles(tmp_path, "qcow2", {}, {}), {}, server=server)
+    if isinstance(raised, type):
+        with pytest.raises(raised, match="says nothing about the point"):
+            one._boot(copy, ExitStack())
+        return
+    one._boot(copy, ExitStack())
+    wrong = {check.name: check.found for check in one._checks if not check.ok}
+    expected = {"alive": "the VM was stopped"} if failed else {}
+    assert wrong == expected | ({"reads": "pack is damaged"} if raised else {})

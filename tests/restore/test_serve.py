@@ -89,12 +89,17 @@ def test_a_damaged_chunk_is_an_io_error_and_is_named(
     requires("nbdkit-python")
     point = world.add({"vda": random.Random(53).randbytes(6 * MIB)})
     damage_disk_packs(world)
-    with serving(world, point, tmp_path / "nbd.sock") as uris:
-        done = run("nbdcopy", uris["vda"], tmp_path / "copy", check=False)
-        whole = run("qemu-io", "-r", "-f", "raw", "-c", "read 2M 64k", uris["vda"])
+    opening = Opening(config_of(world))
+    with Server(world.repository, opening, point, point.disks, Address(tmp_path / "nbd.sock")) as server:
+        assert server.read_errors == {}
+        done = run("nbdcopy", server.uris()["vda"], tmp_path / "copy", check=False)
+        whole = run("qemu-io", "-r", "-f", "raw", "-c", "read 2M 64k", server.uris()["vda"])
+        met = server.read_errors
     assert done.returncode != 0
     assert "Input/output error" in done.stderr
     assert "read 65536/65536" in whole.stdout
+    assert list(met) == [IntegrityError], "as who drills must know"
+    assert met[IntegrityError].startswith("vm: disk vda at byte ")
     log = capfd.readouterr().err
     assert "error: vm: disk vda at byte " in log
     assert "pack data/" in log

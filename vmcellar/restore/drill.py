@@ -72,7 +72,8 @@ def drill_point(
     """Drill a point; the evidence is given, not written. Damage and a guest that does not live are findings.
 
     PermanentError or TransientError when this host cannot run the VM at all (no space, no such network, libvirt
-    refuses): that says nothing about the point. CancelledError when stopped. Clears leftovers of dead drills first.
+    refuses) or cannot read the repository: that says nothing about the point. CancelledError when stopped. Clears
+    leftovers of dead drills first.
     """
     drill_journal.clear(order.state)
     connection = Connection(order.uri)
@@ -184,8 +185,11 @@ class _Drill:
         if life.sign:
             with self._phase("checks"):
                 self._checks += checks_of(domain, self._order.rules, agent=life.sign == "agent", cancel=self._cancel)
-        copy.check_served()
+        self._checks += copy.check_served(failed=self._failed())
         return life
+
+    def _failed(self) -> bool:
+        return any(check.critical and not check.ok for check in self._checks)
 
     def _define(self, copy: Copy) -> libvirt.virDomain:
         with self._phase("define"):
@@ -222,12 +226,11 @@ class _Drill:
         limit = self._order.rto_limit
         if limit is not None and rto is not None:
             self._checks.append(Check("rto", f"at most {limit:.0f} s", f"{rto:.1f} s", ok=rto <= limit, critical=False))
-        failed = any(check.critical and not check.ok for check in self._checks)
         return Evidence(
             point=self._point.id,
             vm=self._point.vm,
             kind="drill",
-            verdict="failed" if failed else "passed",
+            verdict="failed" if self._failed() else "passed",
             time=self._repository.clock(),
             host=socket.gethostname(),
             checks=tuple(self._checks),

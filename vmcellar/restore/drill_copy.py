@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import TransientError
+from vmcellar.errors import IntegrityError, TransientError, VmcellarError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.repository.evidence import Check
 from vmcellar.restore.boot_disks import serving, write_artifacts, write_overlays
 from vmcellar.restore.boot_journal import Boot
 from vmcellar.restore.domain_xml import RestoredFiles
@@ -35,13 +36,33 @@ class Copy:
     served: Boot | None = None
     server: Server | None = None
 
-    def check_served(self) -> None:
-        """TransientError when the server of its disks ended by itself: then nothing is known about the point."""
-        if self.server is not None and self.server.ended:
+    def check_served(self, *, failed: bool) -> list[Check]:
+        """A failed check when a read of its served disks met damage; to be asked at the end of the drill.
+
+        TransientError when their server ended by itself. TransientError or PermanentError, as the server met it, when
+        the drill `failed` and a read failed, but not for damage: then nothing is known about the point.
+        """
+        if self.server is None:
+            return []
+        if self.server.ended:
             raise TransientError(
                 "nbdkit, which served the disks of the drill, ended by itself (this says nothing about the point)",
                 hint="try again; its own words stand above",
             )
+        return judge_reads(self.server.read_errors, failed=failed)
+
+
+def judge_reads(errors: Mapping[type[VmcellarError], str], *, failed: bool) -> list[Check]:
+    """What the reads that failed, by kind, say about the point. See `Copy.check_served`."""
+    if damage := errors.get(IntegrityError):
+        return [Check("reads", "no damage", damage, ok=False)]
+    if failed:
+        for kind, message in errors.items():
+            raise kind(
+                f"the repository could not be read during the drill (this says nothing about the point): {message}",
+                hint="`vmcellar doctor` looks at the tiers; then drill again",
+            )
+    return []
 
 
 def restored(

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from vmcellar.errors import PermanentError
+from vmcellar.restore.serve_notes import ReadErrors
 from vmcellar.restore.thaw import refuse_asleep
 
 if TYPE_CHECKING:
     from vmcellar.crypto.recipient import PrivateKey
+    from vmcellar.errors import VmcellarError
     from vmcellar.repository.points import DiskRecord, RestorePoint
     from vmcellar.repository.repository import Repository
 
@@ -78,6 +81,7 @@ class Server:
         self._disks = disks
         self._address = address
         self._process: subprocess.Popen[bytes] | None = None
+        self._errors: ReadErrors | None = None
         self._stopping = False
         self._held = ExitStack()
 
@@ -93,6 +97,8 @@ class Server:
             stack.enter_context(self._repository.reading(f"serve {self._point.vm}"))
             self._repository.check_kept(self._point)
             refuse_asleep(self._repository, self._point, [disk.target for disk in self._disks])
+            self._errors = ReadErrors.new()
+            stack.callback(self._errors.close)
             stack.callback(self._end)
             self._start()
             self._held = stack.pop_all()
@@ -116,6 +122,11 @@ class Server:
     def ended(self) -> bool:
         """Whether nbdkit ended by itself."""
         return self._process is not None and not self._stopping and self._process.poll() is not None
+
+    @property
+    def read_errors(self) -> Mapping[type[VmcellarError], str]:
+        """The message of the first read of each kind (`serve_notes.kind_of`) that failed; only inside the block."""
+        return self._errors.found() if self._errors is not None else {}
 
     def revive(self) -> None:
         """Start nbdkit again, at the same address; for clients that come back. Errors are those of `__enter__`."""
@@ -141,6 +152,7 @@ class Server:
             )
 
     def _start(self) -> None:
+        assert self._errors is not None  # noqa: S101  (inside the block)
         ours, theirs = socket.socketpair()
         with ours, ours.makefile("rw", encoding="utf-8") as lines:
             with theirs:
@@ -151,6 +163,7 @@ class Server:
                 "private": private.raw.hex() if private else "",
                 "point": self._point.id,
                 "disks": [disk.target for disk in self._disks],
+                "errors": self._errors.handle,
             }
             try:
                 lines.write(json.dumps(wanted) + "\n")
@@ -167,6 +180,7 @@ class Server:
 
     def _spawn(self, channel: int) -> subprocess.Popen[bytes]:
         """In a session of its own, so that Ctrl-C comes to this process alone."""
+        assert self._errors is not None  # noqa: S101  (inside the block)
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         options = ["--foreground", "--exit-with-parent", "--readonly", *self._address.arguments()]
         return subprocess.Popen(
@@ -174,7 +188,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
-            pass_fds=[channel],
+            pass_fds=[channel, self._errors.handle],
             start_new_session=True,
             umask=0o077,
         )

@@ -11,6 +11,8 @@ import errno
 import json
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbdkit
@@ -20,6 +22,7 @@ from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.errors import VmcellarError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.repository.repository import Repository
+from vmcellar.restore.serve_notes import ReadErrors
 from vmcellar.restore.served_chunks import ChunkCache
 from vmcellar.restore.served_disk import ServedDisk
 
@@ -27,6 +30,7 @@ API_VERSION = 2
 
 _channel: list[int] = []
 _disks: dict[str, ServedDisk] = {}
+_errors: list[ReadErrors] = []
 
 
 def thread_model() -> int:
@@ -49,6 +53,7 @@ def after_fork() -> None:
     """Open the repository, now that threads may be started; nbdkit listens already."""
     with socket.socket(fileno=_channel[0]) as channel, channel.makefile("rw", encoding="utf-8") as lines:
         wanted = json.loads(lines.readline())
+        _errors.append(ReadErrors(wanted["errors"]))
         keep_freed_memory()
         private = PrivateKey(bytes.fromhex(wanted["private"])) if wanted["private"] else None
         repository = Repository.open(load_config(Path(wanted["config"])), private)
@@ -107,20 +112,29 @@ def can_extents(disk: ServedDisk) -> bool:
 def pread(disk: ServedDisk, buffer: memoryview, offset: int, flags: int) -> None:
     """See nbdkit. What cannot be read is EIO to the client and named on stderr."""
     del flags
-    try:
+    with _refusing():
         disk.read_into(offset, memoryview(buffer))
-    except VmcellarError as error:
-        raise _refused(error) from None
 
 
 def extents(disk: ServedDisk, count: int, offset: int, flags: int) -> list[tuple[int, int, int]]:
     """See nbdkit."""
     del flags
     hole = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
-    try:
+    with _refusing():
         return [(found.offset, found.length, hole if found.hole else 0) for found in disk.extents(offset, count)]
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What cannot be read is noted for who started us, named on stderr, and EIO."""
+    try:
+        yield
     except VmcellarError as error:
+        _errors[0].note(error)
         raise _refused(error) from None
+    except Exception as error:  # EIO too, and nbdkit says what it is
+        _errors[0].note(error)
+        raise
 
 
 def _refused(error: VmcellarError) -> OSError:
