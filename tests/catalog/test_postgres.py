@@ -103,6 +103,26 @@ def test_a_writer_that_waits_too_long_for_another_is_told_to_come_again(
     catalog.add([run("r1", repository=REPOSITORY)])
 
 
+def test_a_statement_that_takes_too_long_is_ended_and_the_options_of_the_url_hold_too(postgres: Postgres) -> None:
+    url = fresh(postgres).engine.url.set(drivername="postgresql")
+    own = url.update_query_dict({"options": "-c statement_timeout=7000 -c search_path=mine"})
+    for place, expected in ((url, ("1min", '"$user", public')), (own, ("7s", "mine"))):
+        with PostgresServer(place.render_as_string(hide_password=False)).engine.connect() as connection:
+            shown = [
+                connection.exec_driver_sql(f"SHOW {name}").scalar() for name in ("statement_timeout", "search_path")
+            ]
+        assert tuple(shown) == expected
+    catalog = Catalog(PostgresServer(str(url)), REPOSITORY)
+
+    def sleep() -> None:
+        with catalog.reading() as connection:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 50")
+            connection.exec_driver_sql("SELECT pg_sleep(60)")
+
+    with pytest.raises(TransientError, match="statement timeout"):
+        sleep()
+
+
 def test_a_connection_that_the_server_ends_may_be_tried_again(postgres: Postgres) -> None:
     database = fresh(postgres)
     catalog = Catalog(database, REPOSITORY)

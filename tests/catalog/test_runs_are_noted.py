@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +14,13 @@ import pytest
 from tests.backup.world import EmptySource, again, make_engine
 from tests.faults.cellar import Cellar, stand_ins
 from tests.tiers.faulty import FaultyTier
-from vmcellar.backup import pipeline, recover, stages
+from vmcellar.backup import cataloguing, pipeline, recover, stages
 from vmcellar.backup.entropy import EntropySampler, entropy
 from vmcellar.backup.model import BackupRequest
+from vmcellar.config.catalogplace import CatalogPlace
+from vmcellar.config.model import Config
 from vmcellar.engine import Engine
-from vmcellar.errors import CancelledError, TransientError
+from vmcellar.errors import CancelledError, PermanentError, TransientError
 from vmcellar.progress import CancelToken, no_progress
 
 REQUEST = BackupRequest("web", job="nightly")
@@ -137,6 +142,37 @@ def test_a_catalog_that_cannot_be_written_fails_no_backup(tmp_path: Path, caplog
         point = pipeline.run(engine, REQUEST)
     assert engine.repository.point(point.id).verified
     assert "web: the catalog has no record of this run: catalog" in caplog.text
+
+
+def on_server(add: Callable[[list[Any]], object]) -> Any:
+    """What `_note` needs of an engine whose catalog lies on a PostgreSQL."""
+    return SimpleNamespace(
+        config=Config(catalog=CatalogPlace(url="postgresql://x@db/x")), catalog=SimpleNamespace(add=add)
+    )
+
+
+def test_a_server_that_never_answers_holds_up_no_backup(caplog: pytest.LogCaptureFixture) -> None:
+    """Its process is stopped, or waits for a standby that is away: no timeout of a connection ends that."""
+    answer = threading.Event()
+    with caplog.at_level(logging.WARNING):
+        cataloguing._note(on_server(lambda _rows: answer.wait()), "web", list, patience=0)
+    assert "web: the catalog has no record of this run: its server gave no answer" in caplog.text
+    (waiting,) = (thread for thread in threading.enumerate() if thread.name == "catalog-web")
+    assert waiting.daemon, "the process may end"
+    answer.set()
+    waiting.join()
+
+
+def test_a_server_that_answers_is_waited_for_and_its_refusal_fails_no_backup(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(_rows: list[Any]) -> None:
+        raise PermanentError("read only")
+
+    noted: list[Any] = []
+    with caplog.at_level(logging.WARNING):
+        cataloguing._note(on_server(noted.extend), "web", lambda: ["row"])  # type: ignore[list-item]  # any row
+        assert (noted, caplog.text) == (["row"], "")
+        cataloguing._note(on_server(refuse), "web", list)
+    assert "web: the catalog has no record of this run: read only" in caplog.text
 
 
 def test_entropy_tells_text_from_what_is_encrypted() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
 
 log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 120.0
+"""How long a run waits for a catalog on a server; its VM is locked for other backups meanwhile."""
 
 
 @contextmanager
@@ -80,8 +84,31 @@ def note_committed(engine: Engine, run: BackupRun, point: RestorePoint) -> None:
     _note(engine, point.vm, rows)
 
 
-def _note(engine: Engine, vm: str, rows: Callable[[], list[Base]]) -> None:
+def _note(engine: Engine, vm: str, rows: Callable[[], list[Base]], patience: float = PATIENCE_SECONDS) -> None:
+    """Returns after `patience` seconds at most: a server's process that was stopped, or that waits for an absent
+    standby, answers nothing, and no timeout of the server or of the network ends that.
+    """
     try:
-        engine.catalog.add(rows())
+        found = rows()  # here, as the run's directory may go once this returns
     except Exception as error:  # also what a library raises: whatever it is, the backup is done
-        log.warning("%s: the catalog has no record of this run: %s", vm, getattr(error, "message", error))
+        _warn(vm, error)
+        return
+    if engine.config.catalog.url is None:
+        _add(engine, vm, found)
+        return
+    adding = threading.Thread(target=_add, args=(engine, vm, found), name=f"catalog-{vm}", daemon=True)
+    adding.start()
+    adding.join(patience)
+    if adding.is_alive():
+        _warn(vm, f"its server gave no answer for {patience:.0f} s")
+
+
+def _add(engine: Engine, vm: str, found: list[Base]) -> None:
+    try:
+        engine.catalog.add(found)
+    except Exception as error:  # as above
+        _warn(vm, error)
+
+
+def _warn(vm: str, error: Exception | str) -> None:
+    log.warning("%s: the catalog has no record of this run: %s", vm, getattr(error, "message", error))

@@ -24,6 +24,8 @@ FILE = "catalog.sqlite"
 BUSY_SECONDS = 20.0
 """How long a writer waits for another one; each holds the tables for milliseconds."""
 CONNECT_SECONDS = 10
+STATEMENT_SECONDS = 60
+"""How long one statement may take on a server that answers; a query over millions of runs takes seconds."""
 SILENCE_SECONDS = 30
 """How long a server's host may be gone before a connection counts as lost."""
 
@@ -170,7 +172,7 @@ def _with_driver(place: URL, password: str | None) -> URL:
 
 
 def _patience(place: URL) -> dict[str, Any]:
-    """libpq's parameters that bound each wait, but for those that the URL sets itself."""
+    """libpq's parameters that bound each wait, but for those that the URL sets itself; of `options` the last counts."""
     ours = {
         "application_name": "vmcellar",
         "connect_timeout": CONNECT_SECONDS,
@@ -179,4 +181,5 @@ def _patience(place: URL) -> dict[str, Any]:
         "keepalives_count": 4,
         "tcp_user_timeout": SILENCE_SECONDS * 1000,
     }
-    return {name: value for name, value in ours.items() if name not in place.query}
+    bounds = (f"-c statement_timeout={STATEMENT_SECONDS * 1000}", *place.normalized_query.get("options", ()))
+    return {name: value for name, value in ours.items() if name not in place.query} | {"options": " ".join(bounds)}
