@@ -33,6 +33,11 @@ def test_zeroes_are_one_piece() -> None:
     assert len(cut(memoryview(bytes(MIB)))) == 1
 
 
+@pytest.mark.parametrize("pattern", [b"\x13", b"\x57", b"\xf0", b"0123456789abcdef"])
+def test_a_pattern_that_repeats_is_not_cut_to_pieces(pattern: bytes) -> None:
+    assert len(cut(memoryview(pattern * (MIB // len(pattern))))) == 1
+
+
 def test_a_file_that_lies_elsewhere_has_the_same_pieces() -> None:
     dice = random.Random(3)
     file = dice.randbytes(3 * MIB // 4)

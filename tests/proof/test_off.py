@@ -11,7 +11,7 @@ import pytest
 from lab.guest import LabGuest
 from lab.waiting import wait_for
 from tests.proof import subprocesses
-from tests.proof.cellar import MIB, Cellar, at_instant, checkpoints
+from tests.proof.cellar import MIB, Cellar, at_instant, checkpoints, job_runs
 from tests.proof.conftest import SMALL_DISKS, CellarFactory
 from vmcellar.backup import recover
 from vmcellar.backup.selection import select
@@ -69,15 +69,45 @@ def test_a_vm_that_is_off_is_backed_up_incrementally_and_is_off_again(off: LabGu
     cellar.assert_nothing_left(off)
 
 
+def kill_a_backup(guest: LabGuest, cellar: Cellar) -> None:
+    """Before it read anything; the VM stays on."""
+    ended = subprocesses.run(cellar, guest.name, "--start-paused", "--at", "vmcellar.backup.stages:export")
+    assert (ended.code, ended.struck) == (-signal.SIGKILL, True)
+    assert guest.domain.isActive()
+
+
 def test_a_killed_backup_leaves_it_paused_and_recover_stops_it(off: LabGuest, cellar: Cellar) -> None:
     expected = cellar.reference(off)
-    ended = subprocesses.run(cellar, off.name, "--start-paused", "--at", "vmcellar.backup.stages:export")
-    assert (ended.code, ended.struck) == (-signal.SIGKILL, True)
-    assert off.domain.isActive()
+    kill_a_backup(off, cellar)
     assert [action.action for action in recover.recover(cellar.new_engine())] == ["abandoned"]
     assert not off.domain.isActive()
     assert cellar.leftovers() == []
     cellar.assert_restores(cellar.backup(off, start_paused=True).id, expected)
+
+
+def test_recover_stops_no_start_but_its_own(off: LabGuest, cellar: Cellar) -> None:
+    kill_a_backup(off, cellar)
+    off.destroy()
+    off.start(paused=True)  # somebody else's, for reasons of his own
+    recover.recover(cellar.new_engine())
+    assert off.domain.isActive()
+    assert cellar.leftovers() == []
+
+
+def test_recover_waits_while_another_repository_reads_it(
+    off: LabGuest, cellar: Cellar, make_cellar: CellarFactory
+) -> None:
+    kill_a_backup(off, cellar)
+    off.domain.abortJob()
+    wait_for(lambda: not job_runs(off), "the end of the dead run's job")
+    other = make_cellar("other")
+    with at_instant(lambda: recover.recover(cellar.new_engine())):
+        point, expected = other.backup_with_reference(off)
+    assert off.domain.isActive()
+    other.assert_restores(point.id, expected)
+    recover.recover(cellar.new_engine())
+    assert not off.domain.isActive()
+    assert cellar.leftovers() == []
 
 
 def test_whoever_lets_it_run_meanwhile_keeps_it(off: LabGuest, cellar: Cellar) -> None:

@@ -13,6 +13,7 @@ from vmcellar.errors import IntegrityError, PermanentError, TransientError, Vmce
 from vmcellar.repository import leases
 from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import gc
+from vmcellar.upkeep.index_parts import FEWEST
 
 
 def garbage_of_content(world: World, host: Repository, number: int) -> None:
@@ -184,6 +185,31 @@ def test_a_gc_that_was_paused_deletes_nothing_once_its_lease_is_gone(world: Worl
     with pytest.raises(TransientError, match="taken away"):
         gc.collect(world.host("paused", Pausing(world.tier)))
     assert world.packs() == before
+    world.check()
+
+
+def test_a_gc_that_was_paused_while_it_wrote_an_index_part_takes_that_back(world: World) -> None:
+    """The other gc deleted the packs meanwhile: an index that names them again would refuse backups at their commit."""
+    host = world.host()
+    garbage_of_content(world, host, 3)
+    gc.collect(host, grace=DAY)
+    for number in range(FEWEST):
+        world.back_up(host, {1: number + 20}, vm=f"vm{number}")
+    world.now += DAY - HOUR / 2  # the mark is not due yet, so what the part says of its packs stays
+    other = world.host("other")
+
+    class Pausing(FaultyTier):
+        def put(self, key: str, data: bytes) -> None:
+            if key.startswith("index/"):
+                world.now += HOUR
+                leases.remove_stale(world.tier, other.keyring, world.now)
+                assert gc.collect(other, grace=DAY).deleted != ()
+            super().put(key, data)
+
+    with pytest.raises(TransientError, match="taken away"):
+        gc.collect(world.host("paused", Pausing(world.tier)), grace=DAY)
+    named = {pack.key for pack in world.host("third").index.packs()}
+    assert named <= world.keys("data/") | world.keys("meta/")
     world.check()
 
 

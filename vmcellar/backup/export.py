@@ -22,7 +22,7 @@ from vmcellar.backup import cutting, planning
 from vmcellar.backup.direct import DirectPath, Piece
 from vmcellar.backup.entropy import EntropySampler
 from vmcellar.backup.landing import LandingWriter
-from vmcellar.backup.model import Entropy, ExportResult, PackHandle
+from vmcellar.backup.model import CompressResult, Entropy, ExportResult, PackHandle
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.errors import CancelledError
 from vmcellar.progress import CancelToken, ProgressSink
@@ -78,14 +78,14 @@ def export(
 
 
 def landed_before(engine: Engine, directory: RunDirectory, target: str, segment: int) -> ExportResult | None:
-    """The recorded result, if what it names still lies in the landing zone, in packs, or has been compressed since."""
+    """The recorded result, if what it names still lies in the landing zone or in packs, those made of it since too."""
     result = directory.load(stage_file(target, segment, "export"), ExportResult)
     if result is None:
         return None
-    compressed = directory.has(stage_file(target, segment, "compress"))
+    compressed = directory.load(stage_file(target, segment, "compress"), CompressResult)
     path = engine.landing.file(directory.run_id, target, segment)
-    lies = not result.landed or (path.exists() and path.stat().st_size == result.landed)
-    if not compressed and not (lies and all(engine.staged_or_placed(pack) for pack in result.packs)):
+    lies = compressed or not result.landed or (path.exists() and path.stat().st_size == result.landed)
+    if not (lies and all(engine.staged_or_placed(pack) for pack in (compressed or result).packs)):
         directory.forget(stage_file(target, segment, "export"))
         return None
     return ExportResult(

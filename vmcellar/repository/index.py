@@ -176,22 +176,34 @@ class Index:
             cached = {row[0] for row in database.execute("SELECT id FROM parts")}
         before, listed = cached, self._listed()
         while listed != before:  # a listing is no instant: what gc put in the place of parts that it missed may be new
-            for parts in self._read_parts(sorted(listed - cached)):
+            went: set[bytes] = set()
+            for parts in self._read_parts(sorted(listed - cached), went):
                 self._import(parts)
-            cached = cached | listed
+            cached = cached | (listed - went)
             before, listed = listed, self._listed()
+            if went & listed:
+                raise NotFoundError(
+                    f"{index_key(min(went & listed))} is listed, and is not there", hint="run it again in a minute"
+                )
         if cached - listed:
             self._drop(cached - listed)
 
     def _listed(self) -> set[bytes]:
         return {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
 
-    def _read_parts(self, wanted: Iterable[bytes]) -> Iterator[list[tuple[bytes, IndexPart]]]:
-        """These parts, as many at a time as one transaction should take in: each costs as much as hundreds of rows."""
+    def _read_parts(self, wanted: Iterable[bytes], went: set[bytes]) -> Iterator[list[tuple[bytes, IndexPart]]]:
+        """These parts, as many at a time as one transaction should take in: each costs as much as hundreds of rows.
+
+        Those that gc took away since they were listed are added to `went`: what replaces them is in the next listing.
+        """
         pending: list[tuple[bytes, IndexPart]] = []
         rows = 0
         for part_id in wanted:
-            part = index_parts.decode(self._keyring, part_id, self._tier.get(index_key(part_id)))
+            try:
+                part = index_parts.decode(self._keyring, part_id, self._tier.get(index_key(part_id)))
+            except NotFoundError:
+                went.add(part_id)
+                continue
             pending.append((part_id, part))
             rows += len(part.rows)
             if rows >= _IMPORT_ROWS:
@@ -215,10 +227,9 @@ class Index:
         self._marks = found
         self._marked = frozenset().union(*found.values())
 
-    def add(self, entries: Sequence[PackEntry]) -> None:
-        """Make the objects of these packs known to everybody: durable parts on the tier, then the cache."""
-        for part in index_parts.parts_of(entries):
-            self._put(part)
+    def add(self, entries: Sequence[PackEntry]) -> list[str]:
+        """Make the objects of these packs known to everybody: durable parts on the tier, then the cache; their keys."""
+        return [self._put(part) for part in index_parts.parts_of(entries)]
 
     def note_damaged(self, found: Iterable[Location]) -> None:
         """Record that these copies failed a check: they are never a target of deduplication again (pitfall 21)."""
@@ -251,10 +262,11 @@ class Index:
             self._tier.delete(index_key(part_id))
             self._drop({part_id})
 
-    def _put(self, part: IndexPart) -> None:
+    def _put(self, part: IndexPart) -> str:
         part_id = secrets.token_bytes(layout.NAME_BYTES)
         self._tier.put(index_key(part_id), index_parts.encode(self._keyring, part_id, part))
         self._import([(part_id, part)])
+        return index_key(part_id)
 
     def _import(self, parts: Sequence[tuple[bytes, IndexPart]]) -> None:
         with self._writing() as database:

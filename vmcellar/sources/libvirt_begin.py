@@ -74,7 +74,6 @@ class Beginning:
             self._request.repository_id,
             self._name,
             self._instance,
-            self._was_off,
         )
         folder, hold = libvirt_scratch.create(self._base, owner, qemu_user(self._domain.XMLDesc(0)))
         files = JobFiles(folder)
@@ -89,8 +88,7 @@ class Beginning:
             raise
 
     def _start_paused(self, folder: Path) -> None:
-        """After the folder was made: should this process die, that is what says why the VM is on."""
-        self._was_off = libvirt_off.start_paused(self._domain)
+        self._was_off = libvirt_off.start_paused(self._domain, folder / libvirt_scratch.STARTED_MARKER)
         recorded = [checkpoint.name for checkpoint in self._request.chain]
         libvirt_checkpoints.trim(self._domain, self._request.repository_id, recorded, ())
         user = qemu_user(self._domain.XMLDesc(0))
@@ -186,6 +184,9 @@ class Beginning:
             quiesce.thaw()
         return quiesce
 
+    def _why_not_quiesced(self, quiesce: Quiesce) -> str:
+        return libvirt_off.REASON if self._was_off and libvirt_off.has_never_run(self._domain) else quiesce.reason
+
     def _result(
         self, plan: _Plan, files: JobFiles, quiesce: Quiesce, began: float, warnings: tuple[str, ...]
     ) -> CaptureResult:
@@ -199,7 +200,7 @@ class Beginning:
             checkpoint_xml=xml,
             parent=plan.parent,
             consistency="quiesced" if quiesce.quiesced else "crash",
-            consistency_reason=libvirt_off.REASON if self._was_off else quiesce.reason,
+            consistency_reason=self._why_not_quiesced(quiesce),
             freeze_seconds=quiesce.seconds,
             began=began,
             socket=str(files.socket),

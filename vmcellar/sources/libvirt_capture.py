@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from vmcellar.sources.libvirt_connection import Connection, explain
 from vmcellar.sources.libvirt_job import JobFiles
 from vmcellar.sources.libvirt_scratch import Hold
 from vmcellar.sources.nbd import DIRTY_BITMAP, ExportReader
+
+log = logging.getLogger(__name__)
 
 GRANULARITY = 64 << 10
 """What a dirty bitmap's bit covers; a grown disk's old last bit may reach into the grown part."""
@@ -97,21 +100,27 @@ def clear_job(domain: libvirt.virDomain | None, files: JobFiles) -> list[ClearAc
 
     Gives what of it was needed.
 
-    While the guest does not confirm its thaw, or does not stop, the folder stays, for a later reconciliation.
+    While the guest does not confirm its thaw, or does not stop, or may not yet, the folder stays, for a later
+    reconciliation.
     """
     actions: list[ClearAction] = []
     if domain is not None and libvirt_job.end(domain, files):
         actions.append("job-aborted")
-    running = domain is not None and domain.isActive()
+    active = domain if domain is not None and domain.isActive() else None
     marker = files.folder / libvirt_scratch.FROZEN_MARKER
-    if running and marker.exists():
-        if is_thawing(marker) or thaw(domain):
+    if active is not None and marker.exists():
+        if is_thawing(marker) or thaw(active):
             libvirt_scratch.remove_files(files.folder)
             return actions
         actions.append("thawed")
-    owner = libvirt_scratch.owner_of(files.folder)
-    if running and owner is not None and owner.was_off and libvirt_off.stop(domain):
-        actions.append("stopped")
+    marker = files.folder / libvirt_scratch.STARTED_MARKER
+    if active is not None and marker.exists():
+        if libvirt_job.running_socket(active) is not None:
+            log.info("%s: was off, and stays on while another backup job reads it", active.name())
+            libvirt_scratch.remove_files(files.folder)
+            return actions
+        if libvirt_off.stop(active, marker):
+            actions.append("stopped")
     if files.folder.exists():
         libvirt_scratch.remove(files.folder)
         actions.append("scratch-removed")

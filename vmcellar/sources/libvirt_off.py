@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import libvirt
 
@@ -18,12 +19,20 @@ log = logging.getLogger(__name__)
 
 REASON = "the VM was off: its disks are as it left them"
 _TAKES_DEVICES = "it was given devices of this host, which a start would take, even a paused one"
+_HOST_DEVICES = (
+    "devices/hostdev",
+    "devices/interface[@type='hostdev']",
+    "devices/interface[@type='vdpa']",
+    "devices/interface/source[@mode='passthrough']",
+)
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SAVED = "it has a saved state (managed save), which a start would wake up"
 
 
-def start_paused(domain: libvirt.virDomain) -> bool:
+def start_paused(domain: libvirt.virDomain, marker: Path) -> bool:
     """Start QEMU for a VM that is off, with its vCPUs stopped; False if somebody else started the VM first.
 
+    The file `marker` lies there from before the start: should this process die, it says why the VM is on.
     PermanentError where a start would do more than open its disks, and with libvirt's reason where it fails.
     """
     vm = domain.name()
@@ -33,18 +42,21 @@ def start_paused(domain: libvirt.virDomain) -> bool:
             f"{vm}: the VM is off, and is not started paused for a backup: {problem}",
             hint=f"type `virsh start {vm}` and back it up while it runs",
         )
+    marker.touch()
     try:
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
     except libvirt.libvirtError as error:
+        marker.unlink()
         if domain.isActive():
             return False
         raise explain(error, vm, "starting it paused, as it was off") from error
+    marker.write_text(_this_start(domain))
     log.info("%s: was off, and is started paused for the backup", vm)
     return True
 
 
-def stop(domain: libvirt.virDomain) -> bool:
-    """Stop a VM that `start_paused` started, unless it has run since; whether it was stopped.
+def stop(domain: libvirt.virDomain, marker: Path) -> bool:
+    """Stop a VM that `start_paused` started with this marker, unless it has run since; whether it was stopped.
 
     QEMU is asked to end and never killed, so its bitmaps are stored. TransientError while it does not end.
     """
@@ -52,8 +64,8 @@ def stop(domain: libvirt.virDomain) -> bool:
     try:
         if not domain.isActive():
             return False
-        if not has_never_run(domain):
-            log.info("%s: somebody let it run during the backup: it stays on", vm)
+        if marker.read_text() not in ("", _this_start(domain)) or not has_never_run(domain):
+            log.info("%s: somebody let it run since the backup began: it stays on", vm)
             return False
         domain.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL)
     except libvirt.libvirtError as error:
@@ -67,19 +79,23 @@ def stop(domain: libvirt.virDomain) -> bool:
 
 
 def has_never_run(domain: libvirt.virDomain) -> bool:
-    """Whether an active VM is paused and its guest has read and written nothing since it was started.
+    """Whether an active VM is paused as by a user, and its guest has read and written nothing since it was started.
 
-    A guest that was resumed and paused again has read its disks; if by a hair it has not, it loses nothing either.
+    A guest that was resumed and paused again has read its disks; if by a hair it has not, it loses nothing either. One
+    that comes out of a saved state or a migration is paused for another reason.
     """
-    state, _ = domain.state()
-    if state != libvirt.VIR_DOMAIN_PAUSED:
+    if any(domain.blockStats("")[:4]):  # of all disks together; first, as it may wait for somebody who starts the VM
         return False
-    statistics = domain.blockStats("")  # of all disks together
-    return not any(statistics[:4])
+    return bool(domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER])
 
 
 def _problem(domain: libvirt.virDomain) -> str:
     if domain.hasManagedSaveImage():
         return _SAVED
     tree = ET.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))  # noqa: S314
-    return _TAKES_DEVICES if tree.find("devices/hostdev") is not None else ""
+    return _TAKES_DEVICES if any(tree.find(path) is not None for path in _HOST_DEVICES) else ""
+
+
+def _this_start(domain: libvirt.virDomain) -> str:
+    """What tells this start of the VM from others: the host's boot, and libvirt's number for the running domain."""
+    return f"{BOOT_ID.read_text().strip()} {domain.ID()}"

@@ -27,15 +27,14 @@ SOCKET_PATH_MAX = 107
 
 OWNER_FILE = "owner.json"
 FROZEN_MARKER = "frozen"
+STARTED_MARKER = "started"
+"""In it: which start of the VM was ours; empty while that is under way."""
 _PREFIX = "vmc-"
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Which run, of which VM, repository and state directory (`instance`), a folder belongs to.
-
-    `was_off`: the VM was off when the run began, which starts it paused and stops it again.
-    """
+    """Which run, of which VM, repository and state directory (`instance`), a folder belongs to."""
 
     vm: str
     vm_uuid: str
@@ -43,7 +42,6 @@ class Owner:
     repository_id: str
     checkpoint: str
     instance: str = ""
-    was_off: bool = False
 
 
 class Hold:
@@ -96,7 +94,11 @@ def create(base: Path, owner: Owner, user: tuple[int, int]) -> tuple[Path, Hold]
             f"{owner.vm}: no scratch folder in {base}: {error}",
             hint="run as root, or set `scratch` in vmcellar.yaml to a folder that you and QEMU may write to",
         ) from error
-    check_reachable(base / name, user)
+    try:
+        check_reachable(base / name, user)
+    except PermanentError:
+        remove(base / name)
+        raise
     return base / name, hold
 
 
@@ -176,7 +178,7 @@ def give(folder: Path, user: tuple[int, int]) -> None:
 
 
 def check_reachable(folder: Path, user: tuple[int, int]) -> None:
-    """PermanentError, with the folder removed, when `user` (uid, gid) may not get to it."""
+    """PermanentError when `user` (uid, gid) may not get to a folder."""
     uid, gid = user
     if uid == 0:
         return
@@ -184,7 +186,6 @@ def check_reachable(folder: Path, user: tuple[int, int]) -> None:
         info = parent.stat()
         who = stat.S_IXUSR if info.st_uid == uid else stat.S_IXGRP if info.st_gid == gid else stat.S_IXOTH
         if not info.st_mode & who:
-            remove(folder)
             raise PermanentError(
                 f"QEMU (uid {uid}) may not enter {parent}, so it cannot write scratch files in {folder.parent}",
                 hint=f"`chmod o+x {parent}`, or set `scratch` in vmcellar.yaml to a folder that QEMU can reach",

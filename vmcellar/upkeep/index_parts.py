@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmcellar.errors import IntegrityError
+from vmcellar.errors import IntegrityError, VmcellarError
 from vmcellar.repository import index_parts, layout
 from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.layout import INDEX_ROW, index_key
@@ -44,13 +44,29 @@ def rewrite(repository: Repository, gone: Collection[bytes], check: Callable[[],
     old = plan(repository, gone)
     for keys, entries in _batches(repository, old, gone):
         check()
-        repository.index.add(entries)
+        _add(repository, entries, check)
         for key in keys:
             check()
             with suppress(NotFoundError):
                 repository.tier.delete(key)
     repository.index.refresh(writing=True)
     return len(old)
+
+
+def _add(repository: Repository, entries: list[PackEntry], check: Callable[[], None]) -> None:
+    """Write the new parts; take them back if the lease was lost before they were there.
+
+    Another gc may then have deleted packs that they name, and nothing else would ever correct them until the next one.
+    No old part of theirs has gone yet.
+    """
+    made = repository.index.add(entries)
+    try:
+        check()
+    except VmcellarError:
+        for key in made:
+            with suppress(VmcellarError):
+                repository.tier.delete(key)
+        raise
 
 
 def plan(repository: Repository, gone: Collection[bytes]) -> list[str]:
