@@ -154,7 +154,7 @@ class _Run:
         due, waiting = self._due(found)
         self._keep_unreplaced(found, due, waiting)
         dead = self._dead(found, due)
-        parts = index_parts.rewrite(self._repository, self._unneeded(found, due), self._check)
+        parts = index_parts.rewrite(self._repository, self._unneeded(found, due), self._check, merge=False)
         locked = self._locked(found, dead)
         for pack in dead:
             self._check()
@@ -165,6 +165,7 @@ class _Run:
             self._check()
             if locked.keys().isdisjoint(mark.packs()):
                 self._drop_mark(name)
+        parts += index_parts.rewrite(self._repository, (), self._check)  # what went made room for it
         new = self._new_garbage(found)
         marks.write(self._tier, self._keyring, self._repository.clock(), [(found.packs[p][0], p) for p in new])
         for key in found.evidence:

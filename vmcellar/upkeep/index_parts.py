@@ -32,8 +32,10 @@ FEWEST = 8
 Batch = tuple[list[str], list[PackEntry]]
 
 
-def rewrite(repository: Repository, gone: Collection[bytes], check: Callable[[], None]) -> int:
+def rewrite(repository: Repository, gone: Collection[bytes], check: Callable[[], None], *, merge: bool = True) -> int:
     """Take the packs `gone` out of all index parts, and put small parts together; how many parts went.
+
+    Without `merge` only those parts are written anew that must be: a tier that is nearly full has no room for more.
 
     `repository` has an index cache that nothing but parts went into. New parts are durable before those go that they
     replace, so a crash leaves parts that say the same, which the next call puts together. `check` is called before each
@@ -41,7 +43,7 @@ def rewrite(repository: Repository, gone: Collection[bytes], check: Callable[[],
     that is damaged or contradicts another one: both stay.
     """
     repository.index.refresh(writing=True)
-    old = plan(repository, gone)
+    old = plan(repository, gone, merge=merge)
     for keys, entries in _batches(repository, old, gone):
         check()
         _add(repository, entries, check)
@@ -69,14 +71,15 @@ def _add(repository: Repository, entries: list[PackEntry], check: Callable[[], N
         raise
 
 
-def plan(repository: Repository, gone: Collection[bytes]) -> list[str]:
+def plan(repository: Repository, gone: Collection[bytes], *, merge: bool = True) -> list[str]:
     """The keys of the parts that `rewrite` would write anew, smallest first."""
     sizes = dict(repository.tier.list(layout.INDEX))
     entries = {index_key(part) for part in repository.index.entry_parts()}
     most = MERGED_ROWS // 2 * INDEX_ROW.itemsize
     small = [(size, key) for key, size in sizes.items() if key in entries and size < most]
     asked = {index_key(part) for part in repository.index.parts_without(gone) | repository.index.parts_alike()}
-    return sorted(_worth_merging(small) | (asked & sizes.keys()), key=lambda key: (sizes[key], key))
+    worth = _worth_merging(small) if merge else set()
+    return sorted(worth | (asked & sizes.keys()), key=lambda key: (sizes[key], key))
 
 
 def _worth_merging(small: Iterable[tuple[int, str]]) -> set[str]:
