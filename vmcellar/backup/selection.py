@@ -76,8 +76,9 @@ def _standing(vm: str, job: str, point: RestorePoint | None) -> OffVm | Permanen
         return OffVm(vm, point.id, f"{point.when:%Y-%m-%d %H:%M:%S} UTC")
     return PermanentError(
         f"{vm}: the VM is off and has no verified restore point at all, though job {job} selects it",
-        hint=f"have it read while it is off (`vmcellar backup {vm} --start-paused`, or `when_off: start-paused` in the "
-        f'job), or leave it out by name: add "!{vm}" to the job\'s `domains:`',
+        hint=f"start it once (`virsh start {vm}`) and run the job again, have it read while it is off "
+        f"(`vmcellar backup {vm} --start-paused`, or `when_off: start-paused` in the job), or leave it out by name: "
+        f'add "!{vm}" to the job\'s `domains:`',
     )
 
 
