@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,14 @@ from lab.glacier import Glacier
 from tests.cli.conftest import Cli, cli, quick_cost
 from tests.repository.writing import back_up
 from tests.tiers.frozen import MIB, SIZE, Frozen, make_frozen, make_tiered
-from tests.tiers.test_thaw import chunks_of
+from tests.tiers.test_thaw import PowerCutError, chunks_of
 from vmcellar.config import load_config
 from vmcellar.config.tiers import TierSettings
 from vmcellar.repository.repository import Repository
 from vmcellar.restore import as_thawed, thaw
+from vmcellar.restore.restore import Job
+from vmcellar.upkeep import gc
+from vmcellar.upkeep.consolidate import consolidate
 
 __all__ = ["cli"]
 
@@ -108,6 +112,98 @@ def test_a_thaw_that_ends_while_it_is_read_keeps_what_is_written(
     done = cli("restore", point, "--to", out, "--format", "raw")  # without --readable: it goes on all the same
     assert done.code == 0, done.err
     assert (out / "vda.raw").read_bytes() == frozen.disks[1]
+
+
+def begin_without_one(cli: Cli, frozen: Frozen, out: Path) -> tuple[tuple[Any, ...], str]:
+    """The command that goes on, and the pack that is left, which can be read now."""
+    late = disk_packs(frozen, frozen.points[1])[0]
+    command = ("restore", frozen.points[1], "--to", out, "--format", "raw", "--readable")
+    with pytest.MonkeyPatch.context() as once:
+        once.setattr(as_thawed, "asleep", lambda _, keys: {late} & set(keys))
+        assert json.loads(cli(*command, "--json").out)["asleep"] == [late]
+    return command, late
+
+
+@pytest.mark.parametrize("old", ["stays", "is deleted"])
+def test_what_is_left_is_found_where_it_lies_now(
+    cli: Cli, frozen: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str
+) -> None:
+    """Consolidation puts the chunks that are left into another pack meanwhile."""
+    out = tmp_path / "out"
+    command, late = begin_without_one(cli, frozen, out)
+    with monkeypatch.context() as once:  # so few packs are not worth it otherwise
+        once.setattr("vmcellar.upkeep.consolidate._is_fragmented", bool)
+        once.setattr("vmcellar.upkeep.consolidate.READS_MIN", 1)
+        assert late in consolidate(frozen.repository).old
+    if old == "is deleted":
+        frozen.server.advance(days=2)
+        assert late in gc.collect(frozen.repository).deleted
+    done = json.loads(cli(*command, "--json").out)
+    assert (out / "vda.raw").read_bytes() == frozen.disks[1]
+    assert [disk["written"] for disk in done["disks"]] == [2 * MIB]
+
+
+def test_a_new_image_with_the_inode_of_the_old_one_is_not_taken_for_it(
+    cli: Cli, frozen: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command, _ = begin_without_one(cli, frozen, out)
+    image = out / ".vda.raw.partial"
+    image.rename(out / "same-inode")
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as once:
+        once.setattr(as_thawed, "open_target", dies)
+        with pytest.raises(PowerCutError):
+            cli(*command)
+    os.truncate(out / "same-inode", 0)
+    os.truncate(out / "same-inode", SIZE)
+    (out / "same-inode").rename(image)  # as a file system does that gives the inode to the next file
+    os.truncate(out / ".kernel.partial", 1)  # as a kill in the middle of its writing does
+    done = cli(*command)
+    assert done.code == 0, done.err
+    assert (out / "vda.raw").read_bytes() == frozen.disks[1]
+    kernel = frozen.repository.point(frozen.points[1]).artifact("kernel")
+    assert kernel is not None
+    assert (out / "kernel").read_bytes() == frozen.repository.artifact(kernel)
+
+
+def test_a_restore_that_died_when_everything_had_its_name_is_done(
+    cli: Cli, frozen: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command, _ = begin_without_one(cli, frozen, out)
+    name_all = Job.name_all
+
+    def dies(*arguments: Any) -> None:
+        name_all(*arguments)
+        raise PowerCutError
+
+    with monkeypatch.context() as once:
+        once.setattr(Job, "name_all", dies)
+        with pytest.raises(PowerCutError):
+            cli(*command)
+    done = json.loads(cli(*command, "--json").out)
+    assert [disk["written"] for disk in done["disks"]] == [2 * MIB]
+    assert {path.name for path in out.iterdir()} == {"vda.raw", "domain.xml", "kernel"}
+    assert (out / "vda.raw").read_bytes() == frozen.disks[1]
+    assert "exists already" in cli(*command).err
+
+
+def test_no_image_is_named_of_which_something_is_not_recorded_as_written(
+    cli: Cli, frozen: Frozen, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command, _ = begin_without_one(cli, frozen, out)
+    record = out / ".vmcellar-begun.json"
+    fields = json.loads(record.read_text())
+    fields["windows"]["vda"]["0"]["left"] = []
+    record.write_text(json.dumps(fields))
+    refused = cli(*command)
+    assert (refused.code, "bytes are written by the record" in " ".join(refused.err.split())) == (1, True), refused.err
+    assert not (out / "vda.raw").exists()
 
 
 def test_a_folder_takes_one_restore(cli: Cli, frozen: Frozen, tmp_path: Path) -> None:

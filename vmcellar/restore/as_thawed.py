@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmcellar.errors import UsageError
+from vmcellar.errors import IntegrityError, UsageError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.restore.begun import RECORD, Begun, load, request_of
+from vmcellar.restore.begun import RECORD, Begun, Part, load, request_of
 from vmcellar.restore.fetch import Fetcher, Moved
-from vmcellar.restore.journal import partial
+from vmcellar.restore.journal import JOURNAL, partial, sync_folder
 from vmcellar.restore.plan import WINDOW, Resolver, Window, chosen_disks, chunk_ids, survey
 from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.restore import Job, check_space, held_folder, write_file
@@ -112,7 +112,9 @@ class _Work:
         self._job = Job(repository, point, target, self._disks)
         self._resolver = Resolver(repository, point, best_effort=False, cancel=cancel)
         begun = load(target.directory, point, target)
-        self._job.refuse_existing(goes_on=begun is not None)
+        self._named = begun is not None and self._all_named(begun)
+        if not self._named:
+            self._job.refuse_existing(goes_on=begun is not None)
         self._plan, self._used = survey(repository, point, target.disks, False, cancel, lambda _: target.cluster)
         if begun is None:
             all_of_it = sum(disk.size for disk in self._disks)
@@ -121,23 +123,51 @@ class _Work:
 
     def write(self) -> Waiting:
         """Write what can be read now."""
-        with self._images() as images:
-            self._write(images)
-        self._write_files()
+        if not self._named:
+            with self._images() as images:
+                self._renew()
+                self._write(images)
+            self._write_files()
         sleeping = tuple(sorted(asleep(self._repository, self.begun.needed)))
-        folder, written = self._target.directory, sum(self.begun.written.values())
+        folder, written = self._target.directory, sum(self.begun.written(disk.target) for disk in self._disks)
         return Waiting(self._point.id, self._point.vm, folder, sleeping, written, self._plan.data)
 
     def finish(self) -> RestoreReport:
-        """Nothing is left: make the images whole and name everything."""
-        with self._images() as images:
-            for image in images.values():
-                image.finish()
-        moved = {target: Moved(0, written) for target, written in self.begun.written.items()}
-        files = {name: partial(self._job.artifacts[name]).read_bytes() for name in self.begun.files}
-        report = self._job.name_all(files, moved, self.begun.read, (), self._started)
+        """Nothing is left: make the images whole and name everything. IntegrityError when the record tells less than
+        all that the point has.
+        """
+        moved = {disk.target: Moved(0, self.begun.written(disk.target)) for disk in self._disks}
+        if self._named:
+            sync_folder(self._target.directory)
+            (self._target.directory / JOURNAL).unlink(missing_ok=True)
+            report = self._job.report(self.begun.files, moved, self.begun.read, (), self._started)
+        else:
+            with self._images() as images:
+                self._refuse_gaps()
+                for image in images.values():
+                    image.finish()
+            files = {name: partial(self._job.artifacts[name]).read_bytes() for name in self.begun.files}
+            report = self._job.name_all(files, moved, self.begun.read, (), self._started)
         (self._target.directory / RECORD).unlink()
         return report
+
+    def _all_named(self, begun: Begun) -> bool:
+        """Whether a call before this one was killed when only the record was left to be removed."""
+        paths = (*self._job.images.values(), *self._job.artifacts.values())
+        return all(path.exists() and not partial(path).exists() for path in paths) and all(
+            path.stat().st_ino == begun.images.get(disk) for disk, path in self._job.images.items()
+        )
+
+    def _refuse_gaps(self) -> None:
+        """What nobody wrote would read as zero."""
+        for disk in self._plan.disks:
+            written = self.begun.written(disk.target)
+            if written != disk.data or self.begun.needed:
+                raise IntegrityError(
+                    f"{self._point.vm}: disk {disk.target}: {written} of {disk.data} bytes are written by the record "
+                    f"{self._target.directory / RECORD}, and {len(self.begun.needed)} packs are left",
+                    hint="remove the folder and restore again, and report this as a bug",
+                )
 
     @contextmanager
     def _images(self) -> Iterator[dict[str, ImageTarget]]:
@@ -156,26 +186,39 @@ class _Work:
         """The image that has begun, or a new one of which all is left."""
         begun, path = self.begun, partial(self._job.images[disk.target])
         there = path.exists() and path.stat().st_ino == begun.images.get(disk.target)
+        if not there and disk.target in begun.images:  # a new image may get the same inode
+            begun.forget(disk.target)
+            begun.save(self._target.directory)
         image = open_target(self._target.image(), path, used, begun=there)
         if not there:
             image.sync()  # its length: a record must not outlive it
             begun.images[disk.target] = path.stat().st_ino
-            begun.left[disk.target], begun.written[disk.target] = {}, 0
-            for window in self._resolver.windows(disk):
-                begun.leave(disk.target, _start(window), _packs(window))
         return image
+
+    def _part_of(self, window: Window) -> Part:
+        return self.begun.part(window.target, _start(window), _packs(window))
+
+    def _renew(self) -> None:
+        """Have the record name the packs of what is left as they are now."""
+        for disk in self._disks:
+            for window in self._resolver.windows(disk):
+                self._part_of(window)
+        for artifact in self._point.artifacts:
+            if not self._is_written(artifact):
+                self.begun.files[artifact.name] = sorted(self._packs_of(artifact))
+        self.begun.save(self._target.directory)
+
+    def _is_written(self, artifact: Artifact) -> bool:
+        path = partial(self._job.artifacts[artifact.name])
+        recorded = self.begun.files.get(artifact.name) == []
+        return recorded and path.exists() and path.stat().st_size == artifact.size
 
     def _write_files(self) -> None:
         """What lies beside the images: large ones lie in packs that may sleep, too."""
         for artifact in self._point.artifacts:
-            path = partial(self._job.artifacts[artifact.name])
-            packs = self._packs_of(artifact)
-            done = path.exists() and self.begun.files.get(artifact.name) == []
-            self.begun.files[artifact.name] = [] if done else sorted(packs)
-            if done or packs & asleep(self._repository, sorted(packs)):
-                continue
-            write_file(path, self._repository.artifact(artifact))
-            self.begun.files[artifact.name] = []
+            if not self._is_written(artifact) and not asleep(self._repository, self.begun.files[artifact.name]):
+                write_file(partial(self._job.artifacts[artifact.name]), self._repository.artifact(artifact))
+                self.begun.files[artifact.name] = []
         self.begun.save(self._target.directory)
 
     def _packs_of(self, artifact: Artifact) -> set[str]:
@@ -194,7 +237,8 @@ class _Work:
         """Write what is left of a window and awake, durable before the record says so. False when packs fell asleep
         meanwhile, which `sleeping` has then.
         """
-        todo = set(self.begun.todo(window.target, _start(window)))
+        part = self._part_of(window)
+        todo = set(part.left)
         if not todo - sleeping:
             return True
         try:
@@ -206,8 +250,8 @@ class _Work:
             sleeping |= more
             return False
         image.sync()
-        self.begun.leave(window.target, _start(window), todo & sleeping)
-        self.begun.written[window.target] += moved.written
+        part.left = sorted(todo & sleeping)
+        part.written += moved.written
         self.begun.read += moved.read
         self.begun.save(self._target.directory)
         return True
@@ -217,11 +261,12 @@ def _start(window: Window) -> int:
     return int(window.rows["offset"][0]) // WINDOW * WINDOW
 
 
-def _packs(window: Window) -> set[str]:
-    return {window.locations[chunk].pack.key for chunk in chunk_ids(window.rows)}
+def _packs(window: Window) -> list[str]:
+    """The pack of each row."""
+    return [window.locations[chunk].pack.key for chunk in chunk_ids(window.rows)]
 
 
 def _part(window: Window, packs: set[str]) -> Window:
     """What of a window lies in these packs."""
-    chosen = [window.locations[chunk].pack.key in packs for chunk in chunk_ids(window.rows)]
+    chosen = [key in packs for key in _packs(window)]
     return Window(window.target, window.rows[np.array(chosen)], window.locations)

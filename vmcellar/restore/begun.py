@@ -1,15 +1,17 @@
 """What is left of a restore that goes on as its packs are thawed: a record beside the images it has begun.
 
 By disk and window, the packs that are not written yet. The record is replaced only after what it says was written is
-durable, so after a crash at any instant at most one window is written once more, with the same bytes.
+durable, so after a crash at any instant at most one window is written once more, with the same bytes. Packs are named
+as the chunks lay when it was written; when they lie elsewhere by now (`Part.located`), all of the window is left.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,30 +27,50 @@ RECORD = ".vmcellar-begun.json"
 
 
 @dataclass
+class Part:
+    """One window: where its chunks lay, as a digest; keys of the packs that are left; bytes written so far."""
+
+    located: str
+    left: list[str]
+    written: int = 0
+
+
+@dataclass
 class Begun:
-    """`request` is what was asked for, `images` has the inode of each image by its disk; `written` and `read` are bytes
-    so far. `left`, by disk and first byte of the window, and `files`, by name: keys of packs; none when it is written.
+    """`request` is what was asked for, `images` has the inode of each image by its disk; `read` are bytes so far.
+    `windows` are by disk and first byte; `files`, by name, are keys of packs: none when it is written.
     """
 
     request: dict[str, Any]
     images: dict[str, int] = field(default_factory=dict)
-    left: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    windows: dict[str, dict[str, Part]] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)
-    written: dict[str, int] = field(default_factory=dict)
     read: int = 0
 
-    def todo(self, disk: str, start: int) -> list[str]:
-        """The packs of a window that are not written yet."""
-        return self.left[disk].get(str(start), [])
+    def part(self, disk: str, start: int, packs: Sequence[str]) -> Part:
+        """What is known of the window whose chunks lie in these packs now, chunk by chunk. All of it is left when
+        nothing is, or when something of what is left may lie elsewhere than it did.
+        """
+        located = blake2b("\n".join(packs).encode(), digest_size=16).hexdigest()
+        windows = self.windows.setdefault(disk, {})
+        found = windows.get(str(start))
+        if found is None or (found.left and found.located != located):
+            found = windows[str(start)] = Part(located, sorted(set(packs)))
+        return found
 
-    def leave(self, disk: str, start: int, packs: Iterable[str]) -> None:
-        """These are left of a window."""
-        self.left[disk][str(start)] = sorted(packs)
+    def forget(self, disk: str) -> None:
+        """The image is gone, or is another."""
+        self.images.pop(disk, None)
+        self.windows.pop(disk, None)
+
+    def written(self, disk: str) -> int:
+        """Bytes of a disk that are written."""
+        return sum(part.written for part in self.windows.get(disk, {}).values())
 
     @property
     def needed(self) -> list[str]:
         """Every pack of which something is left."""
-        parts = [keys for windows in self.left.values() for keys in windows.values()]
+        parts = [part.left for windows in self.windows.values() for part in windows.values()]
         return sorted({key for keys in (*parts, *self.files.values()) for key in keys})
 
     def save(self, folder: Path) -> None:
@@ -92,10 +114,14 @@ def load(folder: Path, point: RestorePoint, target: RestoreTarget) -> Begun | No
 def _read(folder: Path) -> Begun | None:
     path = folder / RECORD
     try:
-        return Begun(**json.loads(path.read_text(encoding="utf-8")))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        windows = {
+            disk: {start: Part(**part) for start, part in parts.items()} for disk, parts in fields["windows"].items()
+        }
+        return Begun(**{**fields, "windows": windows})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise PermanentError(f"{path} cannot be read: {error}", hint="restore into another folder") from error
 
 

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -136,6 +136,17 @@ class Job:
         with ExitStack() as undo:
             self._publish(contents, lost, undo)
             undo.pop_all()
+        return self.report(contents, moved, read, lost, started)
+
+    def report(
+        self,
+        files: Iterable[str],
+        moved: Mapping[str, Moved],
+        read: int,
+        lost: tuple[LostRange, ...],
+        started: float,
+    ) -> RestoreReport:
+        """What is said of it once everything has its name."""
         return RestoreReport(
             point=self._point.id,
             vm=self._point.vm,
@@ -144,7 +155,7 @@ class Job:
             disks=tuple(
                 RestoredDisk(d.target, self.images[d.target], d.size, moved[d.target].written) for d in self._disks
             ),
-            artifacts={name: self.artifacts[name] for name in contents},
+            artifacts={name: self.artifacts[name] for name in files},
             lost=lost,
             read=read,
             seconds=time.monotonic() - started,
