@@ -14,6 +14,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
+from lab import daemons
 from lab.guest import LabGuest
 from lab.paths import vm_folder
 from tests.proof.cellar import MIB, Cellar
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=50)
     wanted = parser.parse_args().points
     figures = Figures()
+    daemons.ensure()
     with vm_folder("proofs") as folder, LabGuest(folder) as guest:
         guest.start()
         cellar = Cellar(folder / "cellar")
