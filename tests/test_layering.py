@@ -17,6 +17,7 @@ LINES_MOST = 400
 RANKS = {
     "vmcellar": 0,
     "vmcellar.errors": 0,
+    "vmcellar.boot": 0,
     "vmcellar.folders": 0,
     "vmcellar.progress": 0,
     "vmcellar.memory": 0,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+from vmcellar.boot import boot_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _locked_inodes() -> set[int]:
 def _describe(path: Path) -> HostLock:
     pid = path.read_text(encoding="utf-8").strip()
     command, since = _process(pid)
-    return HostLock(unquote(path.stem), pid, command, since, os.uname().nodename, _BOOT_ID.read_text().strip())
+    return HostLock(unquote(path.stem), pid, command, since, os.uname().nodename, boot_id())
 
 
 def _process(pid: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+from vmcellar.boot import boot_id
 from vmcellar.config.bandwidth import Bandwidth
 from vmcellar.config.jobs import BackupJob
 from vmcellar.policy.windows import seconds_left
@@ -29,8 +30,6 @@ NAP_SECONDS = 0.25
 
 _RECORD = struct.Struct("<16sd")
 """The boot whose clock it is, and the instant on it."""
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def rate_at(bandwidth: Bandwidth, moment: datetime) -> int | None:
@@ -64,7 +63,7 @@ class Throttle:
         self._rate, self._clock, self._sleep = rate, clock, sleep
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = path
-        self._boot = boot or UUID(_BOOT_ID.read_text().strip()).bytes
+        self._boot = boot or UUID(boot_id()).bytes
 
     def take(self, count: int, cancel: CancelToken) -> None:
         """Return when `count` bytes may pass; CancelledError when stopped meanwhile."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
+from vmcellar.boot import boot_id
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.repository import layout, marks
 from vmcellar.repository.records import Instant, Pid, RecordKind
@@ -52,7 +53,6 @@ class BusyError(PermanentError):
 
 _log = logging.getLogger(__name__)
 _DIGITS_MAX = 18
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @checked(frozen=True, slots=True, config=ConfigDict(extra="forbid", strict=True))
@@ -102,7 +102,7 @@ def has_ended(its_boot: str, pid: int) -> bool:
 
 def boot() -> str:
     """This boot of this kernel, and in which space of process numbers (containers have their own)."""
-    return f"{_BOOT_ID.read_text().strip()}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    return f"{boot_id()}/{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 _KIND = RecordKind(layout.LEASES, layout.LEASE_MAGIC, layout.LEASE_SEAL, TypeAdapter(Lease))

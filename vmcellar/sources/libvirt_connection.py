@@ -84,7 +84,7 @@ class Connection:
         domain = self.domain(vm)
         if not domain.isActive():
             raise PermanentError(
-                f"{vm}: the VM is not running, and only running VMs can be backed up",
+                f"{vm}: the VM is not running",
                 hint=f"type `vmcellar backup {vm} --start-paused`, which reads its disks without letting it run "
                 f"(`when_off: start-paused` for a job), or `virsh start {vm}`",
             )

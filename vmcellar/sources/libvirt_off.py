@@ -12,6 +12,7 @@ from pathlib import Path
 
 import libvirt
 
+from vmcellar.boot import boot_id
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.sources.libvirt_connection import explain
 
@@ -25,7 +26,6 @@ _HOST_DEVICES = (
     "devices/interface[@type='vdpa']",
     "devices/interface/source[@mode='passthrough']",
 )
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SAVED = "it has a saved state (managed save), which a start would wake up"
 
 
@@ -98,4 +98,4 @@ def _problem(domain: libvirt.virDomain) -> str:
 
 def _this_start(domain: libvirt.virDomain) -> str:
     """What tells this start of the VM from others: the host's boot, and libvirt's number for the running domain."""
-    return f"{BOOT_ID.read_text().strip()} {domain.ID()}"
+    return f"{boot_id()} {domain.ID()}"
