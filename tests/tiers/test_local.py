@@ -108,8 +108,8 @@ def test_a_listing_that_fails_in_the_middle_raises(tmp_path: Path, monkeypatch: 
             raise OSError(errno.EIO, "Input/output error")
         return scandir(folder)
 
-    monkeypatch.setattr(os, "scandir", failing)
-    with pytest.raises(TransientError, match="data/bb"):
+    with monkeypatch.context() as patch, pytest.raises(TransientError, match="data/bb"):
+        patch.setattr(os, "scandir", failing)  # pytest itself needs the real one to clean up
         list(tier.list("data/"))
 
 
