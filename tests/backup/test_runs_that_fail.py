@@ -17,6 +17,7 @@ from tasks import control, lost
 from tests.backup.world import SIZE, EmptySource, again, make_engine
 from vmcellar.backup import pipeline, recover, stages
 from vmcellar.backup.model import BackupRequest, ExportResult, PointSummary, RunHandle
+from vmcellar.config.jobs import BackupJob
 from vmcellar.engine import Engine
 from vmcellar.errors import CancelledError, IntegrityError, PermanentError, TransientError
 from vmcellar.progress import CancelToken
@@ -44,6 +45,16 @@ def test_a_whole_run_leaves_a_point_and_nothing_held(engine: Engine, source: Emp
     assert [point.id for point in engine.repository.points_of("vm")] == [summary.id]
     assert not source.held
     assert engine.run_directories() == []
+
+
+@pytest.mark.parametrize("job", ["", "weekly"])
+def test_a_point_says_that_differential_was_done_otherwise(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    jobs = (BackupJob(name="weekly", mode="differential"),)
+    monkeypatch.setattr(engine, "config", engine.config.model_copy(update={"backups": jobs}))
+    summary = pipeline.run(engine, BackupRequest("vm", job=job))
+    assert any("differential is done as auto" in warning for warning in summary.warnings) == bool(job)
 
 
 def test_who_does_not_know_whether_a_run_began_can_let_the_vm_go(engine: Engine, source: EmptySource) -> None:

@@ -18,6 +18,7 @@ from vmcellar.backup import clean_check, heal, planning, recover, wanted_full
 from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
+from vmcellar.backup.selection import done_otherwise
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken
 from vmcellar.repository import evidence
@@ -131,7 +132,8 @@ def _plan(
     reasons: dict[str, str] = {}
     arrays: dict[str, np.ndarray] = {}
     handles: list[SegmentHandle] = []
-    warnings = list(capture.result.warnings)
+    otherwise = done_otherwise(engine.config, request.job)
+    warnings = [*capture.result.warnings, *([otherwise] if otherwise else [])]
     for disk in capture.result.disks:
         extents, reason = _extents(engine, capture, disk, parent, warnings, cancel)
         if reason:

@@ -20,14 +20,18 @@ def register(app: typer.Typer) -> None:
 @config_app.command()
 def check(ctx: typer.Context, config: ConfigOption = None) -> None:
     """Validate the file; every mistake is named with its line and the fix."""
+    from vmcellar.backup.selection import done_otherwise
+
     found = read_config(ctx, config)
     jobs = len(found.backups)
     sys.stdout.write(f"{found.source}: valid, {jobs} backup job{'' if jobs == 1 else 's'}\n")
     for job in found.backups:
         for path in job.excluded_paths():
             note(f"note: job {job.name}: exclude {path}: disks are read in whole blocks, so this path is backed up too")
-        if job.mode in ("incremental", "differential"):
+        if job.mode == "incremental":
             note(f"note: job {job.name}: mode {job.mode} is done as auto: every point restores without the others")
+        if otherwise := done_otherwise(found, job.name):
+            note(f"warning: job {job.name}: {otherwise}")
         if not found.is_hot(job.storage):
             note(f"note: job {job.name}: its storage is not served by this version, which keeps packs on the tier hot")
 
