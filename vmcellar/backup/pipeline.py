@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.backup import stages
 from vmcellar.backup.at_work import at_work
-from vmcellar.backup.cataloguing import noting_failure
+from vmcellar.backup.cataloguing import load_ahead, noting_failure
 from vmcellar.backup.export import raise_first
 from vmcellar.backup.hooks import hooked
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, SegmentHandle
@@ -45,6 +45,7 @@ def run(
         handle = stages.snapshot(engine, request, cancel)
         try:
             hooks.thawed()
+            load_ahead()
             _work(engine, handle, progress, cancel)
             hooks.point = point = stages.commit(engine, handle.run_id)
         except BaseException as error:
