@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,11 @@ from vmcellar.progress import CancelToken
 
 PAGE = 4096
 """Alignment that O_DIRECT needs at most, in bytes."""
+
+HUGE_PAGE = 2 << 20
+"""Where a buffer consists of these, the kernel hands a device few long pieces: a MiB of small pages is 256 of them, two
+more than virtio-blk takes at once (its usual limit is 254), so each such write became two requests.
+"""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc, mallopt(3)
 _MMAP_THRESHOLD = 32 << 20  # glibc refuses more than half of a 64 MiB heap (mallopt(3), HEAP_MAX)
@@ -60,6 +65,11 @@ def available_memory() -> int:
     return 0
 
 
+def is_aligned(data: memoryview) -> bool:
+    """Whether `data`, of any length but none, begins on a page, as the buffers of a pool do; bytes objects never do."""
+    return not data.readonly and ctypes.addressof(ctypes.c_char.from_buffer(data)) % PAGE == 0
+
+
 class BufferPool:
     """Page-aligned buffers of one size, handed out and taken back; any thread.
 
@@ -67,12 +77,13 @@ class BufferPool:
     at once. Buffers are made when first needed and kept until the pool goes.
     """
 
-    def __init__(self, size: int, count: int | None = None) -> None:
-        """Buffers of `size` bytes, a multiple of the page size."""
+    def __init__(self, size: int, count: int | None = None, *, huge: bool = False) -> None:
+        """Buffers of `size` bytes, a multiple of the page size; of HUGE_PAGE where `huge` ones are asked for."""
         if size <= 0 or size % PAGE:
             raise ValueError(f"buffers need a multiple of {PAGE} bytes, not {size}")
         self.size = size
         self.count = count
+        self._huge = huge
         self._made = 0
         self._free: list[memoryview] = []
         self._changed = threading.Condition()
@@ -88,7 +99,11 @@ class BufferPool:
                 return self._free.pop()
             self._made += 1
         # private: without it, processes that forked (multiprocessing does) would write into each other's buffers
-        return memoryview(mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        made = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if self._huge:
+            with suppress(OSError):  # a kernel without them
+                made.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(made)
 
     def release(self, buffer: memoryview) -> None:
         """Take a buffer back, or the buffer that a slice is of; nothing may read or write it from now on."""

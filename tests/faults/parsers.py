@@ -111,6 +111,10 @@ def parse_object(data: bytes) -> None:
     method, length = struct.unpack_from("<BI", data.ljust(5, b"\0"))
     plain = codec.decode(method % 3, data[5:], length)
     assert len(plain) == length
+    if method % 3 == layout.METHOD_ZSTD:  # as a restore decodes it
+        out = bytearray(length)
+        codec.decompress_into(memoryview(data)[5:], memoryview(out))
+        assert out == plain
 
 
 def parse_trailer_bytes(data: bytes) -> None:

@@ -6,15 +6,21 @@ import errno
 import fcntl
 import os
 import random
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.repository.fakes import FixedKeyring
 from tests.tiers.conftest import mounted
+from vmcellar.crypto.keyring import RepositoryKeyring
+from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import IntegrityError, PermanentError, UsageError, VmcellarError
+from vmcellar.memory import is_aligned
 from vmcellar.progress import CancelToken, no_progress
 from vmcellar.repository import layout
 from vmcellar.repository.codec import Compression
@@ -60,6 +66,7 @@ def test_all_chunks_come_back_from_several_packs(
             assert np.array_equal(reader.toc(), pack.rows)
             for group in groups(reader.locations()):
                 found.update({location.chunk: plain for location, plain in reader.read_group(group)})
+                assert all(found[location.chunk] == lent for location, lent in reader.lend_group(group))
             one = reader.locations()[-1]
             assert reader.read(one) == found[one.chunk]
     assert len(packs) > 2
@@ -96,6 +103,42 @@ def test_every_flipped_bit_and_every_cut_is_found(
     check(whole + bytes(4096))
     path.write_bytes(whole)
     assert verify_pack(tier, pack.key, keyring, pool) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": lambda method: 1 - method},
+        {"method": lambda _method: 9},
+        {"length": lambda length: length - 1},
+        {"length": lambda length: length + 1},
+        {"stored": lambda stored: stored - 1},
+        {"stored": lambda _stored: 3},
+        {"ordinal": lambda ordinal: 1 - ordinal},
+        {"chunk": lambda _chunk: b"w" * 32},
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_is_lent_is_checked_as_what_is_given(
+    tier: LocalTier, number: int, wrong: Mapping[str, Callable[[Any], Any]]
+) -> None:
+    """Of a raw chunk and a compressed one, with the real cipher; each lent chunk begins on a page."""
+    keyring = RepositoryKeyring(tier, Secrets.random())
+    writer = PackWriter(keyring, tier.staging_dir())
+    plains = chunks(2, 300_000)
+    for plain in plains:
+        writer.append(keyring.chunk_id(plain), plain)
+    (pack,) = writer.finish()
+    adopt(tier, [pack])
+    with PackReader(tier, pack.key, keyring) as reader:
+        (group,) = groups(reader.locations())
+        lent = [(bytes(plain), is_aligned(plain)) for _, plain in reader.lend_group(group)]
+        assert lent == [(plain, True) for plain in plains]
+        changed = {name: change(getattr(group.objects[number], name)) for name, change in wrong.items()}
+        objects = list(group.objects)
+        objects[number] = objects[number]._replace(**changed)
+        with pytest.raises(IntegrityError, match=objects[number].chunk.hex()):
+            list(reader.lend_group(replace(group, objects=tuple(objects))))
 
 
 def test_a_pack_under_another_name_is_found(tier: LocalTier, keyring: FixedKeyring, pool: ThreadPoolExecutor) -> None:

@@ -52,20 +52,42 @@ def decode(method: int, stored: bytes, length: int) -> bytes:
     """The plain bytes; IntegrityError when they are not `length` bytes or no zstd frame. Frees the GIL."""
     if method == METHOD_ZSTD:
         return _decompress(stored, length)
+    check_raw(method, len(stored), length)
+    return stored
+
+
+def check_raw(method: int, stored: int, length: int) -> None:
+    """IntegrityError unless the method is that of bytes as they are, and as many are `stored` as there must be."""
     if method != METHOD_RAW:
         raise IntegrityError(f"compression method {method} is not of this format version")
-    if len(stored) != length:
-        raise IntegrityError(f"{len(stored)} bytes instead of {length}")
-    return stored
+    if stored != length:
+        raise IntegrityError(f"{stored} bytes instead of {length}")
+
+
+def decompress_into(stored: memoryview, out: memoryview) -> None:
+    """Fill `out` with what the zstd frame `stored` holds; IntegrityError as from `decode`. Frees the GIL."""
+    try:
+        _check_content_size(stored, len(out))
+        with _decompressor().stream_reader(stored) as reader:
+            found = reader.readinto(out)
+    except zstandard.ZstdError as error:
+        raise IntegrityError(f"not a whole zstd frame: {error}") from error
+    if found != len(out):
+        raise IntegrityError(f"not a whole zstd frame: it gives {found} bytes instead of {len(out)}")
 
 
 def _decompress(stored: bytes, length: int) -> bytes:
     try:
-        if zstandard.frame_content_size(stored) != length:  # before anything of that size is allocated
-            raise IntegrityError(f"the zstd frame does not hold {length} bytes")
+        _check_content_size(stored, length)
         return _decompressor().decompress(stored)
     except zstandard.ZstdError as error:
         raise IntegrityError(f"not a whole zstd frame: {error}") from error
+
+
+def _check_content_size(stored: bytes | memoryview, length: int) -> None:
+    """Before anything of that size is allocated or written."""
+    if zstandard.frame_content_size(stored) != length:
+        raise IntegrityError(f"the zstd frame does not hold {length} bytes")
 
 
 def _compressor(level: int) -> zstandard.ZstdCompressor:

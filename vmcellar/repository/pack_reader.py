@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from vmcellar.crypto.base import SEAL_OVERHEAD
 from vmcellar.errors import IntegrityError
-from vmcellar.memory import PAGE, BufferPool
+from vmcellar.memory import HUGE_PAGE, PAGE, BufferPool
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import codec, layout, pack_format
 from vmcellar.repository.layout import HEADER_BYTES, TRAILER_BYTES
@@ -17,12 +19,14 @@ from vmcellar.repository.pack_format import ObjectCipher, PackRef, Table, Traile
 from vmcellar.tiers.base import Tier, TierReader
 
 if TYPE_CHECKING:
-    from vmcellar.crypto.base import Keyring
+    from vmcellar.crypto.base import Keyring, PackCipher
 
 READ_MAX = 4 << 20
 """Objects that lie close are read together, up to this many bytes."""
 _GAP_MAX = 64 << 10  # bytes between two objects that are read rather than skipped
-_buffers = BufferPool(READ_MAX + layout.CHUNK_MAX)
+_buffers = BufferPool(READ_MAX + HUGE_PAGE, huge=True)
+_chunks = BufferPool(2 * layout.CHUNK_MAX, huge=True)
+"""Each holds a chunk plain, then the same as it was compressed."""
 
 
 class Location(NamedTuple):
@@ -87,6 +91,10 @@ class PackReader:
         return pack_format.cipher_of(self._keyring, self.pack)
 
     @cached_property
+    def _data_cipher(self) -> PackCipher:
+        return self._keyring.pack_cipher(self.pack.epoch, self.pack.id)
+
+    @cached_property
     def trailer(self) -> Trailer:
         """Where the table of contents lies; IntegrityError when the trailer is damaged."""
         with naming(self.key):
@@ -118,16 +126,28 @@ class PackReader:
         for found, packed, _ in self._open_group(group):
             yield found, packed
 
+    def lend_group(self, group: Group) -> Iterator[tuple[Location, memoryview]]:
+        """As `read_group`, and checked as there, but in memory that is used again for the next object.
+
+        A chunk begins on a page, as direct I/O asks. Nothing of its size is allocated or copied on the way.
+        """
+        with _chunks.buffer() as buffer:
+            plain, packed = buffer[: layout.CHUNK_MAX], buffer[layout.CHUNK_MAX :]
+            for found, sealed in self._sealed(group):
+                yield found, self._open_into(found, sealed, packed, plain)
+
     def _open_group(self, group: Group) -> Iterator[tuple[Location, bytes, bytes]]:
-        buffer = _buffers.acquire()
-        try:
+        for found, sealed in self._sealed(group):
+            yield found, *self._open(found, sealed)
+
+    def _sealed(self, group: Group) -> Iterator[tuple[Location, memoryview]]:
+        """What lies in the pack, until the next is asked for."""
+        with _buffers.buffer() as buffer:
             view = buffer[: group.end - group.start]
             self._reader.read_into(group.start, view)
             for found in group.objects:
                 place = found.offset - group.start
-                yield found, *self._open(found, view[place : place + found.stored])
-        finally:
-            _buffers.release(buffer)
+                yield found, view[place : place + found.stored]
 
     def open_object(self, found: Location, sealed: bytes | memoryview) -> bytes:
         """Decrypt, decompress, compare the id; IntegrityError that names pack and chunk."""
@@ -135,17 +155,43 @@ class PackReader:
 
     def _open(self, found: Location, sealed: bytes | memoryview) -> tuple[bytes, bytes]:
         """The object compressed as it was, and plain."""
-        try:
+        with self._naming_object(found):
             packed = self._cipher.open(found.ordinal, sealed)
             plain = codec.decode(found.method, packed, found.length)
-            if pack_format.content_id(self._keyring, found.what, plain) != found.chunk:
-                raise IntegrityError("its content is not what was stored")
+            self._check(found, plain)
+        return packed, plain
+
+    def _open_into(self, found: Location, sealed: memoryview, packed: memoryview, plain: memoryview) -> memoryview:
+        """The object in the beginning of `plain`; `packed` holds it compressed meanwhile."""
+        if self.pack.kind != layout.KIND_DATA or found.length > layout.CHUNK_MAX:
+            return memoryview(self._open(found, sealed)[1])
+        cipher = self._data_cipher
+        length = max(found.stored - SEAL_OVERHEAD, 0)
+        out = plain[: found.length]
+        with self._naming_object(found):
+            if found.method == layout.METHOD_ZSTD:
+                cipher.open_into(found.ordinal, sealed, packed[:length])
+                codec.decompress_into(packed[:length], out)
+            else:
+                codec.check_raw(found.method, length, found.length)
+                cipher.open_into(found.ordinal, sealed, out)
+            self._check(found, out)
+        return out
+
+    def _check(self, found: Location, plain: bytes | memoryview) -> None:
+        if pack_format.content_id(self._keyring, found.what, plain) != found.chunk:
+            raise IntegrityError("its content is not what was stored")
+
+    @contextmanager
+    def _naming_object(self, found: Location) -> Iterator[None]:
+        """Prefix IntegrityErrors of the block with pack and object."""
+        try:
+            yield
         except IntegrityError as error:
             raise IntegrityError(
                 f"pack {self.key}: object {found.ordinal}, id {found.chunk.hex()}: {error.message}",
                 hint="type `vmcellar verify --all --deep` to see which points it touches; the next backup heals it",
             ) from error
-        return packed, plain
 
     def check_padding(self) -> None:
         """IntegrityError unless the bytes between table of contents and trailer are zero."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vmcellar.errors import CancelledError, VmcellarError
 from vmcellar.repository.packs import Group, Location, PackReader, PackRef, groups
@@ -14,24 +14,39 @@ if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
     from vmcellar.repository.open_packs import OpenPacks
 
+T = TypeVar("T")
 
-def read_each(
-    tier: Tier, keyring: Keyring, group: Group, packs: OpenPacks | None = None
-) -> Iterator[tuple[Location, bytes | VmcellarError]]:
+
+def read_each(tier: Tier, keyring: Keyring, group: Group) -> Iterator[tuple[Location, bytes | VmcellarError]]:
     """Each object of `group` in order with its checked bytes, or with the error of reading it.
 
-    The pack is taken from `packs`, where it may be open already, else opened for this group alone. One read fetches the
-    group. Once that or a check fails, the rest is read object by object: a bad sector or a flipped bit costs one
-    object, and none where the tier has another copy of the pack. Bytes are valid as long as the caller keeps them. Any
-    thread.
+    One read fetches the group. Once that or a check fails, the rest is read object by object: a bad sector or a flipped
+    bit costs one object, and none where the tier has another copy of the pack. Bytes are valid as long as the caller
+    keeps them. Any thread.
     """
+    return _each(tier, keyring, group, lambda: _open(tier, keyring, group.objects[0]), PackReader.read_group)
+
+
+def lend_each(
+    tier: Tier, keyring: Keyring, group: Group, packs: OpenPacks
+) -> Iterator[tuple[Location, bytes | memoryview | VmcellarError]]:
+    """As `read_each`, but the pack may be open already in `packs`, and bytes are valid until the next object is asked
+    for.
+    """
+    return _each(tier, keyring, group, lambda: packs.reader(group.objects[0].pack), PackReader.lend_group)
+
+
+def _each(
+    tier: Tier,
+    keyring: Keyring,
+    group: Group,
+    opened: Callable[[], AbstractContextManager[PackReader]],
+    read: Callable[[PackReader, Group], Iterator[tuple[Location, T]]],
+) -> Iterator[tuple[Location, T | bytes | VmcellarError]]:
     done = 0
     try:
-        pack = group.objects[0].pack
-        opened: AbstractContextManager[PackReader]
-        opened = packs.reader(pack) if packs else _open(tier, keyring, group.objects[0])
-        with opened as reader:
-            for found, plain in reader.read_group(group):
+        with opened() as reader:
+            for found, plain in read(reader, group):
                 yield found, plain
                 done += 1
     except CancelledError:

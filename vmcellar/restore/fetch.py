@@ -1,7 +1,8 @@
 """Move the bytes: packs are read in order with coalesced reads, decoded and checked on all cores, written in any order.
 
 The unit of work is a group: chunks of one pack that one read fetches. A worker reads it, then decrypts, decompresses,
-checks and writes chunk by chunk; all of that frees the GIL. Memory is one read buffer and a few chunks per worker.
+checks and writes chunk by chunk; all of that frees the GIL. Memory is one read buffer and two chunks per worker, used
+again and again: a chunk is written from where it was decoded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vmcellar.errors import VmcellarError
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.repository.open_packs import OpenPacks
 from vmcellar.repository.packs import Group, Location, groups
-from vmcellar.repository.salvage import read_each
+from vmcellar.repository.salvage import lend_each
 from vmcellar.restore.plan import Resolver, Window, chunk_ids
 from vmcellar.restore.report import LostRange
 from vmcellar.restore.targets import DiskTarget
@@ -116,7 +117,7 @@ class _WindowJob:
         """Restore one group; CancelledError when stopped."""
         written = 0
         lost: list[LostRange] = []
-        for found, content in read_each(self.repository.tier, self.repository.keyring, group, self.packs):
+        for found, content in lend_each(self.repository.tier, self.repository.keyring, group, self.packs):
             self.cancel.check()
             if isinstance(content, VmcellarError):
                 lost += self._lose(found, content)
