@@ -47,7 +47,7 @@ def rank(config: str, vms: tuple[str, ...]) -> list[Risk]:
     """All points of the VMs, or of all, by risk."""
     engine = engine_of(config)
     repository = engine.repository
-    return ranked(selection.facts(repository, engine.config.backups, repository.clock(), vms))
+    return ranked(selection.facts(repository, engine.config, repository.clock(), vms))
 
 
 @task(name="find-unreadable-points", **RETRIED)

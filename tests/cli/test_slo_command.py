@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
+from vmcellar.catalog.catalog import Catalog
+from vmcellar.catalog.models import Anomaly
 from vmcellar.config import load_config
-from vmcellar.quality import frames
+from vmcellar.errors import TransientError
+from vmcellar.quality import frames, selection
 from vmcellar.repository import evidence
 from vmcellar.repository.evidence import Evidence
 from vmcellar.repository.points import RestorePoint
@@ -20,6 +24,7 @@ backups:
   - {name: web, domains: ["web*"], rpo: 6h, rto: 2m}
 """
 HOUR = 3600.0
+DAY = 24 * HOUR
 
 
 def add(cellar: Cellar, record: Evidence) -> None:
@@ -58,6 +63,10 @@ def test_against_a_policy(cli: Cli, cellar: Cellar) -> None:
     shown = cli("slo")
     assert "longer than rto" not in shown.out
     assert "1 min 0 s of 2 min 0 s" in shown.out
+    levels = {level["vm"]: level for level in json.loads(cli("slo", "--json").out)}
+    assert levels["web1"]["predicted"] == pytest.approx(60)
+    assert levels["db1"]["rto"] is None
+    assert levels["db1"]["predicted"] == pytest.approx(60), "by the rate of the other's drill: its disk is as large"
     add(cellar, drill(cellar, 60, "failed", time=120))
     web = next(level for level in json.loads(cli("slo", "--json").out) if level["vm"] == "web1")
     assert "the last drill failed" in web["problems"]
@@ -104,6 +113,46 @@ def test_a_point_that_cannot_be_proven_now_keeps_no_other_from_it(
     result = cli("prove", cellar.first.id, cellar.second.id)
     assert (result.code, tried) == (1, [cellar.first.id, cellar.second.id])
     assert result.err.count("could not be proven") == 2
+
+
+def test_what_else_is_known_of_a_vm_makes_its_points_due_first(
+    cellar: Cellar, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cellar.config.write_text(cellar.config.read_text() + "placement: {hot: 2d, cold: rest}\n")
+    cellar.config.write_text(cellar.config.read_text().replace("{hot: repo}", "{hot: repo, cold: cold}"))
+    config = load_config(cellar.config)
+    (cellar.folder / "cold").mkdir()
+    repository = Repository.open(config)
+    now = max(cellar.second.time, cellar.other.time) + DAY
+    facts = {each.point: each for each in selection.facts(repository, config, now)}
+    assert {(each.anomaly, each.damage, each.tier) for each in facts.values()} == {(False, False, "")}
+
+    evidence.write(repository, drill(cellar, 60, "failed"))
+    strange: dict[str, Any] = {
+        "kind": "ransomware",
+        "disks": "vda",
+        "text": "it writes what looks encrypted",
+        "score": 9.0,
+    }
+    times = {"began": now, "at": now, "last": now, "noted": now}
+    own = {"repository": repository.id.hex(), **strange, **times}
+    rows = [Anomaly(id="a", vm="db1", **own), Anomaly(id="b", vm="web1", judged=now, **own)]
+    Catalog.of(config, repository.id).add(rows)
+    facts = {each.point: each for each in selection.facts(repository, config, now + DAY)}
+    assert [facts[each.id].anomaly for each in (cellar.first, cellar.other)] == [False, True]
+    assert [facts[each.id].damage for each in (cellar.first, cellar.second, cellar.other)] == [True, False, False]
+    assert facts[cellar.second.id].failed
+    assert {each.tier for each in facts.values()} == {"cold"}
+
+    monkeypatch.setattr(Catalog, "anomalies", no_catalog)
+    facts = {each.point: each for each in selection.facts(repository, config, now)}
+    assert not facts[cellar.other.id].anomaly
+    assert "judged without anomalies: the catalog is away" in caplog.text
+    repository.close()
+
+
+def no_catalog(_catalog: Catalog) -> list[Anomaly]:
+    raise TransientError("the catalog is away")
 
 
 def test_a_vm_that_was_never_backed_up_is_out_of_policy(cli: Cli, cellar: Cellar) -> None:

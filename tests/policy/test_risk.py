@@ -25,6 +25,9 @@ def test_each_fact_counts_in_its_direction() -> None:
         "increments": replace(BASE, increments=9),
         "importance": replace(BASE, importance=5),
         "newest": replace(BASE, newest=True),
+        "anomaly": replace(BASE, anomaly=True),
+        "damage": replace(BASE, damage=True),
+        "tier": replace(BASE, tier="cold"),
     }
     for name, facts in more.items():
         assert risk(facts).score > risk(BASE).score, name
@@ -42,8 +45,10 @@ def test_a_new_point_comes_before_one_proven_this_week_and_after_one_proven_last
 
 def test_why_is_told() -> None:
     facts = replace(BASE, proven=None, increments=3, importance=2, newest=True, failed=True)
+    facts = replace(facts, anomaly=True, damage=True, tier="cold")
     assert risk(facts).why == (
-        "never proven, 3 incrementals since a full read, importance 2, newest of its VM, known to be bad"
+        "never proven, 3 incrementals since a full read, importance 2, newest of its VM, an anomaly of its VM is not "
+        "judged, another point of its VM is bad, on the cold tier, known to be bad"
     )
 
 

@@ -2,7 +2,9 @@
 
 A point's risk grows with the time since it was last proven, with the number of incrementals since everything was last
 read, and with how much its VM matters. A point that was never proven counts as if its last proof lay `NEVER_DAYS`
-before it was made; the newest point of a VM, which a restore would take, counts more than the others.
+before it was made; the newest point of a VM, which a restore would take, counts more than the others. So does one whose
+VM did something strange, one that shares its VM's chunks with a point that is damaged, and one on a tier that no backup
+reads any more.
 """
 
 from __future__ import annotations
@@ -18,13 +20,21 @@ INCREMENTS_MOST = 60
 NEWEST_FACTOR = 3.0
 FAILED_FACTOR = 0.25
 """A point that is known to be bad is looked at again (it may have been mended), after the others."""
+ANOMALY_FACTOR = 2.0
+DAMAGE_FACTOR = 2.0
+"""Points of one VM share most of their chunks, and so the medium's errors."""
+FAR_FACTOR = 1.5
 
 DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one point; ages in seconds. `proven` is the age of its last proof, None for never."""
+    """What is known of one point; ages in seconds. `proven` is the age of its last proof, None for never.
+
+    `anomaly`: its VM had one that nobody has judged yet. `damage`: another point of its VM was found to be bad. `tier`
+    is where its packs lie by the rules of placement, empty for the hot one.
+    """
 
     point: str
     vm: str
@@ -35,6 +45,9 @@ class Facts:
     importance: int
     newest: bool
     failed: bool = False
+    anomaly: bool = False
+    damage: bool = False
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,15 @@ def risk(facts: Facts) -> Risk:
     if facts.newest:
         score *= NEWEST_FACTOR
         why.append("newest of its VM")
+    if facts.anomaly:
+        score *= ANOMALY_FACTOR
+        why.append("an anomaly of its VM is not judged")
+    if facts.damage:
+        score *= DAMAGE_FACTOR
+        why.append("another point of its VM is bad")
+    if facts.tier:
+        score *= FAR_FACTOR
+        why.append(f"on the {facts.tier} tier")
     if facts.failed:
         score *= FAILED_FACTOR
         why.append("known to be bad")

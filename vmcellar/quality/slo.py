@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from vmcellar.config.jobs import BackupJob
@@ -23,7 +24,8 @@ class Level:
     """One VM against its policy; times and ages in seconds, None for what is not known or not asked for.
 
     `rpo` is the age of the newest point that was verified and against which no evidence speaks, `rto` what the last
-    drill measured, `drilled` and `proven` how long ago the last drill and the last proof of any kind were that passed.
+    drill measured, `predicted` what the rate of all VMs' last drills (the median of seconds per byte of disk) says of
+    that point, `drilled` and `proven` how long ago the last drill and the last proof of any kind were that passed.
     `problems` say in words where the policy is not met.
     """
 
@@ -37,6 +39,7 @@ class Level:
     drilled: float | None
     proven: float | None
     problems: tuple[str, ...]
+    predicted: float | None = None
 
 
 def levels(repository: Repository, jobs: Sequence[BackupJob], now: float) -> list[Level]:
@@ -45,7 +48,28 @@ def levels(repository: Repository, jobs: Sequence[BackupJob], now: float) -> lis
     by_vm: dict[str, list[RestorePoint]] = {vm: [] for vm in _named(jobs)}
     for point in evidence.judged(repository.readable_points(), standings):
         by_vm.setdefault(point.vm, []).append(point)
-    return [_level(repository, vm, by_vm[vm], jobs, standings, now) for vm in sorted(by_vm)]
+    found = [_level(repository, vm, by_vm[vm], jobs, standings, now) for vm in sorted(by_vm)]
+    rates = [rate for level in found if (rate := _rate(level, by_vm[level.vm], standings)) is not None]
+    if not rates:
+        return found
+    return [replace(level, predicted=_predicted(level, by_vm[level.vm], median(rates))) for level in found]
+
+
+def _rate(level: Level, points: list[RestorePoint], standings: Mapping[str, Standing]) -> float | None:
+    """Seconds per byte of disk of the VM's last drill."""
+    drill = _last_drill(points, standings)
+    if drill is None or level.rto is None:
+        return None
+    size = next(_size(point) for point in points if point.id == drill.point)
+    return level.rto / size if size else None
+
+
+def _predicted(level: Level, points: list[RestorePoint], rate: float) -> float | None:
+    return next((_size(point) * rate for point in points if point.id == level.point), None)
+
+
+def _size(point: RestorePoint) -> int:
+    return sum(disk.size for disk in point.disks)
 
 
 def _named(jobs: Sequence[BackupJob]) -> set[str]:
@@ -66,7 +90,7 @@ def _level(
     newest = next((point for point in reversed(points) if point.verified), None)
     job = governing_job(jobs, vm, points[-1].job if points else "")
     proofs = [each for point in points for each in standings.get(point.id, evidence.NEVER).newest]
-    drill = _latest(each for each in proofs if each.kind == "drill")
+    drill = _last_drill(points, standings)
     rpo = max(0.0, now - newest.time) if newest else None
     rpo_limit, rto_limit = (float(job.rpo) if job and job.rpo else None), (float(job.rto) if job and job.rto else None)
     rto = _rto(repository, drill)
@@ -101,6 +125,10 @@ def _problems(
     if drill is not None and drill.verdict == "failed":
         found.append("the last drill failed")
     return tuple(found)
+
+
+def _last_drill(points: Iterable[RestorePoint], standings: Mapping[str, Standing]) -> EvidenceName | None:
+    return _latest(drill for point in points if (drill := standings.get(point.id, evidence.NEVER).drill) is not None)
 
 
 def _latest(names: Iterable[EvidenceName]) -> EvidenceName | None:

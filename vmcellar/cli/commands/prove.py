@@ -81,5 +81,5 @@ def _due(repository: Repository, settings: Config, count: int) -> list[RestorePo
     from vmcellar.policy.risk import ranked
     from vmcellar.quality import selection
 
-    risks = ranked(selection.facts(repository, settings.backups, repository.clock()))
+    risks = ranked(selection.facts(repository, settings, repository.clock()))
     return [repository.point(risk.facts.point) for risk in risks[:count]]

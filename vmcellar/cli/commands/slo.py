@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def slo(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show per VM the age of its newest verified point, its last measured restore time and its last drill.
+    """Show per VM the age of its newest verified point, its measured and predicted restore time and its last drill.
 
     Held against `rpo:` and `rto:` of its job; exit 1 when a VM is out of policy.
     """

@@ -16,7 +16,7 @@ DAY = 86400.0
 def levels_table(levels: Iterable[Level]) -> Table:
     """A row per VM; a figure beside its limit."""
     table = Table("VM", "job", "newest verified", box=None, pad_edge=False)
-    for name in ("RPO", "RTO", "drilled", "proven"):
+    for name in ("RPO", "RTO", "predicted", "drilled", "proven"):
         table.add_column(name, justify="right")
     table.add_column("")
     for level in levels:
@@ -26,6 +26,7 @@ def levels_table(levels: Iterable[Level]) -> Table:
             level.point or "none",
             _against(level.rpo, level.rpo_limit),
             _against(level.rto, level.rto_limit),
+            "unknown" if level.predicted is None else span_text(level.predicted),
             _ago(level.drilled),
             _ago(level.proven),
             Text("; ".join(level.problems), style="bold red") if level.problems else Text("ok", style="green"),
