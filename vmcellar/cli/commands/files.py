@@ -1,9 +1,10 @@
-"""`vmcellar files POINT ls|get|tar PATH`."""
+"""`vmcellar files POINT ls|get|tar PATH`, and `shell`, which does as many of them as are typed."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmcellar.cli.output import console, note
+from vmcellar.cli.output import console, note, print_error
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, config_path
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import UsageError
+from vmcellar.errors import PermanentError, UsageError, VmcellarError
 
 if TYPE_CHECKING:
     from vmcellar.guestfiles.inside import Inside
@@ -31,6 +32,10 @@ class Action(StrEnum):
     ls = "ls"
     get = "get"
     tar = "tar"
+    shell = "shell"
+
+
+SHELL_USE = "ls [PATH], get PATH [TO], or tar PATH FILE, with quotes as in a shell; end with Ctrl-D"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +46,7 @@ def register(app: typer.Typer) -> None:
 def files(
     ctx: typer.Context,
     point: Annotated[str, typer.Argument(metavar="POINT", help="A point's id, a unique prefix of it, or VM@latest.")],
-    action: Annotated[Action, typer.Argument(help="List it, copy it out, or write it as a tar archive.")],
+    action: Annotated[Action, typer.Argument(help="List it, copy it out, write it as a tar, or do as stdin says.")],
     path: Annotated[
         str | None,
         typer.Argument(metavar="[PATH]", help="/PATH in the guest, or FILESYSTEM:/PATH; `ls` without one names them."),
@@ -61,32 +66,96 @@ def files(
 ) -> None:
     """Files out of a guest's disks, read-only: ext4, XFS, Btrfs, NTFS, LVM and whatever else libguestfs knows.
 
-    Owners, modes, times, holes, links, extended attributes and ACLs are kept. Takes 3 to 20 s to begin.
+    Owners, modes, times, holes, links, extended attributes and ACLs are kept. Takes 3 to 20 s to begin; `shell` begins
+    once and then does each line that it reads: ls [PATH], get PATH [TO], tar PATH FILE.
     """
-    if path is None and action is not Action.ls:
-        raise UsageError(f"{action} needs a path", hint="`ls` without a path names the file systems")
-    if action is Action.tar and to is None and sys.stdout.isatty():
+    if action is Action.shell and path is not None:
+        raise UsageError("shell takes no path: it reads its commands from stdin", hint=SHELL_USE)
+    if action is Action.tar and to is None and path is not None and sys.stdout.isatty():
         raise UsageError("an archive is nothing to show on a terminal", hint="name a file, or pipe it")
-    if to is not None and action is Action.ls:
-        raise UsageError("ls takes one path")
-    name, inner = _parted(path or "")
+    if action is not Action.shell:
+        _check(action, path, to)
     from vmcellar.cli.keyfiles import read_private
     from vmcellar.restore.serve import Opening
 
     keys = _passphrases(key or [])
     opening = Opening(config_path(ctx, config), read_private(identity) if identity else None)
+    if action is Action.shell:
+        with opened(opening, point, tuple(disk or ())) as inside:
+            inside.unlock(keys)
+            _shell(inside, as_json)
+        return
     with cancel_on_signals() as cancel, opened(opening, point, tuple(disk or ())) as inside:
         inside.unlock(keys)
-        if path is None:
-            _show_file_systems(inside, as_json)
-            return
-        inside.mount(name)
-        if action is Action.ls:
-            _show_entries(inside, inner, as_json)
-        elif action is Action.get:
-            _get(inside, inner, to, cancel)
-        else:
-            _tar(inside, inner, to, cancel)
+        _do(inside, action, path, to, cancel, as_json)
+
+
+def _check(action: Action, path: str | None, to: Path | None) -> None:
+    """UsageError for words that mean nothing, before anything is opened."""
+    if path is None and action is not Action.ls:
+        raise UsageError(f"{action} needs a path", hint="`ls` without a path names the file systems")
+    if to is not None and action is Action.ls:
+        raise UsageError("ls takes one path")
+    _parted(path or "")
+
+
+def _do(inside: Inside, action: Action, path: str | None, to: Path | None, cancel: CancelToken, as_json: bool) -> None:
+    """One of them, where nothing is mounted yet."""
+    if path is None:
+        _show_file_systems(inside, as_json)
+        return
+    name, inner = _parted(path)
+    inside.mount(name)
+    if action is Action.ls:
+        _show_entries(inside, inner, as_json)
+    elif action is Action.get:
+        _get(inside, inner, to, cancel)
+    else:
+        _tar(inside, inner, to, cancel)
+
+
+def _shell(inside: Inside, as_json: bool) -> None:
+    """Each line of stdin, whatever became of those before it. PermanentError at the end when any failed and nobody at a
+    terminal saw it.
+    """
+    asks = sys.stdin.isatty()
+    if asks:
+        note(SHELL_USE)
+    failed = 0
+    while line := _line(asks):
+        try:
+            with cancel_on_signals() as cancel:
+                _one(inside, line, cancel, as_json)
+        except (VmcellarError, OSError) as error:
+            print_error(error if isinstance(error, VmcellarError) else PermanentError(str(error)))
+            failed += 1
+        sys.stdout.flush()
+    if failed and not asks:
+        raise PermanentError(f"{failed} of the commands failed", hint="what was wrong stands above")
+
+
+def _line(asks: bool) -> str:
+    """The next line with its end, empty at the end of the file. Ctrl-C ends the process as it does any program."""
+    if asks:
+        sys.stderr.write("files> ")
+        sys.stderr.flush()
+    return sys.stdin.readline()
+
+
+def _one(inside: Inside, line: str, cancel: CancelToken, as_json: bool) -> None:
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"{line.strip()}: {error}", hint=SHELL_USE) from error
+    if not words:
+        return
+    known = words[0] in (Action.ls, Action.get, Action.tar)
+    if not known or len(words) > 3 or (words[0] == Action.tar and len(words) != 3):
+        raise UsageError(f"{line.strip()} is none of these commands", hint=SHELL_USE)
+    action, path, to = Action(words[0]), words[1] if words[1:] else None, Path(words[2]) if words[2:] else None
+    _check(action, path, to)
+    inside.unmount()
+    _do(inside, action, path, to, cancel, as_json)
 
 
 @contextmanager
