@@ -22,7 +22,7 @@ from vmcellar.config.drill import Drill
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, UsageError
 from vmcellar.progress import CancelToken, no_progress
 from vmcellar.repository.evidence import SCREENSHOT_MAX
-from vmcellar.restore import define, drill, drill_domain, file_systems, in_use, rbd_images
+from vmcellar.restore import define, drill, drill_domain, file_systems, in_use, rbd_images, serve_notes
 from vmcellar.restore.boot import Booter
 from vmcellar.restore.boot_journal import Boot
 from vmcellar.restore.bring_back import Wanted, run_restore
@@ -32,7 +32,7 @@ from vmcellar.restore.drill_alive import Life, Watch
 from vmcellar.restore.drill_copy import Copy
 from vmcellar.restore.in_use import LibvirtMachines, NoMachines, claimed
 from vmcellar.restore.onto import restore_onto
-from vmcellar.restore.serve_notes import ReadErrors
+from vmcellar.restore.serve_notes import ReadNotes
 from vmcellar.tiers.base import NotFoundError
 
 VOLUME = "<domain><devices><disk type='volume'><source pool='p' volume='v'/></disk></devices></domain>"
@@ -218,25 +218,34 @@ def test_a_tpm_state_that_a_killed_try_left_stands_in_no_ones_way(
 
 
 @pytest.mark.parametrize(
-    ("met", "failed", "raised"),
+    ("met", "longest", "failed", "raised"),
     [
-        ([], True, None),
-        ([TransientError("tier is away")], False, None),
-        ([TransientError("tier is away")], True, TransientError),
-        ([NotFoundError("no pack")], True, PermanentError),
-        ([OSError("disk I/O error")], True, PermanentError),
-        ([TransientError("tier is away"), IntegrityError("pack is damaged"), IntegrityError("more")], True, "damage"),
-        ([IntegrityError("pack is damaged")], False, "damage"),
+        ([], 0, True, None),
+        ([], 60, False, None),
+        ([], 60, True, PermanentError),
+        ([TransientError("tier is away")], 0, False, None),
+        ([TransientError("tier is away")], 0, True, TransientError),
+        ([NotFoundError("no pack")], 0, True, PermanentError),
+        ([OSError("disk I/O error")], 0, True, PermanentError),
+        ([TransientError("away"), IntegrityError("pack is damaged"), IntegrityError("more")], 0, True, "damage"),
+        ([IntegrityError("pack is damaged")], 60, True, "damage"),
+        ([IntegrityError("pack is damaged")], 0, False, "damage"),
     ],
 )
 def test_only_damage_speaks_against_a_point_whose_served_disks_could_not_be_read(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, met: list[Exception], failed: bool, raised: Any
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    met: list[Exception],
+    longest: float,
+    failed: bool,
+    raised: Any,
 ) -> None:
-    """A tier that is away for long pauses the VM as damage does; the point is as good as before."""
-    notes = ReadErrors.new()
+    """A tier that is away for long pauses the VM as damage does, or holds it up; the point is as good as before."""
+    notes = ReadNotes.new()
     for error in met:
-        ReadErrors(notes.handle).note(error)  # as the server's process does
-    server: Any = SimpleNamespace(ended=False, read_errors=notes.found())
+        ReadNotes(notes.handle).note(error)  # as the server's process does
+    server: Any = SimpleNamespace(ended=False, read_errors=notes.errors(), longest_read=longest)
     notes.close()
     point = world.add({"vda": b"x" * 4096})
     order = drill.DrillOrder("test:///default", tmp_path, tmp_path)
@@ -252,3 +261,24 @@ def test_only_damage_speaks_against_a_point_whose_served_disks_could_not_be_read
     wrong = {check.name: check.found for check in one._checks if not check.ok}
     expected = {"alive": "the VM was stopped"} if failed else {}
     assert wrong == expected | ({"reads": "pack is damaged"} if raised else {})
+
+
+def test_how_long_reads_took_is_told_also_while_they_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(serve_notes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    notes = ReadNotes.new()
+    server = ReadNotes(notes.handle)
+    told = [notes.longest()]
+    with server.reading():
+        now[0] += 7
+        with server.reading():
+            told.append(notes.longest())
+        now[0] += 3
+        told.append(notes.longest())
+    now[0] += 50
+    told.append(notes.longest())
+    server.note(TransientError("tier is away"))
+    errors = notes.errors()
+    notes.close()
+    assert told == [0, 7, 10, 10]
+    assert errors == {TransientError: "tier is away"}

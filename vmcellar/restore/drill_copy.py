@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import IntegrityError, TransientError, VmcellarError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.repository.evidence import Check
 from vmcellar.restore.boot_disks import serving, write_artifacts, write_overlays
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from vmcellar.restore.qcow2 import UsedClusters
     from vmcellar.restore.serve import Opening, Server
 
+LONG_READ = 10.0
+"""Seconds. A tier that answers needs a fraction of a second for what one read asks; one that is tried again and again
+takes up to minutes, in which a guest that is sound runs out of the drill's limits.
+"""
+
+_HINT = "`vmcellar doctor` looks at the tiers; then drill again"
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -39,8 +46,9 @@ class Copy:
     def check_served(self, *, failed: bool) -> list[Check]:
         """A failed check when a read of its served disks met damage; to be asked at the end of the drill.
 
-        TransientError when their server ended by itself. TransientError or PermanentError, as the server met it, when
-        the drill `failed` and a read failed, but not for damage: then nothing is known about the point.
+        TransientError when their server ended by itself. When the drill `failed`, and a read failed but not for damage,
+        TransientError or PermanentError, as the server met it; PermanentError when a read took so long that the guest
+        may have failed by that. Then nothing is known about the point.
         """
         if self.server is None:
             return []
@@ -49,18 +57,24 @@ class Copy:
                 "nbdkit, which served the disks of the drill, ended by itself (this says nothing about the point)",
                 hint="try again; its own words stand above",
             )
-        return judge_reads(self.server.read_errors, failed=failed)
+        return judge_reads(self.server.read_errors, self.server.longest_read, failed=failed)
 
 
-def judge_reads(errors: Mapping[type[VmcellarError], str], *, failed: bool) -> list[Check]:
-    """What the reads that failed, by kind, say about the point. See `Copy.check_served`."""
+def judge_reads(errors: Mapping[type[VmcellarError], str], longest: float, *, failed: bool) -> list[Check]:
+    """What the reads that failed, by kind, and the seconds of the longest say. See `Copy.check_served`."""
     if damage := errors.get(IntegrityError):
         return [Check("reads", "no damage", damage, ok=False)]
     if failed:
         for kind, message in errors.items():
             raise kind(
                 f"the repository could not be read during the drill (this says nothing about the point): {message}",
-                hint="`vmcellar doctor` looks at the tiers; then drill again",
+                hint=_HINT,
+            )
+        if longest >= LONG_READ:
+            raise PermanentError(  # not tried again at once: a drill takes minutes then
+                f"the drill failed while the repository was slow: a read of the VM's disks took {longest:.0f} s "
+                "(this says nothing about the point)",
+                hint=_HINT,
             )
     return []
 

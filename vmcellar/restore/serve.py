@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from vmcellar.errors import PermanentError
-from vmcellar.restore.serve_notes import ReadErrors
+from vmcellar.restore.serve_notes import ReadNotes
 from vmcellar.restore.thaw import refuse_asleep
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Server:
         self._disks = disks
         self._address = address
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors: ReadErrors | None = None
+        self._notes: ReadNotes | None = None
         self._stopping = False
         self._held = ExitStack()
 
@@ -97,8 +97,8 @@ class Server:
             stack.enter_context(self._repository.reading(f"serve {self._point.vm}"))
             self._repository.check_kept(self._point)
             refuse_asleep(self._repository, self._point, [disk.target for disk in self._disks])
-            self._errors = ReadErrors.new()
-            stack.callback(self._errors.close)
+            self._notes = ReadNotes.new()
+            stack.callback(self._notes.close)
             stack.callback(self._end)
             self._start()
             self._held = stack.pop_all()
@@ -126,7 +126,12 @@ class Server:
     @property
     def read_errors(self) -> Mapping[type[VmcellarError], str]:
         """The message of the first read of each kind (`serve_notes.kind_of`) that failed; only inside the block."""
-        return self._errors.found() if self._errors is not None else {}
+        return self._notes.errors() if self._notes is not None else {}
+
+    @property
+    def longest_read(self) -> float:
+        """Seconds of the longest read so far, also of one that is under way; only inside the block."""
+        return self._notes.longest() if self._notes is not None else 0.0
 
     def revive(self) -> None:
         """Start nbdkit again, at the same address; for clients that come back. Errors are those of `__enter__`."""
@@ -152,7 +157,7 @@ class Server:
             )
 
     def _start(self) -> None:
-        assert self._errors is not None  # noqa: S101  (inside the block)
+        assert self._notes is not None  # noqa: S101  (inside the block)
         ours, theirs = socket.socketpair()
         with ours, ours.makefile("rw", encoding="utf-8") as lines:
             with theirs:
@@ -163,7 +168,7 @@ class Server:
                 "private": private.raw.hex() if private else "",
                 "point": self._point.id,
                 "disks": [disk.target for disk in self._disks],
-                "errors": self._errors.handle,
+                "notes": self._notes.handle,
             }
             try:
                 lines.write(json.dumps(wanted) + "\n")
@@ -180,7 +185,7 @@ class Server:
 
     def _spawn(self, channel: int) -> subprocess.Popen[bytes]:
         """In a session of its own, so that Ctrl-C comes to this process alone."""
-        assert self._errors is not None  # noqa: S101  (inside the block)
+        assert self._notes is not None  # noqa: S101  (inside the block)
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         options = ["--foreground", "--exit-with-parent", "--readonly", *self._address.arguments()]
         return subprocess.Popen(
@@ -188,7 +193,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
-            pass_fds=[channel, self._errors.handle],
+            pass_fds=[channel, self._notes.handle],
             start_new_session=True,
             umask=0o077,
         )

@@ -22,7 +22,7 @@ from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.errors import VmcellarError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.repository.repository import Repository
-from vmcellar.restore.serve_notes import ReadErrors
+from vmcellar.restore.serve_notes import ReadNotes
 from vmcellar.restore.served_chunks import ChunkCache
 from vmcellar.restore.served_disk import ServedDisk
 
@@ -30,7 +30,7 @@ API_VERSION = 2
 
 _channel: list[int] = []
 _disks: dict[str, ServedDisk] = {}
-_errors: list[ReadErrors] = []
+_notes: list[ReadNotes] = []
 
 
 def thread_model() -> int:
@@ -53,7 +53,7 @@ def after_fork() -> None:
     """Open the repository, now that threads may be started; nbdkit listens already."""
     with socket.socket(fileno=_channel[0]) as channel, channel.makefile("rw", encoding="utf-8") as lines:
         wanted = json.loads(lines.readline())
-        _errors.append(ReadErrors(wanted["errors"]))
+        _notes.append(ReadNotes(wanted["notes"]))
         keep_freed_memory()
         private = PrivateKey(bytes.fromhex(wanted["private"])) if wanted["private"] else None
         repository = Repository.open(load_config(Path(wanted["config"])), private)
@@ -126,14 +126,15 @@ def extents(disk: ServedDisk, count: int, offset: int, flags: int) -> list[tuple
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What cannot be read is noted for who started us, named on stderr, and EIO."""
+    """What cannot be read is noted for who started us, named on stderr, and EIO; so is how long it took."""
     try:
-        yield
+        with _notes[0].reading():
+            yield
     except VmcellarError as error:
-        _errors[0].note(error)
+        _notes[0].note(error)
         raise _refused(error) from None
     except Exception as error:  # EIO too, and nbdkit says what it is
-        _errors[0].note(error)
+        _notes[0].note(error)
         raise
 
 
