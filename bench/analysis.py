@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from bench.analysis_anomalies import score_anomalies
 from bench.analysis_forecast import score_forecasts
-from bench.analysis_more import score_fill, score_next_runs
+from bench.analysis_more import alike, score_fill, score_next_runs
 from bench.analysis_schedules import compare
 from vmcellar.analysis.advise import advise
 from vmcellar.analysis.anomalies import find
@@ -138,6 +138,10 @@ def _prove_forecasts(base: Settings) -> None:
         print(f"{kind:10s} MASE {score.mase(kind):.3f}   ninth decile {score.worst(kind):.2f}")
     print(f"inside 80 %: {score.coverage(80):.3f}, inside 95 %: {score.coverage(95):.3f}\n")
     print(score_next_runs(generate(replace(base, vms=200, days=150)), (100, 110, 120, 133)), "\n")
+    several = generate(replace(base, vms=500, days=150, seed=base.seed + 1))
+    for name, one in (("independently", several), ("alike", alike(several))):
+        print(f"next runs of VMs with two disks, which change {name}")
+        print(score_next_runs(one, (100, 110, 120, 133), least_disks=2), "\n")
 
 
 def _prove_fill(base: Settings) -> None:

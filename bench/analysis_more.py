@@ -17,8 +17,20 @@ from vmcellar.analysis.sample import Sample, Settings, generate
 DAY = 86400.0
 
 
-def score_next_runs(sample: Sample, cuts: tuple[int, ...]) -> pd.DataFrame:
-    """By figure: median of the absolute ratio error, and the share of next runs inside each interval."""
+def alike(sample: Sample) -> Sample:
+    """The same, but second disks change exactly as first ones do, instead of independently."""
+    frame = sample.frame.set_index(["vm", "run_id"])
+    first, second = (frame["disk"] == disk for disk in ("vda", "vdb"))
+    figures = ["bytes_changed", "bytes_stored", "bytes_new"]
+    both = frame.index[second]
+    frame.loc[second, figures] = frame.loc[first, figures].reindex(both).to_numpy()
+    return replace(sample, frame=frame.reset_index()[list(sample.frame.columns)])
+
+
+def score_next_runs(sample: Sample, cuts: tuple[int, ...], least_disks: int = 1) -> pd.DataFrame:
+    """By figure: median of the absolute ratio error, and the share of next runs inside each interval, of VMs with so
+    many disks.
+    """
     rows = []
     started = seconds_of(sample.frame["started"])
     for cut in cuts:
@@ -29,7 +41,7 @@ def score_next_runs(sample: Sample, cuts: tuple[int, ...]) -> pd.DataFrame:
         firsts = dict(list(later[later["started"] == begins].groupby("vm", observed=True)))
         for one in next_runs(sample.frame, outlook):
             first = firsts.get(one.vm)
-            if first is None or seconds_of(first["started"])[0] > one.due + 3600:
+            if first is None or len(first) < least_disks or seconds_of(first["started"])[0] > one.due + 3600:
                 continue
             for name, said, came in (
                 ("changed", one.changed, first["bytes_changed"].sum()),

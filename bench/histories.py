@@ -185,22 +185,26 @@ def judge(file: Path) -> dict[str, Any]:
     }
 
 
-def _next_runs(frame: pd.DataFrame, moments: list[pd.Timestamp]) -> dict[str, float]:
-    """Share of runs that came inside the 80 % interval, for what changed, was stored and how long it took."""
+def _next_runs(frame: pd.DataFrame, moments: list[pd.Timestamp]) -> dict[str, dict[int, float]]:
+    """Share of runs inside the 80 and the 95 % interval, for what changed, was stored and how long it took."""
     from vmcellar.analysis.forecast import forecast_change  # noqa: PLC0415
     from vmcellar.analysis.next_run import next_runs  # noqa: PLC0415
 
-    inside: dict[str, list[bool]] = {"changed": [], "stored": [], "seconds": []}
+    hits: dict[str, dict[int, list[bool]]] = {}
     for moment in moments:
         known = frame[frame["started"] <= moment]
         for one in next_runs(known, forecast_change(known, moment.timestamp())):
             later = frame[frame["started"] > moment]
             came = later[later["started"] == later["started"].min()]
             values = (came["bytes_changed"].sum(), came["bytes_stored"].sum(), came["seconds"].iloc[0])
-            for (name, hits), value in zip(inside.items(), values, strict=True):
+            for name, value in zip(("changed", "stored", "seconds"), values, strict=True):
                 said = getattr(one, name)
-                hits.append(bool(said.low[80] <= value <= said.high[80]))
-    return {name: round(float(np.mean(hits)), 3) if hits else float("nan") for name, hits in inside.items()}
+                for level in (80, 95):
+                    inside = bool(said.low[level] <= value <= said.high[level])
+                    hits.setdefault(name, {}).setdefault(level, []).append(inside)
+    return {
+        name: {level: round(float(np.mean(each)), 3) for level, each in levels.items()} for name, levels in hits.items()
+    }
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.parameters import AdaptSchedules, Schedules
 from flows.schedules import reconcile_schedules
 from tasks import analysis as tasks
-from tasks.artifacts import advice_artifact, gains_artifact
+from tasks.artifacts import advice_artifact, gains_artifact, quality_artifact
 from tasks.control import activity
 from tasks.running import TaskThreads
 
@@ -16,14 +16,16 @@ from tasks.running import TaskThreads
 async def adapt_schedules(request: AdaptSchedules) -> dict[str, int]:
     """Show what another schedule would bring each VM, before beside after; `apply` makes it so, `undo` takes it back.
 
-    The server's schedules are written by `reconcile_schedules`, which owns them. What was applied before is compared
-    with what was predicted of it.
+    The history is judged first: rows that are not used are shown. The server's schedules are written by
+    `reconcile_schedules`, which owns them. What was applied before is compared with what was predicted of it.
     """
     changed: tuple[str, ...] = ()
     with activity(request.config, "schedules") as work, TaskThreads(work.cancel, 1) as threads:
         if request.action == "undo":
             changed = await threads.value(tasks.undo_advice, request.config)
         else:
+            quality = await threads.value(tasks.check_history, request.config)
+            await quality_artifact(quality.markdown, ok=quality.ok)
             advice, gains = await threads.value(tasks.advise_schedules, request.config, request.budget, request.even)
             await advice_artifact(advice)
             await gains_artifact(gains)

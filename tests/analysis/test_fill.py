@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bench.analysis_more import score_fill, score_next_runs
+from bench.analysis_more import alike, score_fill, score_next_runs
 from vmcellar.analysis.fill import fill_of
 from vmcellar.analysis.forecast import forecast_change
 from vmcellar.analysis.history import HISTORY, conform, empty_history
 from vmcellar.analysis.next_run import next_runs
-from vmcellar.analysis.sample import TUNING, generate
+from vmcellar.analysis.sample import TUNING, Sample, generate
 
 GB = 10**9
 
@@ -41,6 +42,35 @@ def test_growth_goes_on() -> None:
     weeks = np.repeat(np.arange(20.0), 7)
     fill = fill_of(daily((10 + weeks) * GB), "hot", used=0)
     assert fill.used[28] == pytest.approx(7 * GB * (30 + 31 + 32 + 33), rel=0.03)
+
+
+def together(*stored: np.ndarray) -> pd.DataFrame:
+    """Disks of VMs of their own, each with a run a day."""
+    return conform(pd.concat([daily(one).astype({"vm": "object"}).assign(vm=f"vm{n}") for n, one in enumerate(stored)]))
+
+
+def noisy(level: np.ndarray, seed: int) -> np.ndarray:
+    return np.asarray(level * GB * np.exp(np.random.default_rng(seed).normal(0, 0.1, len(level))))
+
+
+def test_a_step_of_one_disk_is_no_trend_of_the_tier() -> None:
+    flat = [noisy(np.full(98, 10.0), seed) for seed in range(3)]
+    for before, after in ((10.0, 60.0), (60.0, 10.0)):
+        moved = noisy(np.where(np.arange(98) < 74, before, after), 9)
+        fill = fill_of(together(*flat, moved), "hot", used=0)
+        assert fill.used[30] == pytest.approx(30 * (30 + after) * GB, rel=0.05)
+
+
+def test_growth_of_one_disk_goes_on_beside_others_that_do_not_grow() -> None:
+    flat = [noisy(np.full(140, 10.0), seed) for seed in range(3)]
+    grows = 5 * np.exp(0.02 * np.arange(170))
+    fill = fill_of(together(*flat, noisy(grows[:140], 9)), "hot", used=0)
+    assert fill.used[30] == pytest.approx((30 * 30 + grows[140:].sum()) * GB, rel=0.05)
+
+
+def test_a_disk_that_has_gone_adds_nothing() -> None:
+    stays, gone = np.full(98, 10.0) * GB, np.full(89, 50.0) * GB
+    assert fill_of(together(stays, gone), "hot", used=0).per_day == pytest.approx(10 * GB, rel=0.01)
 
 
 def test_the_fulls_that_a_history_begins_with_are_not_expected_again() -> None:
@@ -91,6 +121,15 @@ def test_size_and_duration_of_the_next_run_are_inside_their_intervals_as_often_a
         assert scores.loc[what, "in80"] == pytest.approx(0.80, abs=0.06)
         assert scores.loc[what, "in95"] == pytest.approx(0.95, abs=0.03)
     assert scores["miss"].to_dict()["seconds"] < 0.2
+
+
+@pytest.mark.parametrize("change", [lambda sample: sample, alike], ids=["independently", "alike"])
+def test_intervals_of_vms_with_two_disks_hold_however_the_disks_change(change: Callable[[Sample], Sample]) -> None:
+    sample = change(generate(replace(TUNING, seed=6, vms=200, days=130, every_hours=(6,), newcomers=0.0)))
+    scores = score_next_runs(sample, cuts=(80, 90, 103, 115, 127), least_disks=2)
+    assert scores["runs"].min() > 150
+    assert scores.loc["changed", "in80"] == pytest.approx(0.80, abs=0.08)
+    assert scores.loc["changed", "in95"] == pytest.approx(0.95, abs=0.04)
 
 
 def test_a_vm_whose_disk_has_no_forecast_gets_no_next_run() -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from vmcellar.analysis import plots
 from vmcellar.analysis.anomalies import Anomaly
+from vmcellar.analysis.capacity import TierUse, capacity
 from vmcellar.analysis.figures import in_bytes, in_time, png
 from vmcellar.analysis.fill import fill_of
 from vmcellar.analysis.forecast import forecast_change
@@ -19,6 +20,7 @@ from vmcellar.analysis.grid import seconds_of
 from vmcellar.analysis.heat import HeatMap
 from vmcellar.analysis.history import empty_history
 from vmcellar.analysis.sample import TUNING, generate
+from vmcellar.config.prices import Prices
 from vmcellar.errors import UsageError
 
 FRAME = generate(replace(TUNING, seed=2, vms=4, days=60)).frame
@@ -78,6 +80,12 @@ def test_heat() -> None:
     changed = np.array([[0.0, 1.0], [0.5, 0.0], [0.0, 0.0]])
     found = HeatMap("web", "vda", 1 << 30, 1 << 29, ("a", "b", "c"), times, changed)
     assert "web vda: where it changes part of each 512 MiB" in drawn(plots.heat(found))
+
+
+def test_cost_of_tiers() -> None:
+    tiers = capacity(FRAME, [TierUse("hot", 1 << 40, None)], NOW, prices={"hot": Prices(gb_month=0.1)})
+    assert "80 % intervals" in drawn(plots.tier_costs(tiers))
+    assert "No tier has a price" in drawn(plots.tier_costs([replace(tiers[0], costs=())]))
 
 
 def test_units() -> None:

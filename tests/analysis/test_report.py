@@ -34,6 +34,7 @@ def test_after_some_backups(tmp_path: Path) -> None:
     found = report.analyse(engine.catalog, engine.repository, engine.config)
     assert "| web |" in found.sections["VMs"]
     assert "## Capacity" in found.markdown
+    assert found.images["heat-map"].startswith(b"\x89PNG")
     assert engine.catalog.counts()["tier_use"] == 1
 
 

@@ -5,25 +5,20 @@ same as the file.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import psycopg
 import pytest
 
 from lab.postgres import Postgres
 from tests.catalog.conftest import fresh
-from tests.catalog.rows import START, point, run, segment
-from vmcellar.analysis import history
+from tests.catalog.filled import REPOSITORY, fill, same_rows
+from tests.catalog.rows import run
 from vmcellar.catalog import databases
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.databases import FILE, PostgresServer, SqliteFile, database_of
-from vmcellar.catalog.metrics import CatalogCollector, standing
-from vmcellar.catalog.models import Anomaly, Evidence, ScheduleChange, Stage, TierUse
-from vmcellar.catalog.rebuild import rebuild
+from vmcellar.catalog.metrics import CatalogCollector
 from vmcellar.cli.checks.catalog import check_catalog
 from vmcellar.config.catalogplace import CatalogPlace
 from vmcellar.config.load import parse_config
@@ -31,64 +26,12 @@ from vmcellar.config.model import Config
 from vmcellar.config.secrets import SecretReference
 from vmcellar.errors import PermanentError, TransientError
 
-REPOSITORY = "ab" * 16
-
-
-def fill(catalog: Catalog) -> None:
-    """Some rows of every table."""
-    points = [point(vm, hour) for vm in ("web", "db") for hour in range(3)]
-    rebuild(catalog, points, START)
-    rebuild(catalog, points[1:], START + 1)
-    own: dict[str, Any] = {"repository": REPOSITORY, "vm": "web"}
-    anomaly: dict[str, Any] = {"disks": "vda", "score": 9.5, "text": "x"}
-    anomaly |= dict.fromkeys(("began", "at", "last", "noted"), START)
-    catalog.add(
-        [
-            run("r1", repository=REPOSITORY, outcome="failed", error="no\nway: 😬", warnings=["a", "b"]),
-            segment("run-web-1", retries=2),
-            Stage(run_id="run-web-1", target="vda", stage="export", seconds=1.5, bytes=1 << 40, retries=2),
-            Evidence(id="e1", point_id=points[1].id, time=START, kind="drill", ok=True, rto_seconds=30.5, **own),
-            ScheduleChange(
-                id="s1", time=START, before="a", after="b", reason="c", applied=True, predicted={"rpo": 4.5}, **own
-            ),
-            Anomaly(id="a1", kind="stuck", full=True, pins=["p"], **anomaly, **own),
-            TierUse(repository=REPOSITORY, tier="hot", time=START, used=1 << 50, free=None),
-        ]
-    )
-
-
-READ: dict[str, Callable[[Catalog], Any]] = {
-    **{name: getattr(history, name) for name in ("history", "stages", "segments", "points", "evidence")},
-    **{name: getattr(history, name) for name in ("schedule_changes", "tier_use")},
-    "counts": Catalog.counts,
-    "standing": lambda catalog: {name: sorted(map(repr, rows)) for name, rows in _plain(standing(catalog)).items()},
-    "anomalies": lambda catalog: [repr(row) for row in catalog.anomalies("web")],
-    "changes": lambda catalog: [repr(row) for row in catalog.schedule_changes()],
-}
-
-
-def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    """SQLite has no booleans."""
-    as_int = {True: 1, False: 0}
-    return {
-        table: [
-            {name: as_int[value] if isinstance(value, bool) else value for name, value in row.items()} for row in rows
-        ]
-        for table, rows in found.items()
-    }
-
 
 def test_it_gives_what_the_file_gives(postgres: Postgres, tmp_path: Path) -> None:
     file, server = Catalog(SqliteFile(tmp_path / FILE), REPOSITORY), Catalog(fresh(postgres), REPOSITORY)
     for catalog in (file, server):
         fill(catalog)
-    for name, read in READ.items():
-        one, other = read(file), read(server)
-        if isinstance(one, pd.DataFrame):
-            assert len(one), name
-            pd.testing.assert_frame_equal(one, other, obj=name)
-        else:
-            assert one == other, name
+    same_rows(file, server)
 
 
 def test_a_writer_that_waits_too_long_for_another_is_told_to_come_again(

@@ -92,3 +92,28 @@ def test_what_if_refuses_what_it_cannot_read(cli: Cli, options: tuple[str, ...],
     done = cli("what-if", *options, "--sample", "1")
     assert done.code == 2
     assert why in done.err
+
+
+@pytest.mark.usefixtures("cellar")
+def test_copy_brings_the_rows_of_another_catalog(cli: Cli, cellar: Cellar) -> None:
+    cli("catalog", "rebuild")
+    refused = cli("catalog", "copy")
+    assert (refused.code, "is the one that is in use" in refused.err) == (2, True)
+    (cellar.folder / "state" / "catalog.sqlite").rename(cellar.folder / "old.sqlite")
+    done = cli("catalog", "copy", "--from", "old.sqlite")
+    assert done.code == 0, done.err
+    assert "3 points, 3 run_disks, 3 runs" in done.err
+    again = json.loads(cli("catalog", "copy", "--from", "old.sqlite", "--json").out)
+    assert (again["added"], again["there"], again["other"]) == ({}, 6, 0)
+    assert "web1" in cli("catalog", "show").out
+
+
+def test_advice_on_storing_is_shown_and_what_came_of_it(
+    cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock(monkeypatch, cellar.second.time + 60)
+    cli("catalog", "rebuild")
+    told = json.loads(cli("advise", "--storage", "--json").out)["proposals"]
+    assert {"consolidation", "tier rule"} <= {one["subject"] for one in told}
+    assert json.loads(cli("advise", "--gains", "--json").out) == {"gains": [], "storage": []}
+    assert "no advice holds that was applied" in cli("advise", "--gains").err

@@ -1,9 +1,9 @@
 """How full a tier will be: what is added by day, the trend of that, and the date at which a capacity is reached.
 
-What incremental runs add follows a trend (Theil and Sen's, of weekly sums: a burst does not turn it) that is damped as
-much as served best in a rolling backtest on the same tier; what full runs add comes in lumps, so its mean over the last
-13 weeks is carried on. Intervals come from the same backtest: the ratio of what came to what was said over the same
-number of days.
+What incremental runs add is the sum of what each disk will add (`growth.py`), with slopes that are damped as much as
+served best in a rolling backtest on the same tier; what full runs add comes in lumps, so its mean over the last 13
+weeks is carried on. Intervals come from the same backtest: the ratio of what came to what was said over the same number
+of days.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from vmcellar.analysis.grid import seconds_of
+from vmcellar.analysis.growth import Added, trend_of
 from vmcellar.analysis.intervals import LEVELS, bounds
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
 DAY = 86400.0
-WEEKS = 13
 LEAST_DAYS = 28
 HORIZON = 366
 TESTED = (7, 14, 30, 60)
 TESTED_FOR = 30
+LEAST_TESTED = 3
 DAMPINGS = (0.0, 0.8, 0.95)
-RECENT = 5
 OVERLAP, MIRROR = 0.15, 2.0
 """By so much over the number of spans that do not overlap an interval is wider, and reaches as far to either side."""
 BEGINNING = 7
@@ -69,31 +69,44 @@ def _crossing(used: Floats, capacity: float) -> float | None:
     return float(day - 1 + (capacity - used[day - 1]) / (used[day] - used[day - 1]))
 
 
-def added_by_day(frame: pd.DataFrame, tier: str, now: float) -> tuple[Floats, Floats]:
-    """Bytes that incremental and full runs stored in each day up to `now`, oldest first; a day ends at `now`'s time."""
+def added_by_day(frame: pd.DataFrame, tier: str, now: float) -> Added:
+    """What runs stored in each day up to `now`, which ends each day."""
     started = seconds_of(frame["started"])
-    rows = frame["ok"].to_numpy() & (frame["tier"].to_numpy() == tier) & (started <= now)
-    if not rows.any():
-        return np.zeros(0), np.zeros(0)
-    back = np.floor((now - started[rows]) / DAY).astype(np.int64)
+    rows = np.flatnonzero(frame["ok"].to_numpy() & (frame["tier"].to_numpy() == tier) & (started <= now))
+    if not len(rows):
+        return Added(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0))
+    started = started[rows]
+    back = np.floor((now - started) / DAY).astype(np.int64)
     length = int(back.max())
     stored = frame["bytes_stored"].to_numpy()[rows].astype(np.float64)
     full = (frame["kind"].to_numpy() == "full")[rows]
     inside = (back < length) & ~_beginnings(frame, rows, started, full)
-    incremental, whole = (
-        np.asarray(np.bincount(back[inside & pick], stored[inside & pick], length)[::-1], dtype=np.float64)
-        for pick in (~full, full)
+    disk, count = _disks(frame, rows)
+    place = disk * length + length - 1 - back
+    chosen = inside & ~full
+    incremental, runs = (
+        np.bincount(place[chosen], weights, count * length).reshape(count, length).astype(np.float64)
+        for weights in (stored[chosen], None)
     )
-    return incremental, whole
+    chosen = inside & full
+    whole = np.bincount(length - 1 - back[chosen], stored[chosen], length).astype(np.float64)
+    return Added(incremental, runs, whole)
+
+
+def _disks(frame: pd.DataFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """A number from 0 on for each row's disk, and how many disks there are."""
+    (vm, _), (name, names) = (pd.factorize(frame[column].iloc[rows]) for column in ("vm", "disk"))
+    codes, disks = pd.factorize(vm.astype(np.int64) * len(names) + name)
+    return codes.astype(np.int64), len(disks)
 
 
 def _beginnings(
-    frame: pd.DataFrame, rows: NDArray[np.bool_], started: Floats, full: NDArray[np.bool_]
+    frame: pd.DataFrame, rows: NDArray[np.int64], started: Floats, full: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Which of the rows are first fulls of the days in which the history began: nothing of the kind comes again."""
     disks = frame.groupby(["vm", "disk"], observed=True, sort=False)["started"].transform("min")
-    first = seconds_of(disks)[rows] >= started[rows]
-    return np.asarray(full & first & (started[rows] < started[rows].min() + BEGINNING * DAY), dtype=np.bool_)
+    first = seconds_of(disks)[rows] >= started
+    return np.asarray(full & first & (started < started.min() + BEGINNING * DAY), dtype=np.bool_)
 
 
 def fill_of(
@@ -104,22 +117,21 @@ def fill_of(
     `kept_days`: what was stored is taken to go again after so many days (retention by time); None: nothing goes.
     """
     moment = float(seconds_of(frame["started"]).max()) if now is None else now
-    incremental, whole = added_by_day(frame, tier, moment)
-    if len(incremental) < LEAST_DAYS:
-        reason = f"{len(incremental)} days of history on {tier}; {LEAST_DAYS} are needed"
+    added = added_by_day(frame, tier, moment)
+    if added.days < LEAST_DAYS:
+        reason = f"{added.days} days of history on {tier}; {LEAST_DAYS} are needed"
         return Fill(
             tier, moment, np.zeros(0), {x: np.zeros(0) for x in LEVELS}, {x: np.zeros(0) for x in LEVELS}, 0.0, reason
         )
-    damping = _best_damping(incremental, whole)
-    added = np.cumsum(_ahead(incremental, whole, HORIZON, damping))
-    gone = np.zeros(HORIZON) if kept_days is None else _gone(incremental + whole, added, kept_days)
-    ratios = _ratios(incremental, whole, damping)
+    damping, ratios = _backtest(added)
+    coming = np.cumsum(trend_of(added).ahead(HORIZON, damping))
+    gone = np.zeros(HORIZON) if kept_days is None else _gone(added.total, coming, kept_days)
     low, high = {}, {}
     for level in LEVELS:
         below, above = _bounds(ratios, level)
-        low[level] = _from(used, added * below - gone)
-        high[level] = _from(used, added * above - gone)
-    return Fill(tier, moment, _from(used, added - gone), low, high, float(added[29] / 30))
+        low[level] = _from(used, coming * below - gone)
+        high[level] = _from(used, coming * above - gone)
+    return Fill(tier, moment, _from(used, coming - gone), low, high, float(coming[29] / 30))
 
 
 def _from(used: float, change: Floats) -> Floats:
@@ -134,48 +146,31 @@ def _gone(past: Floats, added: Floats, kept_days: int) -> Floats:
     return np.asarray(np.cumsum(np.where(days >= 0, daily[np.maximum(days, 0)], 0.0)), dtype=np.float64)
 
 
-def _ahead(incremental: Floats, whole: Floats, days: int, damping: float) -> Floats:
-    """Bytes added on each of the next days: weekly sums on a trend, the week's own shape, full runs as their mean."""
-    weeks = min(len(incremental) // 7, WEEKS)
-    table = incremental[-weeks * 7 :].reshape(weeks, 7)
-    sums = table.sum(axis=1)
-    shape = np.median(table / np.maximum(sums, 1.0)[:, None], axis=0)
-    shape = shape / max(float(shape.sum()), 1e-12)
-    levels = _levels(sums, days // 7 + 1, damping)
-    coming = (levels[:, None] * shape[None, :]).reshape(-1)[:days]
-    return np.asarray(coming + whole[-7 * WEEKS :].mean(), dtype=np.float64)
-
-
-def _levels(sums: Floats, weeks: int, damping: float) -> Floats:
-    """Sums of the next weeks: the last five weeks brought along the slope; it keeps `damping` of itself."""
-    count = len(sums)
-    first, second = np.triu_indices(count, 1)
-    slope = float(np.median((sums[second] - sums[first]) / (second - first)))
-    recent = sums[-RECENT:] + (slope * np.arange(min(RECENT, count))[::-1] if damping else 0.0)
-    steps = damping ** np.arange(1, weeks + 1) if damping else np.zeros(weeks)
-    return np.asarray(np.maximum(recent.mean() + slope * np.cumsum(steps), 0.0), dtype=np.float64)
-
-
-def _best_damping(incremental: Floats, whole: Floats) -> float:
-    """The damping with the least error over 30 days; the strongest where that cannot be tested."""
-    tested = {damping: _ratios(incremental, whole, damping).get(TESTED_FOR) for damping in DAMPINGS}
-    errors = {damping: float(np.abs(np.log(ratios)).mean()) for damping, ratios in tested.items() if ratios is not None}
-    return min(errors, key=errors.__getitem__) if errors else DAMPINGS[0]
-
-
-def _ratios(incremental: Floats, whole: Floats, damping: float) -> dict[int, Floats]:
-    """By tested number of days: what came over what was said, at weekly origins of the past."""
-    found: dict[int, Floats] = {}
-    total = incremental + whole
-    for days in TESTED:
-        ratios = [
-            total[origin : origin + days].sum()
-            / max(float(_ahead(incremental[:origin], whole[:origin], days, damping).sum()), 1.0)
-            for origin in range(len(total) - days, LEAST_DAYS - 1, -7)
-        ]
-        if len(ratios) >= 3:
-            found[days] = np.maximum(np.array(ratios), 1e-3)
-    return found
+def _backtest(added: Added) -> tuple[float, dict[int, Floats]]:
+    """The damping with the least error over 30 days in the past (the strongest where that cannot be tested), and by
+    tested number of days what came over what was said with it, at weekly origins.
+    """
+    total = added.total
+    found: dict[float, dict[int, list[float]]] = {damping: {} for damping in DAMPINGS}
+    for origin in range(len(total) - min(TESTED), LEAST_DAYS - 1, -7):
+        trend = trend_of(added.until(origin))
+        for damping, by_days in found.items():
+            said = np.cumsum(trend.ahead(max(TESTED), damping))
+            for days in TESTED:
+                if origin + days <= len(total):
+                    came = float(total[origin : origin + days].sum())
+                    by_days.setdefault(days, []).append(max(came / max(float(said[days - 1]), 1.0), 1e-3))
+    ratios = {
+        damping: {days: np.array(each) for days, each in by_days.items() if len(each) >= LEAST_TESTED}
+        for damping, by_days in found.items()
+    }
+    errors = {
+        damping: float(np.abs(np.log(each[TESTED_FOR])).mean())
+        for damping, each in ratios.items()
+        if TESTED_FOR in each
+    }
+    best = min(errors, key=errors.__getitem__) if errors else DAMPINGS[0]
+    return best, ratios[best]
 
 
 def _bounds(ratios: dict[int, Floats], level: int) -> tuple[Floats, Floats]:

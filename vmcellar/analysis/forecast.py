@@ -2,11 +2,14 @@
 
 `forecast_change(frame)` is the way in. It takes a history frame (docs/analysis.md), puts change on an even grid, takes
 out level shifts and month ends, lets the models compete with the seasonal naive baseline in a rolling backtest per
-disk, and forecasts two weeks. Pure functions: nothing is read or written, threads do not matter.
+disk, and forecasts two weeks. The sum over a VM's disks is forecast in the same way, as a series of its own: only what
+past forecasts of the sum missed by tells how far the disks' errors go together. Pure functions: nothing is read or
+written, threads do not matter.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +42,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One disk's next two weeks: arrays have a value per step; bytes per step.
+    """One disk's next two weeks: arrays have a value per step; bytes per step. `disk` is empty for a VM's sum.
 
     `middle` is the median of what may come, `mean` what to add up; `low` and `high` are by level (80, 95). `starts` are
     seconds since the epoch. `mase` is the backtest's error by the baseline's; 1 where the baseline is used.
@@ -79,11 +82,20 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Forecasts and refusals of one history, by VM and disk."""
+    """Forecasts and refusals of one history, by VM and disk; `totals` are those of VMs with several disks, all of which
+    have a forecast.
+    """
 
     now: float
     forecasts: tuple[Forecast, ...]
     refusals: tuple[Refusal, ...]
+    totals: tuple[Forecast, ...] = ()
+
+    def of_vms(self) -> dict[str, Forecast]:
+        """The forecast over all disks of each VM that has one."""
+        refused, disks = {refusal.vm for refusal in self.refusals}, Counter(one.vm for one in self.forecasts)
+        lone = {one.vm: one for one in self.forecasts if disks[one.vm] == 1 and one.vm not in refused}
+        return lone | {one.vm: one for one in self.totals}
 
 
 def forecast_change(frame: pd.DataFrame, now: float | None = None) -> Outlook:
@@ -91,8 +103,22 @@ def forecast_change(frame: pd.DataFrame, now: float | None = None) -> Outlook:
     if frame.empty:
         return Outlook(now or 0.0, (), ())
     moment = float(seconds_of(frame["started"]).max()) if now is None else now
+    seen = frame[frame["started"] <= _stamp(moment)]
+    forecasts, refusals = _forecast(seen, moment)
+    disks, refused = Counter(one.vm for one in forecasts), {refusal.vm for refusal in refusals}
+    several = [vm for vm, count in disks.items() if count > 1 and vm not in refused]
+    totals = _forecast(_sums(seen, several), moment)[0] if several else []
+    return Outlook(
+        moment,
+        tuple(sorted(forecasts, key=_name)),
+        tuple(sorted(refusals, key=_name)),
+        tuple(sorted(totals, key=_name)),
+    )
+
+
+def _forecast(frame: pd.DataFrame, moment: float) -> tuple[list[Forecast], list[Refusal]]:
     series, refusals = [], []
-    for one in series_of(frame[frame["started"] <= _stamp(moment)]):
+    for one in series_of(frame):
         reason = _unfit(one, moment)
         if reason:
             refusals.append(Refusal(one.vm, one.disk, reason))
@@ -103,7 +129,17 @@ def forecast_change(frame: pd.DataFrame, now: float | None = None) -> Outlook:
         made, refused = _forecast_grid(grid)
         forecasts += made
         refusals += refused
-    return Outlook(moment, tuple(sorted(forecasts, key=_name)), tuple(sorted(refusals, key=_name)))
+    return forecasts, refusals
+
+
+def _sums(frame: pd.DataFrame, vms: list[str]) -> pd.DataFrame:
+    """The runs of these VMs, each as of one disk; one in which any disk was read in full counts as a full."""
+    rows = frame.loc[frame["vm"].isin(vms), ["vm", "run_id", "started", "kind", "ok", "bytes_changed"]]
+    runs = rows.assign(full=rows["kind"] == "full").groupby(["vm", "run_id"], observed=True, sort=False)
+    sums = runs.agg(
+        started=("started", "min"), ok=("ok", "all"), full=("full", "any"), bytes_changed=("bytes_changed", "sum")
+    ).reset_index()
+    return sums.assign(disk="", kind=np.where(sums["full"], "full", "incremental"))
 
 
 def _name(one: Forecast | Refusal) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """The next run of every VM: when it is due, how much it will find changed and store, and how long it will take.
 
-Size comes from the forecast of change; what is stored of it and how long it takes come from the last good runs of the
+Size comes from the forecast of change over all disks, which has intervals of its own: those of disks cannot be added,
+as their errors go together more or less. What is stored of it and how long it takes come from the last good runs of the
 same VM. The two errors are independent, so the logarithms of their interval widths add as squares.
 """
 
@@ -114,20 +115,17 @@ def runs_of(frame: pd.DataFrame, now: float, most: int = RUNS) -> Iterator[Runs]
 
 def next_runs(frame: pd.DataFrame, outlook: Outlook) -> list[NextRun]:
     """The next run of every VM of which all disks have a forecast and which has `LEAST_RUNS` timed good ones."""
-    refused = {refusal.vm for refusal in outlook.refusals}
-    disks: dict[str, list[Forecast]] = {}
-    for forecast in outlook.forecasts:
-        disks.setdefault(forecast.vm, []).append(forecast)
+    whole = outlook.of_vms()
     return [
-        _next_run(runs, disks[runs.vm], outlook.now)
+        _next_run(runs, whole[runs.vm], outlook.now)
         for runs in runs_of(frame, outlook.now)
-        if runs.vm in disks and runs.vm not in refused and len(runs.timed()[0]) >= LEAST_RUNS
+        if runs.vm in whole and len(runs.timed()[0]) >= LEAST_RUNS
     ]
 
 
-def _next_run(runs: Runs, disks: list[Forecast], now: float) -> NextRun:
-    due = max(runs.last + disks[0].cadence, now)
-    changed = _change(disks, due - runs.last)
+def _next_run(runs: Runs, change: Forecast, now: float) -> NextRun:
+    due = max(runs.last + change.cadence, now)
+    changed = _change(change, due - runs.last)
     some = runs.changed > 0
     share = _spread_of(np.log(np.maximum(runs.stored[some], 1.0) / runs.changed[some]) if some.any() else np.zeros(1))
     stored = _times(changed, share, 1.0)
@@ -139,17 +137,16 @@ def _next_run(runs: Runs, disks: list[Forecast], now: float) -> NextRun:
     return NextRun(runs.vm, due, changed, stored, seconds)
 
 
-def _change(disks: list[Forecast], span: float) -> Range:
-    """Change of all disks over `span` seconds from their first step; one scale for the interval as for a step."""
-    parts = []
-    for one in disks:
-        steps = max(1, min(round(span / (one.step * HOUR)), len(one.middle)))
-        share = span / (steps * one.step * HOUR)
-        ends = (one.middle, *(side[level] for side in (one.low, one.high) for level in LEVELS))
-        parts.append([float(values[:steps].sum()) * share for values in ends])
-    middle, *ends_of_all = (sum(column) for column in zip(*parts, strict=True))
-    low, high = ends_of_all[: len(LEVELS)], ends_of_all[len(LEVELS) :]
-    return Range(middle, dict(zip(LEVELS, low, strict=True)), dict(zip(LEVELS, high, strict=True)))
+def _change(one: Forecast, span: float) -> Range:
+    """Change over `span` seconds from the first step on; one scale for the interval as for a step."""
+    steps = max(1, min(round(span / (one.step * HOUR)), len(one.middle)))
+    share = span / (steps * one.step * HOUR)
+
+    def over(values: Floats) -> float:
+        return float(values[:steps].sum()) * share
+
+    low, high = ({level: over(side[level]) for level in LEVELS} for side in (one.low, one.high))
+    return Range(over(one.middle), low, high)
 
 
 def _spread_of(logs: Floats) -> Range:

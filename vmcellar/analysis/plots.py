@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vmcellar.analysis.anomalies import Anomaly
+    from vmcellar.analysis.capacity import TierCapacity
     from vmcellar.analysis.fill import Fill
     from vmcellar.analysis.forecast import Forecast
     from vmcellar.analysis.heat import HeatMap
@@ -303,6 +304,29 @@ def scenarios(outcomes: Sequence[Outcome], currency: str = "$") -> Figure:
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     axis.legend(frameon=False, fontsize=9, ncols=len(tiers), loc="upper right", bbox_to_anchor=(1.0, 1.16))
+    return figure
+
+
+def tier_costs(tiers: Sequence[TierCapacity]) -> Figure:
+    """What each tier with a price costs a month: now, in 30 days and in a year, with 80 % intervals."""
+    priced = [tier for tier in tiers if tier.costs]
+    if not priced:
+        return nothing("Cost of tiers", "No tier has a price: `prices:` of a tier in vmcellar.yaml gives it one.")
+    days = sorted({one.days for tier in priced for one in tier.costs})
+    about = "a month's storage, in the currency of the price tables; the lines are 80 % intervals"
+    figure, (axis,) = sheet("Cost of tiers", about, height=1.6 + 0.9 * len(priced))
+    for place, (after, color) in enumerate(zip(days, SERIES, strict=False)):
+        rows = [row for row, tier in enumerate(priced) if any(one.days == after for one in tier.costs)]
+        found = [one for tier in priced for one in tier.costs if one.days == after]
+        month = np.array([one.month for one in found])
+        ends = [np.maximum(month - [one.low for one in found], 0), np.maximum([one.high for one in found] - month, 0)]
+        name = "now" if after == 0 else f"in {after} days"
+        at = np.array(rows) + (place - (len(days) - 1) / 2) * 0.26
+        axis.barh(at, month, height=0.24, color=color, alpha=0.6, xerr=ends, ecolor=INK, label=name)
+    axis.set_yticks(np.arange(len(priced)), [tier.tier for tier in priced])
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    axis.legend(frameon=False, fontsize=9, ncols=len(days), loc="upper right", bbox_to_anchor=(1.0, 1.14))
     return figure
 
 

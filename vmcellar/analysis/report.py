@@ -7,29 +7,33 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from vmcellar.analysis import followed, plots, tables
 from vmcellar.analysis import history as read
-from vmcellar.analysis import plots, tables
 from vmcellar.analysis.anomalies import find
 from vmcellar.analysis.capacity import capacity, tiers_now, use_rows
 from vmcellar.analysis.figures import png
 from vmcellar.analysis.fill import fill_of
 from vmcellar.analysis.forecast import forecast_change
+from vmcellar.analysis.heat import heat_map
 from vmcellar.analysis.objectives import rpo, rto
 from vmcellar.analysis.overview import overview
 from vmcellar.analysis.picks import strongest, worst_first
 from vmcellar.analysis.quality import findings, quarantine, validate
 from vmcellar.analysis.source import targets
 from vmcellar.catalog.rebuild import refresh
+from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vmcellar.analysis.capacity import TierUse
+    from vmcellar.analysis.picks import Incident
     from vmcellar.catalog.catalog import Catalog
     from vmcellar.config.model import Config
     from vmcellar.repository.repository import Repository
 
 RECENT_DAYS = 28
+HEAT_POINTS = 80
 BAD_MOST = 100
 """Bad rows that are shown; their number is always told."""
 
@@ -83,7 +87,7 @@ def check(catalog: Catalog, repository: Repository) -> Quality:
 def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysis:
     """Capacity, RPO, RTO, what is strange and what is coming, by the good rows of the catalog; notes the use of tiers.
 
-    Asks every tier what lies on it. Raises what that and the catalog raise.
+    Asks every tier what lies on it, and reads maps of one disk's points. Raises what that and the catalog raise.
     """
     now = repository.clock()
     standing = tiers_now(repository, config, now)
@@ -95,6 +99,7 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
     measured = rto(read.evidence(catalog), read.points(catalog))
     found = find(good, now, RECENT_DAYS)
     outlook = capacity(good, standing, now, prices=config.price_tables())
+    brought = followed.storage_gains(catalog, followed.Sight(repository, config, good, now))
     sections = {
         "Capacity": tables.markdown(tables.capacity(outlook)),
         "Cost of tiers": tables.markdown(tables.costs(outlook), "No tier has a price."),
@@ -103,6 +108,7 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
         f"Strange in the last {RECENT_DAYS} days": tables.markdown(tables.anomalies(found), "Nothing."),
         "What followed": tables.markdown(tables.consequences(catalog.anomalies()), "Nothing had consequences."),
         "What will change": tables.markdown(tables.outlook(forecast_change(good, now))),
+        "What advice on storing brought": tables.markdown(tables.storage_gains(brought), "None was given."),
         "VMs": tables.markdown(tables.vms(overview(good))),
     }
     figures = _tier_plots(good, standing, now) | {
@@ -111,9 +117,24 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
         "time-to-restore": plots.rto(measured, targets(config, vms, "rto")),
     }
     incident = strongest(found)
+    figures |= _heat_plot(repository, good, incident)
+    if any(tier.costs for tier in outlook):
+        figures["cost-of-tiers"] = plots.tier_costs(outlook)
     if incident is not None:
         figures["incident"] = plots.incident(good, incident.vm, incident.disk, incident.together)
     return Analysis(sections, {name: png(figure) for name, figure in figures.items()})
+
+
+def _heat_plot(repository: Repository, good: pd.DataFrame, incident: Incident | None) -> dict[str, Figure]:
+    """Where the disk of the strongest incident changes, else the one that changed most; none without two points."""
+    if good.empty:
+        return {}
+    changed = good.astype({"vm": "object", "disk": "object"}).groupby(["vm", "disk"])["bytes_changed"].sum()
+    vm, disk = (incident.vm, incident.disk) if incident else changed.sort_values().index[-1]
+    try:
+        return {"heat-map": plots.heat(heat_map(repository, str(vm), str(disk), most_points=HEAT_POINTS))}
+    except PermanentError:
+        return {}
 
 
 def _tier_plots(good: pd.DataFrame, standing: list[TierUse], now: float) -> dict[str, Figure]:

@@ -43,19 +43,25 @@ INCOMPRESSIBLE = 1.03
 SEEK = 0.01
 """Seconds that a read in another place takes, for what consolidation gains."""
 AGES = (7, 14, 30, 60, 90)
+REPOSITORY = "the repository"
+"""What a proposal is about that is not about one VM."""
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What is so `today`, what is `advised` (empty: it stays), and the `gain` in words, with how it was found."""
+    """What is so `today`, what is `advised` (empty: it stays), and the `gain` in words, with how it was found.
+
+    `factor` is what the subject's figure (see `followed.py`) would be multiplied by; None where nothing is advised.
+    """
 
     subject: str
     what: str
     today: str
     advised: str
     gain: str
+    factor: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,8 @@ def compression(vm: str, today: str, levels: Sequence[Measured], per_day: float)
             return Proposal("compression", vm, today, "", "no gain: its data cannot be compressed")
         saved = (now.cpu - by_name["none"].cpu) * per_day
         gain = f"{saved:.1f} CPU s less a day; its data cannot be compressed ({best.ratio:.2f} at best)"
-        return Proposal("compression", vm, today, "none" if now.ratio < INCOMPRESSIBLE else "", gain)
+        useless = now.ratio < INCOMPRESSIBLE
+        return Proposal("compression", vm, today, "none" if useless else "", gain, now.ratio if useless else None)
     may = [one for one in levels if one.cpu <= CPU_TIMES * max(now.cpu, by_name["zstd:auto"].cpu)]
     better = max(may, key=lambda one: (one.ratio, -one.cpu), default=now)
     saved_share = 1 - now.ratio / better.ratio
@@ -157,7 +164,7 @@ def compression(vm: str, today: str, levels: Sequence[Measured], per_day: float)
         return Proposal("compression", vm, today, "", gain)
     saved = per_day / now.ratio * saved_share
     gain = f"{size_text(round(saved))} less stored a day ({saved_share:.0%}) for {_times(better, now)} the CPU time"
-    return Proposal("compression", vm, today, better.level, gain)
+    return Proposal("compression", vm, today, better.level, gain, now.ratio / better.ratio)
 
 
 def chunk_size(vm: str, stretches: Sequence[Sequence[bytes]], level: str) -> Proposal:
@@ -179,25 +186,26 @@ def _consolidation(repository: Repository) -> Proposal:
     report = consolidate(repository, dry_run=True)
     today = f"{report.packs} packs, {report.reads_before} reads to restore every newest point"
     if not report.old:
-        return Proposal("consolidation", "the repository", today, "", "no gain: restores read in sequence as it is")
+        return Proposal("consolidation", REPOSITORY, today, "", "no gain: restores read in sequence as it is")
     saved = report.reads_before - report.reads_after
     gain = (
         f"{saved} reads less (about {saved * SEEK:.1f} s on a disk that seeks) and {len(report.old)} packs in "
         f"{report.new_packs}; {size_text(report.live)} are rewritten for it"
     )
-    return Proposal("consolidation", "the repository", today, "vmcellar consolidate", gain)
+    factor = report.reads_after / max(report.reads_before, 1)
+    return Proposal("consolidation", REPOSITORY, today, "vmcellar consolidate", gain, factor)
 
 
 def _tier_rule(repository: Repository, config: Config, frame: pd.DataFrame, now: float) -> Proposal:
     """Which ages would cost least in a month like the last one, points being kept for as long as they are now."""
     tables = {name: prices for name, prices in config.price_tables().items() if name == "hot" or prices.gb_month}
-    today = _rule_today(config)
-    what = "the repository"
+    today = rule_today(config)
+    what = REPOSITORY
     priced = all(name in tables for name, _ in today)
     if len(tables) < 2 or not priced or not any(prices.gb_month for prices in tables.values()):
-        return Proposal("tier rule", what, _rule_text(today), "", "no gain: it takes two tiers with a price each")
+        return Proposal("tier rule", what, rule_text(today), "", "no gain: it takes two tiers with a price each")
     if frame.empty:
-        return Proposal("tier rule", what, _rule_text(today), "", "not known: there is no history")
+        return Proposal("tier rule", what, rule_text(today), "", "not known: there is no history")
     at = pd.Timestamp(now, unit="s", tz="UTC")
     keep = max((now - min((point.time for point in repository.readable_points()), default=now)) / DAY, 1.0)
     rules = [today, *(rule for rule in _rules(list(tables)) if rule != today)]
@@ -205,17 +213,18 @@ def _tier_rule(repository: Repository, config: Config, frame: pd.DataFrame, now:
     best = int(np.argmin(bills))
     saved = bills[0] - bills[best]
     if saved <= WORTH * bills[0]:
-        return Proposal("tier rule", what, _rule_text(today), "", f"no gain: {bills[0]:.2f} a month is the least")
+        return Proposal("tier rule", what, rule_text(today), "", f"no gain: {bills[0]:.2f} a month is the least")
     gain = (
         f"{saved:.2f} of {bills[0]:.2f} less a month, if points are kept for {keep:.0f} days as now; thaws not counted"
     )
-    return Proposal("tier rule", what, _rule_text(today), _rule_text(rules[best]), gain)
+    factor = bills[best] / bills[0]
+    return Proposal("tier rule", what, rule_text(today), rule_text(rules[best]), gain, factor)
 
 
 Rule = tuple[tuple[str, float], ...]
 
 
-def _rule_today(config: Config) -> Rule:
+def rule_today(config: Config) -> Rule:
     """The placement as ages in days from which on bytes lie on a tier."""
     begins, rule = 0.0, []
     for name, until in config.placement.limits() if config.placement else [("hot", "rest")]:
@@ -235,7 +244,7 @@ def _rules(tiers: Sequence[str]) -> list[Rule]:
     return found
 
 
-def _rule_text(rule: Rule) -> str:
+def rule_text(rule: Rule) -> str:
     return ", ".join(name if not age else f"{name} from {age:g} d" for name, age in rule)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from vmcellar.analysis.anomalies import Anomaly
     from vmcellar.analysis.capacity import TierCapacity
+    from vmcellar.analysis.followed import StorageGain
     from vmcellar.analysis.forecast import Outlook
     from vmcellar.analysis.next_run import NextRun
     from vmcellar.analysis.overview import VmOverview
@@ -115,6 +116,18 @@ def anomalies(found: Iterable[Anomaly]) -> pd.DataFrame:
             for one in sorted(found, key=lambda one: -one.score)
         ],
     )
+
+
+def storage_gains(found: Iterable[StorageGain]) -> pd.DataFrame:
+    """What came of advice on storing."""
+    return _frame(
+        ("about", "of", "advised", "on", "figure", "before", "predicted", "came", "verdict"),
+        [
+            (one.about, one.what, one.advised, _moment(one.time), one.unit, f"{one.before:.4g}",
+             f"{one.predicted:.4g}", "" if one.came is None else f"{one.came:.4g}", one.verdict)
+            for one in found
+        ],
+    )  # fmt: skip
 
 
 def consequences(rows: Iterable[Row]) -> pd.DataFrame:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import func, insert, inspect, select, tuple_, update
+from sqlalchemy import Select, func, insert, inspect, select, tuple_, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
@@ -23,6 +23,8 @@ from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
     from vmcellar.config.model import Config
+
+Row = TypeVar("Row", bound=models.Base)
 
 _AT_ONCE = 500
 """Values in one statement: SQLite takes some thousand."""
@@ -55,13 +57,13 @@ class Catalog:
 
     def add(self, rows: Iterable[models.Base]) -> None:
         """Write rows, all or none; one with the key of a row that is there takes its place."""
-        with self._named_errors(), self._writing() as connection, Session(connection) as session:
+        with self.writing() as connection, Session(connection) as session:
             _merge(session, rows)
             session.commit()
 
     def add_new(self, rows: Iterable[models.Base]) -> None:
         """Write many rows that are known not to be there, all or none."""
-        with self._named_errors(), self._writing() as connection, Session(connection) as session:
+        with self.writing() as connection, Session(connection) as session:
             session.add_all(list(rows))
             session.commit()
 
@@ -88,16 +90,21 @@ class Catalog:
         wanted = select(models.Anomaly).where(models.Anomaly.repository == self.repository)
         if vm:
             wanted = wanted.where(models.Anomaly.vm == vm)
-        with self.reading() as connection, Session(connection, expire_on_commit=False) as session:
-            found = list(session.scalars(wanted.order_by(models.Anomaly.at, models.Anomaly.id)))
-            session.expunge_all()
-            return found
+        return self._detached(wanted.order_by(models.Anomaly.at, models.Anomaly.id))
 
     def schedule_changes(self) -> list[models.ScheduleChange]:
         """All changes of schedules, oldest first; detached rows."""
         wanted = select(models.ScheduleChange).where(models.ScheduleChange.repository == self.repository)
+        return self._detached(wanted.order_by(models.ScheduleChange.time, models.ScheduleChange.vm))
+
+    def storage_advice(self) -> list[models.StorageAdvice]:
+        """All advice on storing that was given, oldest first; detached rows."""
+        wanted = select(models.StorageAdvice).where(models.StorageAdvice.repository == self.repository)
+        return self._detached(wanted.order_by(models.StorageAdvice.time, models.StorageAdvice.id))
+
+    def _detached(self, wanted: Select[tuple[Row]]) -> list[Row]:
         with self.reading() as connection, Session(connection, expire_on_commit=False) as session:
-            found = list(session.scalars(wanted.order_by(models.ScheduleChange.time, models.ScheduleChange.vm)))
+            found = list(session.scalars(wanted))
             session.expunge_all()
             return found
 
@@ -107,7 +114,7 @@ class Catalog:
         """
         known = self.point_ids()
         gone, back = sorted(known - set(there)), sorted(known & set(there))
-        with self._named_errors(), self._writing() as connection:
+        with self.writing() as connection:
             went = _set_gone(connection, gone, now)
             _set_gone(connection, back, None)
         return went
@@ -137,6 +144,14 @@ class Catalog:
         """A connection for queries, which sees one state of the catalog however long it reads."""
         with self._named_errors(), self._database.engine.connect() as connection:
             yield connection.execution_options(**self._database.reading)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A connection for statements that are done together or not at all. Other writers wait for its end, and fail
+        after some seconds: for short work alone.
+        """
+        with self._named_errors(), self._writing() as connection:
+            yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

@@ -126,7 +126,9 @@ def write_ahead(connection: Any) -> None:
 class PostgresServer:
     """A database of a server. No pool: processes fork, and a run writes once, at its end.
 
-    A server that stopped without closing its connections is given up after SILENCE_SECONDS of its host's silence.
+    A server whose host is gone is given up after SILENCE_SECONDS, one that takes connections and says nothing after
+    CONNECT_SECONDS, one that stops to answer some seconds after a statement's limit (`patience.py`). Nothing waits for
+    ever, unless the URL sets `statement_timeout` to none.
     """
 
     reading: Mapping[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -136,6 +138,12 @@ class PostgresServer:
         place = make_url(url)
         self.name = place.set(query={}).render_as_string(hide_password=True)
         self.engine = create_engine(_with_driver(place, password), poolclass=NullPool, connect_args=_patience(place))
+
+        @event.listens_for(self.engine, "do_connect")
+        def _connects(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> Any:
+            from vmcellar.catalog import patience  # noqa: PLC0415  (psycopg; only where there is a server)
+
+            return patience.connect(*arguments, **named)
 
         @event.listens_for(self.engine, "begin")
         def _begins(connection: Connection) -> None:

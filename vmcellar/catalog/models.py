@@ -174,6 +174,28 @@ class ScheduleChange(Base, kw_only=True):
     predicted: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
 
 
+class StorageAdvice(Base, kw_only=True):
+    """What `advise --storage` advised on one subject: `vm` is empty where it is about the repository.
+
+    `figure` is what was measured then and `predicted` what it should become (`analysis/followed.py` says of what);
+    `followed` is when it was first seen to be done.
+    """
+
+    __tablename__ = "storage_advice"
+    __table_args__ = (Index("storage_advice_by_time", "repository", "time"),)
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    repository: Mapped[str] = mapped_column(String(32))
+    about: Mapped[str] = mapped_column(String(32))
+    vm: Mapped[str] = mapped_column(String(255))
+    time: Mapped[float] = mapped_column(Double)
+    today: Mapped[str] = mapped_column(Text)
+    advised: Mapped[str] = mapped_column(Text)
+    figure: Mapped[float] = mapped_column(Double)
+    predicted: Mapped[float] = mapped_column(Double)
+    followed: Mapped[float | None] = mapped_column(Double, default=None)
+
+
 class Anomaly(Base, kw_only=True):
     """A strange thing of one VM that has consequences, noted once: what was done, until a person has `judged` it.
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vmcellar.analysis.advise import Advice
-    from vmcellar.catalog.catalog import Catalog
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +77,7 @@ def advise(
         _show_storage(ctx, config, frame, as_json=as_json)
         return
     if gains:
-        _show_gains(open_catalog(ctx, config)[1], frame, now, as_json=as_json)
+        _show_gains(ctx, config, frame, now, as_json=as_json)
         return
     from vmcellar.analysis import adapting
     from vmcellar.cli.render import analysis as render
@@ -103,30 +102,48 @@ def advise(
 def _show_storage(ctx: typer.Context, config: Path | None, frame: pd.DataFrame, *, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from vmcellar.analysis import followed
     from vmcellar.analysis.storing import proposals
     from vmcellar.cli.render import analysis as render
 
-    repository, _ = open_catalog(ctx, config)
-    found = proposals(repository, read_config(ctx, config), frame, repository.clock())
+    repository, catalog = open_catalog(ctx, config)
+    sight = followed.Sight(repository, read_config(ctx, config), frame, repository.clock())
+    found = proposals(repository, sight.config, frame, sight.now)
+    followed.note(catalog, found, sight)
     if as_json:
         print_json({"proposals": [asdict(one) for one in found]})
     else:
         console().print(render.proposals_table(found))
-        note("nothing was changed")
+        note("nothing was changed; `vmcellar advise --gains` tells later what came of advice that was followed")
 
 
-def _show_gains(catalog: Catalog, frame: pd.DataFrame, now: float | None, *, as_json: bool) -> None:
+def _show_gains(
+    ctx: typer.Context, config: Path | None, frame: pd.DataFrame, now: float | None, *, as_json: bool
+) -> None:
     from dataclasses import asdict
 
+    from vmcellar.analysis import followed
     from vmcellar.analysis.gains import gains
     from vmcellar.cli.render import analysis as render
 
-    found = gains(catalog.schedule_changes(), frame, time.time() if now is None else now)
+    repository, catalog = open_catalog(ctx, config)
+    moment = time.time() if now is None else now
+    found = gains(catalog.schedule_changes(), frame, moment)
+    sight = followed.Sight(repository, read_config(ctx, config), frame, moment)
+    stored = followed.storage_gains(catalog, sight)
     if as_json:
-        print_json({"gains": [{**asdict(one), "time": render.rfc3339(one.time)} for one in found]})
-    elif found:
+        print_json(
+            {
+                "gains": [{**asdict(one), "time": render.rfc3339(one.time)} for one in found],
+                "storage": [{**asdict(one), "time": render.rfc3339(one.time)} for one in stored],
+            }
+        )
+        return
+    if found:
         console().print(render.gains_table(found))
-    else:
+    if stored:
+        console().print(render.storage_gains_table(stored))
+    if not found and not stored:
         note("no advice holds that was applied")
 
 

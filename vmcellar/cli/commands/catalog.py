@@ -1,4 +1,4 @@
-"""`vmcellar catalog rebuild`, `export` and `show`."""
+"""`vmcellar catalog rebuild`, `copy`, `export` and `show`."""
 
 from __future__ import annotations
 
@@ -50,6 +50,44 @@ def rebuild(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption
     note(f"{report.evidence} verifications and drills added")
     if report.added:
         note("of runs that were added, failed attempts, segments and the stages' times per disk are not known")
+
+
+@group.command()
+def copy(
+    ctx: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="PLACE",
+            help="A file, or postgresql://USER@HOST/DATABASE with its password in ~/.pgpass; "
+            "else catalog.sqlite in the state directory.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy this repository's rows of another catalog to the one that `catalog:` names, as when moving to a server.
+
+    What is there already stays as it is, but for runs of which only their points told. May be stopped at any time and
+    typed again; the other catalog keeps its rows.
+    """
+    from dataclasses import asdict
+
+    from vmcellar.catalog import copying
+    from vmcellar.catalog.databases import FILE
+
+    _, target = open_catalog(ctx, config)
+    place = copying.place_of(source or str(read_config(ctx, config).state / FILE))
+    done = copying.copy(copying.open_source(place, target), target)
+    if as_json:
+        print_json({"from": place.name, "to": target.name, **asdict(done)})
+        return
+    added = ", ".join(f"{count} {name}" for name, count in sorted(done.added.items())) or "nothing"
+    note(f"copied from {place.name} to {target.name}: {added}")
+    note(f"{done.there} rows were there already, {done.other} of them otherwise; they stay as they are there")
+    if done.better:
+        note(f"of {done.better} runs only their points had told; now there is what the runs wrote themselves")
 
 
 @group.command()

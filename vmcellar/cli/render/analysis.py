@@ -14,6 +14,7 @@ from vmcellar.cli.render.text import seconds_text, size_text, time_text
 if TYPE_CHECKING:
     from vmcellar.analysis.advise import Advice, Change
     from vmcellar.analysis.anomalies import Anomaly
+    from vmcellar.analysis.followed import StorageGain
     from vmcellar.analysis.forecast import Forecast, Outlook
     from vmcellar.analysis.gains import Gain
     from vmcellar.analysis.judging import Judgement, Starts
@@ -35,6 +36,7 @@ def outlook_json(outlook: Outlook, runs: Sequence[NextRun]) -> dict[str, Any]:
     return {
         "now": rfc3339(outlook.now),
         "disks": [_forecast_json(one) for one in outlook.forecasts],
+        "vms": [_forecast_json(one) for one in outlook.totals],
         "next_runs": [_next_run_json(one) for one in runs],
         "refused": [{"vm": one.vm, "disk": one.disk, "reason": one.reason} for one in outlook.refusals],
     }
@@ -72,11 +74,11 @@ def _range_json(one: Range) -> dict[str, float]:
 
 
 def outlook_table(outlook: Outlook) -> Table:
-    """A row per disk: the next day and week, and how that was made."""
+    """A row per disk, and one for all disks of a VM: the next day and week, and how that was made."""
     table = Table("VM", "disk", "next day", "next 7 days", "made by", box=None, pad_edge=False)
-    for one in outlook.forecasts:
+    for one in sorted((*outlook.forecasts, *outlook.totals), key=lambda one: (one.vm, one.disk == "", one.disk)):
         day, week = (one.expected(one.starts[0], one.starts[0] + days * DAY) for days in (1, 7))
-        table.add_row(one.vm, one.disk, size_text(day), size_text(week), one.note)
+        table.add_row(one.vm, one.disk or "all", size_text(day), size_text(week), one.note)
     return table
 
 
@@ -244,4 +246,17 @@ def proposals_table(found: Iterable[Proposal]) -> Table:
     for one in found:
         advised = Text(one.advised, style="bold") if one.advised else Text("stays")
         table.add_row(one.subject, one.what, one.today, advised, one.gain)
+    return table
+
+
+def storage_gains_table(found: Iterable[StorageGain]) -> Table:
+    """A row per piece of advice on storing: the figure before, as predicted, and as it came."""
+    table = Table("about", "of", "advised", "since", "figure", "before", "predicted", "came", "verdict", box=None,
+                  pad_edge=False)  # fmt: skip
+    for one in found:
+        came = "" if one.came is None else f"{one.came:.4g}"
+        table.add_row(
+            one.about, one.what, one.advised, time_text(rfc3339(one.time)), one.unit, f"{one.before:.4g}",
+            f"{one.predicted:.4g}", came, one.verdict,
+        )  # fmt: skip
     return table

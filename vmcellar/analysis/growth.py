@@ -1,0 +1,182 @@
+"""What a tier's disks add: weekly sums of each disk, its last lasting step, its growth, and the sum of all to come.
+
+Each disk is looked at by itself, as a sum over disks hides what they do: one that lately stores five times as much
+looks like a trend of the tier, and one that grows like noise. A disk's history is cut where a step explains its weeks
+better than a line does; else it has the slope of its line through logarithms, drawn towards none by the slope's own
+error. Both take only what stands out of the noise from week to week.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmcellar.analysis.models import FLOOR
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Bools = NDArray[np.bool_]
+
+WEEKS = 13
+RECENT = 5
+"""Weeks whose mean is a disk's level."""
+LEAST_BEFORE, LEAST_AFTER = 3, 2
+LEAST_STEP = float(np.log(1.5))
+STEP_NOISE, SLOPE_NOISE = 4.0, 3.0
+"""How many times its own error a step, or a slope, must be to count at all."""
+STEEPEST = 0.3
+"""The largest slope of a logarithm in a week."""
+LEAST_NOISE = 0.02
+OFTEN = 3.0
+"""Runs a week from which on a week without a run means that the disk has gone; else three such weeks do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Bytes stored by day up to a moment, oldest first: `incremental` by disk, of so many `runs`; `whole` is that of
+    full runs, over all disks.
+    """
+
+    incremental: Floats
+    runs: Floats
+    whole: Floats
+
+    @property
+    def days(self) -> int:
+        """How many there are."""
+        return len(self.whole)
+
+    @property
+    def total(self) -> Floats:
+        """Of all disks and all runs, by day."""
+        return np.asarray(self.incremental.sum(axis=0) + self.whole, dtype=np.float64)
+
+    def until(self, day: int) -> Added:
+        """As it was known at the end of a day."""
+        return Added(self.incremental[:, :day], self.runs[:, :day], self.whole[:day])
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """By disk: bytes a week at `level` on average lately, or `now` at the end of its line, and its `slope` (logarithm,
+    a week); of the whole tier `shape`, the share of each day of a week, and `whole`, bytes a day of full runs.
+    """
+
+    level: Floats
+    now: Floats
+    slope: Floats
+    shape: Floats
+    whole: float
+
+    def ahead(self, days: int, damping: float) -> Floats:
+        """Bytes added on each of the next days; slopes keep `damping` of themselves from week to week."""
+        weeks = days // 7 + 1
+        steps = np.cumsum(damping ** np.arange(1, weeks + 1)) if damping else np.zeros(weeks)
+        begin = self.now if damping else self.level
+        sums = (begin[:, None] * np.exp(self.slope[:, None] * steps[None, :])).sum(axis=0)
+        coming = (sums[:, None] * self.shape[None, :]).reshape(-1)[:days]
+        return np.asarray(coming + self.whole, dtype=np.float64)
+
+
+def trend_of(added: Added) -> Trend:
+    """The trend of what was added; of a week at the least."""
+    weeks = min(added.days // 7, WEEKS)
+    table = added.incremental[:, -weeks * 7 :].reshape(-1, weeks, 7)
+    sums = table.sum(axis=2)
+    runs = added.runs[:, -weeks * 7 :].reshape(-1, weeks, 7).sum(axis=2)
+    lived = _lived(runs, np.asarray(added.runs[:, : added.days - weeks * 7].any(axis=1), dtype=np.bool_))
+    step, slope = _fit(np.where(lived & (runs > 0), np.log(sums + FLOOR), np.nan))
+    back = (weeks - 1.0) - np.arange(weeks)
+    used = _last(lived & _settled(lived, step), RECENT)
+    count = np.maximum(used.sum(axis=1), 1)
+    level, now = (
+        np.where(_gone(runs), 0.0, np.where(used, sums * np.exp(rise[:, None] * back), 0.0).sum(axis=1) / count)
+        for rise in (np.zeros_like(slope), slope)
+    )
+    return Trend(level, now, slope, _shape(table.sum(axis=0)), float(added.whole[-7 * WEEKS :].mean()))
+
+
+def _shape(table: Floats) -> Floats:
+    """Share of a week's bytes by day, from (weeks, 7)."""
+    shape = np.median(table / np.maximum(table.sum(axis=1), 1.0)[:, None], axis=0)
+    total = float(shape.sum())
+    return np.asarray(shape / total if total > 0 else np.full(7, 1 / 7), dtype=np.float64)
+
+
+def _lived(runs: Floats, before: Bools) -> Bools:
+    """Whole weeks of each disk's life; the one in which it began only while there is no other."""
+    seen = np.cumsum(runs, axis=1) > 0
+    whole = np.where(before[:, None], True, np.cumsum(runs, axis=1) - runs > 0)
+    return np.asarray(np.where(whole.any(axis=1, keepdims=True), whole, seen), dtype=np.bool_)
+
+
+def _gone(runs: Floats) -> Bools:
+    usual = np.where(runs > 0, runs, np.nan)
+    known = np.maximum((runs > 0).sum(axis=1), 1)
+    often = np.nansum(usual, axis=1) / known >= OFTEN
+    return np.asarray((often & (runs[:, -1] == 0)) | (runs[:, -3:].sum(axis=1) == 0), dtype=np.bool_)
+
+
+def _settled(lived: Bools, step: NDArray[np.int64]) -> Bools:
+    """The weeks after each disk's step; without the first of them, in which it lies, where two others follow."""
+    place = np.arange(lived.shape[1])[None, :]
+    after = place >= step[:, None]
+    clear = place > step[:, None]
+    enough = (step > 0) & ((lived & clear).sum(axis=1) >= LEAST_AFTER)
+    return np.asarray(np.where(enough[:, None], clear, after), dtype=np.bool_)
+
+
+def _last(which: Bools, most: int) -> Bools:
+    """The last ones of each row."""
+    return np.asarray(which & (np.cumsum(which[:, ::-1], axis=1)[:, ::-1] <= most), dtype=np.bool_)
+
+
+def _fit(logs: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """By disk: the week in which its last step shows (0: none), and its slope (0 with a step)."""
+    count, weeks = logs.shape
+    if weeks < LEAST_BEFORE + LEAST_AFTER:
+        return np.zeros(count, dtype=np.int64), np.zeros(count)
+    known, filled = ~np.isnan(logs), np.nan_to_num(logs)
+    total = np.maximum(known.sum(axis=1), 1).astype(np.float64)
+    place = np.arange(weeks, dtype=np.float64)
+    middle = np.where(known, place, 0.0).sum(axis=1) / total
+    mean = filled.sum(axis=1) / total
+    along = np.where(known, place - middle[:, None], 0.0)
+    apart = np.where(known, logs - mean[:, None], 0.0)
+    spread = np.maximum((along**2).sum(axis=1), 1e-9)
+    slope = (along * apart).sum(axis=1) / spread
+    missed = ((apart - slope[:, None] * along) ** 2).sum(axis=1)
+    noise = _noise(logs)
+    step, better = _step(apart, known, missed, noise)
+    error = np.maximum(np.sqrt(missed / np.maximum(total - 2, 1)), noise) / np.sqrt(spread)
+    kept = np.maximum(1 - (SLOPE_NOISE * error / np.maximum(np.abs(slope), 1e-12)) ** 2, 0.0)
+    return np.where(better, step, 0), np.clip(np.where(better, 0.0, slope * kept), -STEEPEST, STEEPEST)
+
+
+def _noise(logs: Floats) -> Floats:
+    """How much a week differs from the one before, but for a step or a slope."""
+    moved = np.abs(np.diff(logs, axis=1))
+    order = np.sort(moved, axis=1)
+    known = (~np.isnan(moved)).sum(axis=1)
+    middle = order[np.arange(len(order)), np.maximum(known - 1, 0) // 2]
+    return np.maximum(np.where(known > 0, 1.4826 / np.sqrt(2) * np.nan_to_num(middle), 1.0), LEAST_NOISE)
+
+
+def _step(apart: Floats, known: Bools, missed: Floats, noise: Floats) -> tuple[NDArray[np.int64], Bools]:
+    """The week from which on a step explains most, and whether it does so better than a line and than chance."""
+    before = np.cumsum(known, axis=1)[:, :-1].astype(np.float64)
+    after = known.sum(axis=1)[:, None] - before
+    below = np.cumsum(apart, axis=1)[:, :-1]
+    may = (before >= LEAST_BEFORE) & (after >= LEAST_AFTER)
+    parts = np.maximum(before, 1.0), np.maximum(after, 1.0)
+    gained = np.where(may, below**2 / parts[0] + below**2 / parts[1], -1.0)  # deviations add up to zero
+    best, rows = gained.argmax(axis=1), np.arange(len(apart))
+    size = np.abs(below[rows, best]) * (1 / parts[0] + 1 / parts[1])[rows, best]
+    error = noise * np.sqrt((1 / parts[0] + 1 / parts[1])[rows, best])
+    left = (apart**2).sum(axis=1) - gained[rows, best]
+    better = may[rows, best] & (size > np.maximum(LEAST_STEP, STEP_NOISE * error)) & (left < missed)
+    return best + 1, np.asarray(better, dtype=np.bool_)
