@@ -30,7 +30,7 @@ TESTED = (7, 14, 30, 60)
 TESTED_FOR = 30
 LEAST_TESTED = 3
 DAMPINGS = (0.0, 0.8, 0.95)
-OVERLAP, MIRROR = 0.15, 2.0
+OVERLAP, MIRROR = 0.15, {80: 0.25, 95: 0.75}
 """By so much over the number of spans that do not overlap an interval is wider, and reaches as far to either side."""
 BEGINNING = 7
 """Days from a tier's first run on in which a disk's first full is where the history begins, and no newcomer."""
@@ -194,5 +194,5 @@ def _widened(logs: Floats, days: int, level: int) -> tuple[float, float]:
     found = [float(end[0]) for end in bounds(logs[None, :], np.array([np.inf]), level)]
     wider = 1 + OVERLAP / apart
     low, high = min(found[0], 0.0) * wider, max(found[1], 0.0) * wider
-    other = min(1.0, MIRROR / apart) * max(high, -low)
+    other = min(1.0, MIRROR[level] / apart) * max(high, -low)
     return min(low, -other), max(high, other)
