@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -24,8 +26,10 @@ from vmcellar.config.drill import Drill
 from vmcellar.errors import PermanentError
 from vmcellar.repository.evidence import Check, Evidence
 from vmcellar.repository.points import RestorePoint
-from vmcellar.restore import drill_journal
+from vmcellar.restore import drill, drill_copy, drill_journal
 from vmcellar.restore.drill import DrillOrder, drill_point
+from vmcellar.restore.drill_alive import Life, Watch
+from vmcellar.restore.drill_copy import Copy, served
 from vmcellar.restore.drill_journal import Journal
 from vmcellar.restore.plan import chunk_ids
 from vmcellar.restore.serve import Opening
@@ -100,9 +104,11 @@ def test_a_sound_point_boots_passes_its_checks_and_is_gone(
         {"run": "ls /sys/class/net | grep eth", "exit": 1},
         {"run": "exit 7", "exit": 7},
     ]
+    counts = [{"path": "/data", "least": 1, "most": 1}]
     evidence = drill_point(
-        world.repository, point, order(world, vm_tmp, libvirt_daemons, files=files, commands=commands)
+        world.repository, point, order(world, vm_tmp, libvirt_daemons, files=files, commands=commands, counts=counts)
     )
+    assert check_of(evidence, "count /data").found == "1 files"
     assert [check for check in evidence.checks if not check.ok] == []
     assert (evidence.verdict, evidence.alive) == ("passed", "agent")
     assert set(evidence.seconds) == {"restore", "define", "start", "alive", "checks"}
@@ -117,7 +123,8 @@ def test_a_sound_point_boots_passes_its_checks_and_is_gone(
     point = point_of(world, old, edit=set_clock_wrong)
     wrong = [{"path": "/data/hello", "sha256": "00" * 32}, {"path": "/data/none", "sha256": "00" * 32}]
     late = [{"run": "sleep 60", "limit": "1s"}, {"run": "cat /data/hello", "output": "something else"}]
-    asked = order(world, vm_tmp, libvirt_daemons, keep=True, files=wrong, commands=late, ports=[22])
+    few = [{"path": "/data", "least": 2}, {"path": "/data", "most": 0, "least": 0}, {"path": "/no 'such'"}]
+    asked = order(world, vm_tmp, libvirt_daemons, keep=True, files=wrong, counts=few, commands=late, ports=[22])
     evidence = drill_point(world.repository, point, asked)
     assert evidence.verdict == "failed"
     found = {check.name: check.found for check in evidence.failed}
@@ -127,8 +134,11 @@ def test_a_sound_point_boots_passes_its_checks_and_is_gone(
     assert found["port 22"] == "the guest has no address"
     assert found["clock"].startswith("+86")
     assert set(found) == {
-        "clock", "file /data/hello", "file /data/none", "command sleep 60", "command cat /data/hello", "port 22"
+        "clock", "file /data/hello", "file /data/none", "command sleep 60", "command cat /data/hello", "port 22",
+        "count /data", "count /no 'such'",
     }  # fmt: skip
+    assert len(evidence.failed) == len(found) + 1, "both counts of /data"
+    assert (found["count /data"], found["count /no 'such'"]) == ("1 files", "0 files")
     assert_kept_until_cleared(world, libvirt_daemons)
     assert_nothing_left(world, vm_tmp, libvirt_daemons)
 
@@ -166,6 +176,45 @@ def test_a_disk_that_cannot_be_read_ends_a_drill_from_the_repository_at_once(
     assert [check.name for check in evidence.failed] == ["alive", "reads"]
     assert check_of(evidence, "alive").found.startswith("the VM was stopped as a disk could not be read")
     assert "disk vda at byte " in check_of(evidence, "reads").found
+    assert_nothing_left(world, vm_tmp, libvirt_daemons)
+
+
+@pytest.mark.libvirt
+def test_a_tier_that_does_not_answer_in_time_says_nothing_about_the_point(
+    world: World, old: LabGuest, vm_tmp: Path, libvirt_daemons: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the VM runs, the packs are pipes that nobody fills: what is read from them then waits."""
+    requires("nbdkit-python")
+    boots = point_of(world, old)
+    far = random.Random(3).randbytes(16 * MIB)  # beyond what is read ahead of the file system
+    artifacts = {each.name: world.repository.artifact(each) for each in boots.artifacts}
+    point = world.add({"vda": world.models[boots.id]["vda"] + far}, artifacts)
+    held: list[Copy] = []
+    readers: list[subprocess.Popen[bytes]] = []
+
+    def serve(*arguments: Any) -> Copy:
+        held.append(served(*arguments))
+        return held[0]
+
+    def no_sign(_watch: Watch) -> Life:
+        for pack in (world.settings.hot / "data").rglob("*"):
+            if pack.is_file():
+                pack.unlink()
+                os.mkfifo(pack)
+        server = held[0].server
+        assert server is not None
+        read = ["qemu-io", "-r", "-f", "raw", "-c", f"read {28 * MIB} {MIB}", server.uris()["vda"]]
+        readers.append(subprocess.Popen(read, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        wait_for(lambda: server.longest_read >= 0.1, "the read to wait")
+        return Life("", "nothing within the limits")
+
+    monkeypatch.setattr(drill, "served", serve)
+    monkeypatch.setattr(drill_copy, "LONG_READ", 0.1)
+    monkeypatch.setattr("vmcellar.restore.serve._STOP_SECONDS", 0.1)
+    monkeypatch.setattr(Watch, "life", no_sign)
+    with pytest.raises(PermanentError, match="says nothing about the point"):
+        drill_point(world.repository, point, order(world, vm_tmp, libvirt_daemons, method="boot"))
+    assert readers[0].wait() != 0
     assert_nothing_left(world, vm_tmp, libvirt_daemons)
 
 

@@ -29,6 +29,14 @@ class DrillFile(Section):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="its SHA-256 in hex")
 
 
+class DrillCount(Section):
+    """A folder that must hold about as many files as it did."""
+
+    path: str = Field(min_length=1, description="the folder's path in the guest")
+    least: int = Field(default=1, ge=0, description="the fewest files that may be below it")
+    most: int | None = Field(default=None, ge=0, description="the most; default: any number")
+
+
 class Drill(Section):
     """The drill of a job's points. Times are the most that is waited for each sign of life, one after the other."""
 
@@ -47,4 +55,5 @@ class Drill(Section):
     network: str = Field(default="", description="an isolated libvirt network for the guest; empty: no network card")
     commands: tuple[DrillCommand, ...] = ()
     files: tuple[DrillFile, ...] = ()
+    counts: tuple[DrillCount, ...] = ()
     ports: tuple[int, ...] = Field(default=(), description="TCP ports of the guest that must answer; needs network")

@@ -75,6 +75,7 @@ def drills(record: Evidence) -> list[Row]:
             "agent_missed": _missed(record, "agent"),
             "clock_wrong": _missed(record, "clock"),
             "files_wrong": _count(record, "file "),
+            "counts_wrong": _count(record, "count "),
             "commands_failed": _count(record, "command "),
             "ports_closed": _count(record, "port "),
             "rto": _number(record.rto),

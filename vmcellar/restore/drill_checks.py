@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import time
+from math import inf
 
 import libvirt
 
-from vmcellar.config.drill import Drill, DrillCommand, DrillFile
+from vmcellar.config.drill import Drill, DrillCommand, DrillCount, DrillFile
 from vmcellar.progress import CancelToken
 from vmcellar.repository.evidence import Check
 from vmcellar.sources.guest_agent import Agent, AgentError
 
 _SHOWN = 200
 _CONNECT_SECONDS = 5.0
+_COUNT_SECONDS = 300.0
 
 
 def checks_of(domain: libvirt.virDomain, rules: Drill, *, agent: bool, cancel: CancelToken) -> list[Check]:
@@ -26,6 +29,9 @@ def checks_of(domain: libvirt.virDomain, rules: Drill, *, agent: bool, cancel: C
     for file in rules.files:
         cancel.check()
         found.append(_file(inside, file) if agent else _not_asked(f"file {file.path}"))
+    for count in rules.counts:
+        cancel.check()
+        found.append(_files_below(inside, count, cancel) if agent else _not_asked(f"count {count.path}"))
     for port in rules.ports:
         cancel.check()
         found.append(_port(inside, port) if agent else _not_asked(f"port {port}"))
@@ -63,6 +69,23 @@ def _file(agent: Agent, file: DrillFile) -> Check:
     except AgentError as error:
         return Check(f"file {file.path}", f"sha256 {file.sha256}", error.message, ok=False)
     return Check(f"file {file.path}", f"sha256 {file.sha256}", f"sha256 {found}", ok=found == file.sha256)
+
+
+def _files_below(agent: Agent, count: DrillCount, cancel: CancelToken) -> Check:
+    """Regular files of the folder's own file system; none where there is no such folder."""
+    name = f"count {count.path}"
+    wanted = f"at least {count.least} files" + ("" if count.most is None else f", at most {count.most}")
+    line = f"find {shlex.quote(count.path)} -xdev -type f 2>/dev/null | wc -l"
+    try:
+        ran = agent.run(line, _COUNT_SECONDS, cancel)
+    except AgentError as error:
+        return Check(name, wanted, error.message, ok=False)
+    words = ran.output.split()
+    if ran.code or not words or not words[-1].isdigit():
+        return Check(name, wanted, " ".join(words)[:_SHOWN] or "no count", ok=False)
+    number = int(words[-1])
+    most = inf if count.most is None else count.most
+    return Check(name, wanted, f"{number} files", ok=count.least <= number <= most)
 
 
 def _port(agent: Agent, port: int) -> Check:
