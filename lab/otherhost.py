@@ -51,8 +51,10 @@ exec "$@"
 class OtherHost:
     """Start it with `boot` or `with`. One thread."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        """`folder` must be one that QEMU's user may enter (`lab.paths.vm_folder`); `name` is the host's name."""
+    def __init__(self, folder: Path, name: str, qemu_conf: str = "") -> None:
+        """`folder` must be one that QEMU's user may enter (`lab.paths.vm_folder`); `name` is the host's name, and
+        `qemu_conf` further lines of its libvirt's qemu.conf.
+        """
         self.name = name
         self.folder = folder / name
         self._unshare: subprocess.Popen[bytes] | None = None
@@ -61,7 +63,7 @@ class OtherHost:
         for each in FOLDERS:
             (self.folder / each).mkdir(mode=0o755, parents=True)
         (self.folder / "etc" / "qemu").mkdir()
-        (self.folder / "etc" / "qemu.conf").write_text('stdio_handler = "file"\nnamespaces = []\n')
+        (self.folder / "etc" / "qemu.conf").write_text('stdio_handler = "file"\nnamespaces = []\n' + qemu_conf)
         (self.folder / "etc" / "libvirtd.conf").write_text(f'auth_unix_rw = "none"\nhost_uuid = "{uuid.uuid4()}"\n')
         known = Path("/var/cache/libvirt/qemu")  # what libvirt learnt of QEMU takes it seconds to learn again
         if known.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import ceph, daemons, glacier, postgres
+from lab import ceph, daemons, glacier, postgres, sshd
 from lab.shellcommand import LabError
 
 
@@ -22,7 +22,7 @@ def in_ci() -> bool:
 def requires(name: str) -> None:
     """Skip the calling test, or fail it in CI, unless `name` is there.
 
-    It is "libvirt", "root", "ceph", "glacier", "nbdkit-python", "libguestfs", "postgresql" or a program's name.
+    It is "libvirt", "root", "ceph", "glacier", "nbdkit-python", "libguestfs", "postgresql", "sshd" or a program's name.
     """
     problem = _CHECKS.get(name, lambda: _program(name))()
     if problem and in_ci():
@@ -74,6 +74,12 @@ def _libguestfs() -> str:
     return f"not installed: {', '.join(missing)}; `./run test` as root installs them" if missing else ""
 
 
+def _sshd() -> str:
+    missing = [str(path) for path in (sshd.SSHD,) if not path.exists()]
+    missing += [name for name in ("ssh", "ssh-keygen") if not shutil.which(name)]
+    return f"not installed: {', '.join(missing)}; `./run test` as root installs openssh-server" if missing else ""
+
+
 def _postgresql() -> str:
     return "" if postgres.programs() else "not installed; `./run test` as root installs it"
 
@@ -86,4 +92,5 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "nbdkit-python": _nbdkit_python,
     "libguestfs": _libguestfs,
     "postgresql": _postgresql,
+    "sshd": _sshd,
 }

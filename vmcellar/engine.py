@@ -234,7 +234,8 @@ def _open(path: Path) -> Engine:
 
     config = load_config(path)
     repository = Repository.open(config)
-    source = LibvirtSource(config.libvirt.uri, config.scratch, instance=instance_of(config.state))
+    instance, remote = instance_of(config.state), config.libvirt.remote
+    source = LibvirtSource(config.libvirt.uri, config.scratch, instance=instance, remote=remote)
     return Engine(config, repository, source)
 
 

@@ -259,7 +259,7 @@ def test_the_schema_knows_the_keys_and_the_shown_values_fill_in_defaults() -> No
     }  # fmt: skip
     assert schema["additionalProperties"] is False
     shown = shown_config(parse_config(EXAMPLE, FILE))
-    assert shown["libvirt"] == {"uri": "qemu:///system"}
+    assert shown["libvirt"]["uri"] == "qemu:///system"
     assert shown["landing"]["budget"] > 0
 
 

@@ -77,7 +77,8 @@ class Cellar:
 
     def new_engine(self) -> Engine:
         """What a new process would open."""
-        source = LibvirtSource(self.config.libvirt.uri, self.config.scratch, RESERVE)
+        remote = self.config.libvirt.remote
+        source = LibvirtSource(self.config.libvirt.uri, self.config.scratch, RESERVE, remote=remote)
         return Engine(self.config, Repository.open(self.config), source)
 
     # Backing up

@@ -45,7 +45,7 @@ def main() -> int:
     code = 0
     try:
         config = load_config(options.config)
-        source = LibvirtSource(config.libvirt.uri, config.scratch, RESERVE)
+        source = LibvirtSource(config.libvirt.uri, config.scratch, RESERVE, remote=config.libvirt.remote)
         engine = Engine(config, Repository.open(config), source)
         with cancel_on_signals() as cancel:
             report["point"] = pipeline.run(

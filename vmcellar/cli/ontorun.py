@@ -47,10 +47,10 @@ def overwrite(ctx: typer.Context, name: str, onto: list[str], image_format: Imag
     words = by_target(point, onto)
     if not reach.yes:
         _ask(point, words)
+    machines = machines_at(config.libvirt.uri)
     pairs = {
         target: find_destination(disk, point.disk(target).size, image_format, volumes) for target, disk in words.items()
     }
-    machines = machines_at(config.libvirt.uri)
     with cancel_on_signals() as cancel, progress_bars() as progress:
         report = restore_onto(repository, point, pairs, config.state, machines, progress, cancel)
     if reach.as_json:

@@ -110,6 +110,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
             "state": folder / config.state,
             "catalog": config.catalog.within(folder),
             "scratch": folder / config.scratch,
+            "libvirt": config.libvirt.within(folder),
             "key": config.key and within(config.key),
             "notify": tuple(within(each) for each in config.notify),
             "ping": config.ping and within(config.ping),

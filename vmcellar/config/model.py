@@ -12,6 +12,7 @@ from vmcellar.config.catalogplace import CatalogPlace
 from vmcellar.config.jobs import BackupJob, Storage
 from vmcellar.config.placement import Placement
 from vmcellar.config.prices import ARCHIVE_CLASSES, Prices
+from vmcellar.config.remote import RemoteHost
 from vmcellar.config.schedules import OptionalSchedule, Schedule
 from vmcellar.config.secrets import HostPath, SecretReference
 from vmcellar.config.section import Section
@@ -76,6 +77,12 @@ class Libvirt(Section):
     """The hypervisor whose VMs are backed up."""
 
     uri: str = Field(default="qemu:///system", min_length=1, description="libvirt connection URI")
+    remote: RemoteHost = Field(default=RemoteHost(), description="for a uri of another host: how its disks are read")
+
+    def within(self, folder: Path) -> Libvirt:
+        """The same with a relative path taken from `folder`."""
+        remote = self.remote.model_copy(update={"certificates": folder / self.remote.certificates})
+        return self.model_copy(update={"remote": remote})
 
 
 ShareName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]

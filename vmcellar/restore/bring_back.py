@@ -16,6 +16,7 @@ from vmcellar.restore.qcow2 import CLUSTER
 from vmcellar.restore.report import RestoreReport, RestoreTarget
 from vmcellar.restore.restore import DOMAIN_XML, restore_point
 from vmcellar.restore.targets import ImageFormat, Preallocation
+from vmcellar.sources.libvirt_uri import refuse_other_host
 from vmcellar.tiers.base import ArchivedError
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def _connection(uri: str, name: str, point: RestorePoint) -> Connection:
     from vmcellar.restore.define import check_name_free  # noqa: PLC0415  (needs libvirt)
     from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415  (the same)
 
+    refuse_other_host(uri, f"defining {name}")
     if point.artifact(DOMAIN_XML) is None:
         raise PermanentError(
             f"point {point.id} of {point.vm} holds no domain XML, so no VM can be defined",

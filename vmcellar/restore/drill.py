@@ -37,6 +37,7 @@ from vmcellar.restore.drill_journal import Journal
 from vmcellar.restore.restore import DOMAIN_XML
 from vmcellar.restore.serve import Opening
 from vmcellar.sources.libvirt_connection import Connection, explain
+from vmcellar.sources.libvirt_uri import refuse_other_host
 
 if TYPE_CHECKING:
     from vmcellar.config.model import Config
@@ -75,6 +76,7 @@ def drill_point(
     refuses) or cannot read the repository: that says nothing about the point. CancelledError when stopped. Clears
     leftovers of dead drills first.
     """
+    refuse_other_host(order.uri, f"drilling {point.vm}")
     drill_journal.clear(order.state)
     connection = Connection(order.uri)
     try:

@@ -35,6 +35,7 @@ from vmcellar.restore.targets import ImageFormat
 from vmcellar.restore.thaw import refuse_asleep
 from vmcellar.restore.volumes import LibvirtVolumes
 from vmcellar.sources.libvirt_connection import Connection, explain
+from vmcellar.sources.libvirt_uri import refuse_other_host
 
 if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
@@ -73,6 +74,7 @@ class InPlace:
     def __init__(
         self, repository: Repository, point: RestorePoint, connection: Connection, state: Path, wishes: Wishes
     ) -> None:
+        refuse_other_host(connection.uri, f"restoring {point.vm} in place")
         self._repository = repository
         self._point = point
         self._connection = connection

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from vmcellar.errors import PermanentError
 from vmcellar.restore import rbd_images
 from vmcellar.restore.destinations import Destination
+from vmcellar.sources.libvirt_uri import refuse_other_host
 
 if TYPE_CHECKING:
     import libvirt
@@ -34,8 +35,9 @@ _HINT = "nothing was written; shut it down first, or choose another disk"
 def machines_at(uri: str) -> Machines:
     """The domains of the libvirt at `uri`; nobody where libvirt is not installed.
 
-    An installed libvirt that does not answer is an error: what its VMs use cannot be known.
+    An installed libvirt that does not answer is an error: what its VMs use cannot be known. So is one of another host.
     """
+    refuse_other_host(uri, "overwriting disks of this host")
     try:
         from vmcellar.sources.libvirt_connection import Connection  # noqa: PLC0415  (needs libvirt)
     except ImportError:

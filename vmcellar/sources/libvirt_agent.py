@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import threading
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
+
+from vmcellar.errors import VmcellarError
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +44,17 @@ class Quiesce:
     up.
     """
 
-    def __init__(self, domain: libvirt.virDomain, marker: Path, timeout: float) -> None:
-        """For `domain`; `marker` is created and removed; `timeout` in seconds."""
+    def __init__(
+        self,
+        domain: libvirt.virDomain,
+        marker: Path,
+        timeout: float,
+        find: Callable[[], libvirt.virDomain | None] | None = None,
+    ) -> None:
+        """For `domain`; `marker` is created and removed; `timeout` in seconds. `find` gives the domain over a new
+        connection when a thaw failed: the network to another host may break while its guest is frozen.
+        """
+        self._find = find
         self._domain = domain
         self._marker = marker
         self._timeout = timeout
@@ -107,12 +120,18 @@ class Quiesce:
                 return ""
             problem = thaw(self._domain)
             if problem:
+                self._look_again()
                 return problem
             self._due = False
             if self._frozen_at is not None:
                 self.seconds = time.monotonic() - self._frozen_at
             self._marker.unlink(missing_ok=True)
             return ""
+
+    def _look_again(self) -> None:
+        with contextlib.suppress(VmcellarError):
+            found = self._find() if self._find else None
+            self._domain = found or self._domain
 
     def _keep_thawing(self) -> None:
         deadline = time.monotonic() + KEEP_THAWING_SECONDS

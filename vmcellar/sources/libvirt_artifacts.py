@@ -9,6 +9,8 @@ from pathlib import Path
 
 import libvirt
 
+from vmcellar.sources.libvirt_pool import HostFiles
+
 DOMAIN_XML = "domain.xml"
 NVRAM = "nvram"
 TPM = "tpm.tar"
@@ -17,19 +19,23 @@ BOOT_FILES = ("kernel", "initrd", "dtb")
 _TPM_STATE = Path("/var/lib/libvirt/swtpm")
 
 
-def collect(domain: libvirt.virDomain) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def collect(domain: libvirt.virDomain, *, elsewhere: bool = False) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The artifacts by name, and a warning for each that exists but cannot be read.
 
     `domain.xml` has its secrets and is the persistent definition, or the live one when their disks differ (hot-added
     disks) or nothing persistent exists. `tpm.tar` holds the emulator's state folder. `kernel`, `initrd` and `dtb` are
-    those of a direct boot.
+    those of a direct boot. With `elsewhere` the files are on another host, and are read through its storage pools.
     """
     live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
     found = {DOMAIN_XML: _definition(domain, live).encode()}
     warnings: list[str] = []
+    there = HostFiles(domain.connect()) if elsewhere else None
     for name, path in _files(ET.fromstring(live)):  # noqa: S314
         try:
-            found[name] = _archive(path) if path.is_dir() else path.read_bytes()
+            if there is not None:
+                found[name] = there.tpm_state(path) if name == TPM else there.read(path)
+            else:
+                found[name] = _archive(path) if path.is_dir() else path.read_bytes()
         except OSError as error:
             warnings.append(f"{name} was not captured, the restored VM may not boot: {error}")
     return found, tuple(warnings)

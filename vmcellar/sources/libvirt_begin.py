@@ -12,13 +12,21 @@ import libvirt
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from vmcellar.errors import PermanentError
-from vmcellar.sources import libvirt_artifacts, libvirt_checkpoints, libvirt_job, libvirt_off, libvirt_scratch
+from vmcellar.sources import (
+    libvirt_artifacts,
+    libvirt_checkpoints,
+    libvirt_job,
+    libvirt_off,
+    libvirt_pool,
+    libvirt_scratch,
+)
 from vmcellar.sources.base import CaptureRequest, CaptureResult, SourceDisk
 from vmcellar.sources.libvirt_agent import Quiesce
 from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
 from vmcellar.sources.libvirt_connection import BusyError, Connection, explain
 from vmcellar.sources.libvirt_disks import Layout, decide, read_layout
 from vmcellar.sources.libvirt_job import JobFiles
+from vmcellar.sources.libvirt_remote import Elsewhere, PortTakenError, RemoteJob, check_door, files_in, is_served
 from vmcellar.sources.libvirt_scratch import Hold
 from vmcellar.sources.nbd import export_size
 
@@ -51,10 +59,19 @@ class Beginning:
     """Begins one capture of a domain for `request`; one that is off is started paused first, if that is allowed."""
 
     def __init__(
-        self, connection: Connection, request: CaptureRequest, scratch: Path, reserve: int, instance: str
+        self,
+        connection: Connection,
+        request: CaptureRequest,
+        scratch: Path,
+        reserve: int,
+        instance: str,
+        elsewhere: Elsewhere | None,
     ) -> None:
-        """`scratch` is the folder for socket and scratch files, in which `reserve` bytes must be free."""
+        """`scratch` is the folder for socket and scratch files, in which `reserve` bytes must be free. With `elsewhere`
+        both are on another host, and what is here is the record of whose they are.
+        """
         self._instance = instance
+        self._elsewhere = elsewhere
         self._connection = connection
         self._request = request
         self._base = scratch
@@ -75,44 +92,61 @@ class Beginning:
             self._name,
             self._instance,
         )
-        folder, hold = libvirt_scratch.create(self._base, owner, qemu_user(self._domain.XMLDesc(0)))
+        folder, hold = libvirt_scratch.create(self._base, owner, self._file_owner())
         files = JobFiles(folder)
         try:
+            if self._elsewhere is not None:
+                files = self._elsewhere.job(folder, self._domain.connect(), self._request.vm)
             if self._was_off:
                 self._start_paused(folder)
             plan = self._plan(self._request.force_full)
-            libvirt_scratch.check_space(files.folder, self._request.vm, [d.size for d in plan.disks], self._reserve)
+            self._check_space(files, [disk.size for disk in plan.disks])
             return self._begin(plan, files, hold)
         except BaseException:
-            clear_job(self._connection.find(self._request.vm), files)  # over a new connection, if the old one broke
+            domain = self._connection.find(self._request.vm)  # over a new connection, if the old one broke
+            clear_job(domain, files_in(folder))
             raise
 
     def _start_paused(self, folder: Path) -> None:
         self._was_off = libvirt_off.start_paused(self._domain, folder / libvirt_scratch.STARTED_MARKER)
         recorded = [checkpoint.name for checkpoint in self._request.chain]
         libvirt_checkpoints.trim(self._domain, self._request.repository_id, recorded, ())
-        user = qemu_user(self._domain.XMLDesc(0))
+        user = self._file_owner()
         libvirt_scratch.give(folder, user)
         libvirt_scratch.check_reachable(folder, user)
+
+    def _file_owner(self) -> tuple[int, int]:
+        """Who writes in the job's folder: QEMU, where it runs on this host."""
+        return (os.getuid(), os.getgid()) if self._elsewhere else qemu_user(self._domain.XMLDesc(0))
+
+    def _check_space(self, files: JobFiles, sizes: list[int]) -> None:
+        vm = self._request.vm
+        if isinstance(files, RemoteJob):
+            libvirt_pool.check_space(self._domain.connect(), files.pool, vm, min(self._reserve, sum(sizes)))
+        else:
+            libvirt_scratch.check_space(files.folder, vm, sizes, self._reserve)
 
     def _begin(self, plan: _Plan, files: JobFiles, hold: Hold) -> LibvirtCapture:
         began = time.time()
         try:
-            quiesce = self._begin_patiently(plan, files)
+            quiesce, files = self._begin_patiently(plan, files)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT:
                 raise explain(error, self._request.vm, "beginning the backup job") from error
             plan = self._plan(libvirt_checkpoints.BROKEN)
-            quiesce = self._begin_patiently(plan, files)
+            quiesce, files = self._begin_patiently(plan, files_in(files.folder))
         plan, resized = self._as_exported(plan, files)
-        artifacts, warnings = libvirt_artifacts.collect(self._domain)
+        if isinstance(files, RemoteJob):
+            check_door(files, plan.disks[0].target, self._request.vm)
+        elsewhere = self._elsewhere is not None
+        artifacts, warnings = libvirt_artifacts.collect(self._domain, elsewhere=elsewhere)
         warnings = (*resized, *warnings)
         result = self._result(plan, files, quiesce, began, warnings)
         return LibvirtCapture(self._connection, result, artifacts, hold)
 
     def _plan(self, everything: str) -> _Plan:
         xml = self._domain.XMLDesc(0)
-        layout = read_layout(xml, self._request.excluded)
+        layout = read_layout(xml, self._request.excluded, self._domain.connect() if self._elsewhere else None)
         if not layout.disks:
             reasons = "; ".join(f"{disk.target}: {disk.reason}" for disk in layout.uncovered) or "it has no disk"
             raise PermanentError(
@@ -155,15 +189,25 @@ class Beginning:
             disks.append(disk)
         return replace(plan, disks=tuple(disks)), warnings
 
-    def _begin_patiently(self, plan: _Plan, files: JobFiles) -> Quiesce:
-        """Freeze, begin, thaw; again with back-off while another operation holds the domain (pitfall 15)."""
+    def _begin_patiently(self, plan: _Plan, files: JobFiles) -> tuple[Quiesce, JobFiles]:
+        """Freeze, begin, thaw; again with back-off while another operation holds the domain (pitfall 15), or somebody
+        took the job's port: on another one then. The files are those that the job has.
+        """
         retrying = Retrying(
             retry=retry_if_exception_type(BusyError),
             stop=stop_after_attempt(BUSY_ATTEMPTS),
             wait=wait_exponential_jitter(1, max=15),
             reraise=True,
         )
-        return retrying(self._begin_once, plan, files)
+        for attempt in retrying:
+            with attempt:
+                try:
+                    return self._begin_once(plan, files), files
+                except PortTakenError:
+                    if self._elsewhere is not None and isinstance(files, RemoteJob):
+                        files = self._elsewhere.on_another_port(files)
+                    raise
+        raise AssertionError("the last attempt raises")
 
     def _begin_once(self, plan: _Plan, files: JobFiles) -> Quiesce:
         job = libvirt_job.backup_xml(files, plan.disks, plan.others, plan.parent)
@@ -172,17 +216,24 @@ class Beginning:
             others = [*plan.untracked, *plan.others]
             checkpoint = libvirt_checkpoints.checkpoint_xml(self._name, self._request.run_id, plan.tracked, others)
         marker = files.folder / libvirt_scratch.FROZEN_MARKER
-        quiesce = Quiesce(self._domain, marker, self._request.freeze_timeout)
+        quiesce = Quiesce(self._domain, marker, self._request.freeze_timeout, self._find_again)
         try:
             quiesce.freeze()
             self._domain.backupBegin(job, checkpoint, 0)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
                 raise explain(error, self._request.vm, "beginning the backup job") from error
+            if isinstance(files, RemoteJob) and is_served(files.host, files.port):
+                taken = f"{self._request.vm}: port {files.port} of {files.host} is in use: {error}"
+                raise PortTakenError(taken, hint="set `libvirt: remote: ports:` to ports that are free") from error
             raise
         finally:
             quiesce.thaw()
         return quiesce
+
+    def _find_again(self) -> libvirt.virDomain | None:
+        """The domain over a connection that works, when the one before broke."""
+        return self._connection.find(self._request.vm)
 
     def _why_not_quiesced(self, quiesce: Quiesce) -> str:
         return libvirt_off.REASON if self._was_off and libvirt_off.has_never_run(self._domain) else quiesce.reason
@@ -203,7 +254,7 @@ class Beginning:
             consistency_reason=self._why_not_quiesced(quiesce),
             freeze_seconds=quiesce.seconds,
             began=began,
-            socket=str(files.socket),
+            socket=files.place,
             scratch=str(files.folder),
             disks=plan.disks,
             uncovered=plan.layout.uncovered,

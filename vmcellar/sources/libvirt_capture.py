@@ -9,11 +9,13 @@ from pathlib import Path
 
 import libvirt
 
-from vmcellar.sources import libvirt_job, libvirt_off, libvirt_scratch
+from vmcellar.sources import libvirt_job, libvirt_off, libvirt_pool, libvirt_scratch
 from vmcellar.sources.base import CaptureResult, ClearAction, Extent, PreviousDisk, ScratchPressure, SourceDisk
 from vmcellar.sources.libvirt_agent import is_thawing, thaw
-from vmcellar.sources.libvirt_connection import Connection, explain
+from vmcellar.sources.libvirt_connection import Connection, explain, is_connection_lost
 from vmcellar.sources.libvirt_job import JobFiles
+from vmcellar.sources.libvirt_pool import SpaceWatch
+from vmcellar.sources.libvirt_remote import RemoteJob, files_in
 from vmcellar.sources.libvirt_scratch import Hold
 from vmcellar.sources.nbd import DIRTY_BITMAP, ExportReader
 
@@ -32,7 +34,9 @@ class LibvirtCapture:
         """For a job that runs: see `LibvirtSource.begin` and `reattach`."""
         self._hold = hold
         self._connection = connection
-        self._files = JobFiles(Path(result.scratch))
+        self._files = files_in(Path(result.scratch))
+        self._space = SpaceWatch(self._files.pool) if isinstance(self._files, RemoteJob) else None
+        self._looking = threading.Lock()
         self._disks = {disk.target: disk for disk in result.disks}
         self._previous = {disk.target: disk for disk in result.previous}
         self._ending = threading.Lock()
@@ -62,8 +66,16 @@ class LibvirtCapture:
             return list(reader.extents())
 
     def scratch_pressure(self) -> ScratchPressure:
-        """What the job's scratch files take and what is free beside them; two system calls and one per disk."""
-        return libvirt_scratch.pressure(self._files.folder)
+        """What the job's scratch files take and what is free beside them; two system calls and one per disk, or
+        one question to the other host.
+        """
+        if self._space is None:
+            return libvirt_scratch.pressure(self._files.folder)
+        with self._looking:
+            try:
+                return self._space.look(self._connection.domain(self.result.vm))
+            except libvirt.libvirtError as error:
+                raise explain(error, self.result.vm, "looking at the scratch space") from error
 
     def alive(self) -> bool:
         """Whether QEMU still holds this instant."""
@@ -122,9 +134,24 @@ def clear_job(domain: libvirt.virDomain | None, files: JobFiles) -> list[ClearAc
         if libvirt_off.stop(active, marker):
             actions.append("stopped")
     if files.folder.exists():
+        if isinstance(files, RemoteJob) and domain is not None:
+            _remove_there(domain, files)
         libvirt_scratch.remove(files.folder)
         actions.append("scratch-removed")
     return actions
+
+
+def _remove_there(domain: libvirt.virDomain, job: RemoteJob) -> None:
+    """Remove scratch files that libvirt left on the other host; what cannot be removed is named."""
+    try:
+        left = libvirt_pool.remove_files(domain.connect(), job.pool, job.prefix)
+    except libvirt.libvirtError as error:
+        if is_connection_lost(error):
+            raise
+        log.warning("%s: files %s* may lie in storage pool %s: %s", domain.name(), job.prefix, job.pool, error)
+        return
+    if left:
+        log.info("%s: removed %s from storage pool %s", domain.name(), ", ".join(left), job.pool)
 
 
 def with_grown_part(dirty: list[Extent], disk: SourceDisk, previous: PreviousDisk) -> list[Extent]:

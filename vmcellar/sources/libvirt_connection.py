@@ -14,6 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.sources.libvirt_keepalive import open_alive
+from vmcellar.sources.libvirt_uri import other_host
 
 RECONNECT_SECONDS = 20
 """How long a daemon that was there may take to come back, as in a package upgrade."""
@@ -199,6 +200,10 @@ def _no_connection(uri: str, error: libvirt.libvirtError) -> VmcellarError:
     if number in (errno.EACCES, errno.EPERM) or error.get_error_code() in refused or _polkit_missing(error):
         hint = "this user may not use libvirt: run as root, or `usermod -aG libvirt USER` and log in again"
         return PermanentError(message, hint=hint)
+    host = other_host(uri)
+    if host:
+        hint = f"log in to {host} without a question first, as with `ssh {host}`; then `virsh -c URI list`"
+        return TransientError(message, hint=f"{hint} (docs/remote-hosts.md)")
     if number in (errno.ENOENT, errno.ECONNREFUSED):
         hint = "start the daemon: `systemctl start libvirtd` (or virtqemud.socket); without systemd, `libvirtd -d`"
         return TransientError(message, hint=hint)

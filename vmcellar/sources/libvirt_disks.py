@@ -6,11 +6,17 @@ import xml.etree.ElementTree as ET
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vmcellar.sources import libvirt_pool
 from vmcellar.sources.base import PreviousDisk, SourceDisk, UncoveredDisk
+
+if TYPE_CHECKING:
+    import libvirt
 
 _QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_VERSION = slice(4, 8)
+QCOW2_OLD = "qcow2 version 2: no bitmap (`qemu-img amend -o compat=1.1 IMAGE` while the VM is off)"
 _COVERED_TYPES = frozenset({"file", "block", "network", "volume"})
 
 
@@ -23,8 +29,10 @@ class Layout:
     warnings: tuple[str, ...]
 
 
-def read_layout(xml: str, excluded: Collection[str]) -> Layout:
-    """Classify every disk of a live domain XML."""
+def read_layout(xml: str, excluded: Collection[str], elsewhere: libvirt.virConnect | None = None) -> Layout:
+    """Classify every disk of a live domain XML. `elsewhere` is the connection to another host, if the images lie there:
+    of what this host has under their names nothing is read.
+    """
     disks: list[SourceDisk] = []
     uncovered: list[UncoveredDisk] = []
     for element in ET.fromstring(xml).iterfind("devices/disk"):  # noqa: S314
@@ -33,7 +41,7 @@ def read_layout(xml: str, excluded: Collection[str]) -> Layout:
         if refusal is not None:
             uncovered.append(UncoveredDisk(target, refusal[0], refusal[1]))
         else:
-            disks.append(_source_disk(element, target))
+            disks.append(_source_disk(element, target, elsewhere))
     present = {d.target for d in disks} | {u.target for u in uncovered}
     warnings = tuple(f"{name}: excluded, but the VM has no such disk" for name in sorted(set(excluded) - present))
     return Layout(tuple(disks), tuple(uncovered), warnings)
@@ -85,15 +93,25 @@ def _refusal(element: ET.Element, excluded: bool) -> tuple[str, bool] | None:
     return next(((reason, expected) for applies, reason, expected in checks if applies), None)
 
 
-def _source_disk(element: ET.Element, target: str) -> SourceDisk:
+def _source_disk(element: ET.Element, target: str, elsewhere: libvirt.virConnect | None) -> SourceDisk:
     form = _attribute(element, "driver", "type") or "raw"
     image = _image(element)
     serial = (element.findtext("serial") or "").strip()
     local = Path(image) if element.get("type") in ("file", "block") else None
-    header = _header(local) if local else b""
-    reason = _untracked_reason(form, header, local is not None)
+    if local is not None and elsewhere is not None:
+        reason = _untracked_reason_there(form, elsewhere, image)
+        local = None
+    else:
+        reason = _untracked_reason(form, _header(local) if local else b"", local is not None)
     identity = ";".join(filter(None, (f"serial={serial}", f"image={image}", _file_identity(local))))
     return SourceDisk(target, 0, identity, form, not reason, reason, "", image, serial)
+
+
+def _untracked_reason_there(form: str, elsewhere: libvirt.virConnect, image: str) -> str:
+    """The same for an image of another host. QEMU opened it as what the XML says; a pool may know its version."""
+    if form != "qcow2":
+        return f"{form} disk: no bitmap"
+    return QCOW2_OLD if libvirt_pool.qcow2_compat(elsewhere, image) == "0.10" else ""
 
 
 def _untracked_reason(form: str, header: bytes, local: bool) -> str:
@@ -104,12 +122,12 @@ def _untracked_reason(form: str, header: bytes, local: bool) -> str:
     if not header.startswith(_QCOW2_MAGIC):
         return "the image cannot be read here, so no bitmap"
     if int.from_bytes(header[_QCOW2_VERSION], "big") < 3:
-        return "qcow2 version 2: no bitmap (`qemu-img amend -o compat=1.1 IMAGE` while the VM is off)"
+        return QCOW2_OLD
     return ""
 
 
 def _file_identity(path: Path | None) -> str:
-    """The inode: another file under the same name is another image.
+    """The inode: another file under the same name is another image. Not of another host's: there its bitmaps tell.
 
     An older state of the same image needs no mark: QEMU refuses to revert to an internal snapshot while the image has
     bitmaps (pitfall 16), and a copy from before the parent lacks the parent's bitmap (pitfall 3).

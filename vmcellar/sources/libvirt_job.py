@@ -42,6 +42,21 @@ class JobFiles:
         """The NBD URI of a disk."""
         return f"nbd+unix:///{target}?socket={self.socket}"
 
+    @property
+    def server(self) -> dict[str, str]:
+        """Where QEMU serves, as attributes of the job's XML."""
+        return {"transport": "unix", "socket": str(self.socket)}
+
+    @property
+    def place(self) -> str:
+        """Where QEMU serves, for people and for the record."""
+        return str(self.socket)
+
+    def is_of(self, job: ET.Element) -> bool:
+        """Whether a job with this XML is the one with these files."""
+        server = job.find("server")
+        return server is not None and server.get("socket") == str(self.socket)
+
 
 def bitmap_name(target: str) -> str:
     """Under which name a disk's dirty bitmap is exported."""
@@ -51,7 +66,7 @@ def bitmap_name(target: str) -> str:
 def backup_xml(files: JobFiles, disks: Sequence[SourceDisk], others: Sequence[str], parent: str | None) -> str:
     """The job's XML: disks with a `full_reason` in full, the rest against `parent`; `others` are left out by name."""
     root = ET.Element("domainbackup", mode="pull")
-    ET.SubElement(root, "server", transport="unix", socket=str(files.socket))
+    ET.SubElement(root, "server", files.server)
     listing = ET.SubElement(root, "disks")
     for disk in disks:
         element = ET.SubElement(listing, "disk", name=disk.target, backup="yes", type="file", exportname=disk.target)
@@ -68,15 +83,23 @@ def backup_xml(files: JobFiles, disks: Sequence[SourceDisk], others: Sequence[st
     return ET.tostring(root, encoding="unicode")
 
 
-def running_socket(domain: libvirt.virDomain) -> str | None:
-    """The NBD socket (or host:port) of the backup job that runs on the domain, or None when none runs."""
+def running(domain: libvirt.virDomain) -> ET.Element | None:
+    """The XML of the backup job that runs on the domain, or None when none runs."""
     try:
         xml = domain.backupGetXMLDesc(0)
     except libvirt.libvirtError as error:
         if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID):
             return None  # no job, or the VM stopped
         raise explain(error, domain.name(), "looking for a backup job") from error
-    server = ET.fromstring(xml).find("server")  # noqa: S314
+    return ET.fromstring(xml)  # noqa: S314
+
+
+def running_socket(domain: libvirt.virDomain) -> str | None:
+    """The NBD socket (or host:port) of the backup job that runs on the domain, or None when none runs."""
+    job = running(domain)
+    if job is None:
+        return None
+    server = job.find("server")
     if server is None:
         return "a push job"
     return server.get("socket") or f"{server.get('name', '')}:{server.get('port', '')}"
@@ -98,7 +121,8 @@ def refuse_if_busy(domain: libvirt.virDomain) -> None:
 
 def holds(domain: libvirt.virDomain, files: JobFiles) -> bool:
     """Whether the job with these files runs on the domain."""
-    return bool(domain.isActive()) and running_socket(domain) == str(files.socket)
+    job = running(domain) if domain.isActive() else None
+    return job is not None and files.is_of(job)
 
 
 def end(domain: libvirt.virDomain, files: JobFiles) -> bool:

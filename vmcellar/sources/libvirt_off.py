@@ -15,6 +15,7 @@ import libvirt
 from vmcellar.boot import boot_id
 from vmcellar.errors import PermanentError, TransientError
 from vmcellar.sources.libvirt_connection import explain
+from vmcellar.sources.libvirt_uri import other_host
 
 log = logging.getLogger(__name__)
 
@@ -97,5 +98,9 @@ def _problem(domain: libvirt.virDomain) -> str:
 
 
 def _this_start(domain: libvirt.virDomain) -> str:
-    """What tells this start of the VM from others: the host's boot, and libvirt's number for the running domain."""
-    return f"{boot_id()} {domain.ID()}"
+    """What tells this start of the VM from others: the host's boot, and libvirt's number for the running domain.
+
+    Of another host libvirt tells no boot; there `has_never_run` alone tells a later start with the same number.
+    """
+    boot = other_host(domain.connect().getURI()) or boot_id()
+    return f"{boot} {domain.ID()}"

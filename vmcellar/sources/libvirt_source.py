@@ -1,4 +1,4 @@
-"""VMs of a libvirt daemon on this host as a `Source`: begin, reattach, reconcile."""
+"""VMs of a libvirt daemon, on this host or another one, as a `Source`: begin, reattach, reconcile."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import libvirt
 
+from vmcellar.config.remote import RemoteHost
 from vmcellar.sources import libvirt_checkpoints, libvirt_job, libvirt_scratch
 from vmcellar.sources.base import CaptureRequest, CaptureResult, Reconciled
 from vmcellar.sources.libvirt_begin import Beginning, find_domain
 from vmcellar.sources.libvirt_capture import LibvirtCapture, clear_job
 from vmcellar.sources.libvirt_connection import Connection, explain
-from vmcellar.sources.libvirt_job import JobFiles
-from vmcellar.sources.libvirt_uri import refuse_other_host
+from vmcellar.sources.libvirt_remote import Elsewhere, files_in
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +22,25 @@ DEFAULT_RESERVE = 1 << 30
 
 
 class LibvirtSource:
-    """Backs up running domains of one libvirt daemon, whose QEMU processes run on this host.
+    """Backs up running domains of one libvirt daemon: over a socket of this host, or from another one by NBD with TLS.
 
     Any thread may use it; one process at a time works on one VM (`engine.vm_lock`).
     """
 
-    def __init__(self, uri: str, scratch: Path, reserve: int = DEFAULT_RESERVE, instance: str = "") -> None:
+    def __init__(
+        self,
+        uri: str,
+        scratch: Path,
+        reserve: int = DEFAULT_RESERVE,
+        instance: str = "",
+        remote: RemoteHost | None = None,
+    ) -> None:
         """`scratch` is a folder that QEMU's user can reach; `reserve` bytes must be free in it to begin a backup.
 
-        `instance` is the state directory's own id, whose `vm_lock` the callers hold.
+        `instance` is the state directory's own id, whose `vm_lock` the callers hold. `remote` says how disks are read
+        where `uri` names another host: then `scratch` has only records, and the storage pool there the space.
         """
+        self._elsewhere = Elsewhere.of(uri, remote or RemoteHost())
         self._instance = instance
         self._connection = Connection(uri)
         self._scratch = scratch
@@ -48,13 +57,14 @@ class LibvirtSource:
         TransientError when the VM is busy or libvirt is away, PermanentError with what to do otherwise; then nothing
         temporary is left, but perhaps an orphan checkpoint that the next `reconcile` removes.
         """
-        refuse_other_host(self._connection.uri, request.vm)
         domain = find_domain(self._connection, request)
         try:
             for folder, owner in libvirt_scratch.owned(self._scratch, request.vm, request.repository_id):
                 if owner.run_id == request.run_id:
-                    clear_job(domain, JobFiles(folder))
-            return Beginning(self._connection, request, self._scratch, self._reserve, self._instance).run()
+                    clear_job(domain, files_in(folder))
+            return Beginning(
+                self._connection, request, self._scratch, self._reserve, self._instance, self._elsewhere
+            ).run()
         except libvirt.libvirtError as error:
             raise explain(error, request.vm, "beginning a backup") from error
 
@@ -101,7 +111,7 @@ class LibvirtSource:
             if owner.instance != self._instance and libvirt_scratch.is_held(folder):
                 log.warning("%s: run %s of another state directory is at work: left alone", vm, owner.run_id)
                 continue
-            actions = clear_job(domain, JobFiles(folder))
+            actions = clear_job(domain, files_in(folder))
             detail = f"{folder}, checkpoint {owner.checkpoint}"
             cleared += [Reconciled(action, owner.run_id, detail) for action in actions]
         return cleared

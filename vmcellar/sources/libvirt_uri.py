@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from vmcellar.errors import PermanentError
 
 _HERE = frozenset({"", "localhost", "127.0.0.1", "::1"})
-WORKER_THERE = "run vmcellar on that host, as a worker with a queue of its own (docs/prefect.md, Several hosts)"
 
 
 def other_host(uri: str) -> str:
@@ -18,12 +17,17 @@ def other_host(uri: str) -> str:
     return "" if host in {*_HERE, name.lower(), name.lower().partition(".")[0]} else host
 
 
-def refuse_other_host(uri: str, vm: str) -> None:
-    """PermanentError where the VM's disks are not to be had here: sockets and scratch files of its job lie there."""
+def unverified(uri: str) -> bool:
+    """Whether `uri` asks libvirt not to check who the other host is."""
+    return parse_qs(urlsplit(uri).query).get("no_verify", ["0"])[-1] != "0"
+
+
+def refuse_other_host(uri: str, what: str) -> None:
+    """PermanentError where `what` would give files of this host to a libvirt of another one, which has none of them."""
     host = other_host(uri)
     if host:
         raise PermanentError(
-            f"{vm}: libvirt at {uri} is that of another host, {host}: a backup job's NBD socket and scratch files lie "
-            "there, and NBD over the network is not supported",
-            hint=WORKER_THERE,
+            f"{what}: libvirt at {uri} is that of another host, {host}, and the files of this would lie here",
+            hint="restore the disks with `vmcellar restore POINT --to DIR`, or run this on a host of its own libvirt "
+            "with the same repository (docs/remote-hosts.md)",
         )

@@ -10,8 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote, urlsplit
 
 import nbd
 
@@ -34,6 +36,39 @@ POLL_MILLISECONDS = 200
 """How long a wait lasts before the cancel token and the time limit are looked at; data wakes it at once."""
 
 _LOST = frozenset({errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ECONNREFUSED, errno.ENOMEM})
+
+
+_UNREACHABLE = _LOST | {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT}
+
+_CERTIFICATES = "tls-certificates"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def tls_uri(host: str, port: int, export: str, certificates: Path) -> str:
+    """The URI of an export that is served with TLS; `certificates` is the folder with ours and with the CA's."""
+    name = f"[{host}]" if ":" in host else host
+    return f"nbds://{name}:{port}/{quote(export)}?{_CERTIFICATES}={quote(str(certificates))}"
+
+
+def refuse_readable(uri: str, disk: str) -> None:
+    """PermanentError where a disk would go over the network for everybody to read."""
+    parts = urlsplit(uri)
+    if parts.scheme == "nbd" and (parts.hostname or "localhost") not in _LOOPBACK:
+        raise PermanentError(
+            f"{disk}: NBD from {parts.hostname} without TLS is refused: everybody on the way could read the disk",
+            hint="serve it with TLS (docs/remote-hosts.md), or through a tunnel that ends on 127.0.0.1",
+        )
+
+
+def _secure(handle: nbd.NBD, uri: str) -> bool:
+    """Have TLS, and the server's name verified, where the URI asks for it; whether it does."""
+    if urlsplit(uri).scheme != "nbds":
+        return False
+    handle.set_tls(nbd.TLS_REQUIRE)
+    handle.set_uri_allow_tls(nbd.TLS_REQUIRE)
+    handle.set_tls_verify_peer(True)
+    handle.set_uri_allow_local_file(True)  # the folder that the URI names
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +106,9 @@ class ExportReader:
         depth: int = 4,
         timeout: float = 60.0,
     ) -> None:
-        """Connect to `uri` (nbd+unix:///EXPORT?socket=PATH or nbd://...), naming it `disk` in errors.
+        """Connect to `uri` (nbd+unix:///EXPORT?socket=PATH, or as `tls_uri` gives it), naming it `disk` in errors.
+
+        PermanentError for nbd://HOST without TLS, unless HOST is this one: the disk would go over the network readable.
 
         `contexts` are what `extents` may be asked for; `depth` is how many requests are in flight.
         """
@@ -79,7 +116,9 @@ class ExportReader:
         self._depth = depth
         self._timeout = timeout
         self._no_cancel = CancelToken()
+        self._connected_once = False
         self._handle = self._connect(uri, contexts)
+        self._connected_once = True
         self.size: int = self._handle.get_size()
         self.largest_request = self._handle.get_block_size(nbd.SIZE_MAXIMUM) or LARGEST_READ
         self._flags: int = nbd.CMD_FLAG_DF if self._handle.can_df() else 0
@@ -199,7 +238,9 @@ class ExportReader:
                 )
 
     def _connect(self, uri: str, contexts: Sequence[str]) -> nbd.NBD:
+        refuse_readable(uri, self.disk)
         handle = self._handle = nbd.NBD()
+        self._secured = _secure(handle, uri)
         handle.set_pread_initialize(False)
         handle.set_strict_mode(handle.get_strict_mode() & ~nbd.STRICT_FLAGS)  # else aio_pread refuses NBD_CMD_FLAG_DF
         for context in contexts:
@@ -211,6 +252,8 @@ class ExportReader:
 
     def _connected(self) -> bool:
         if self._handle.aio_is_dead() or self._handle.aio_is_closed():
+            if self._secured:
+                raise self.not_secured("the NBD server closed the connection while connecting")
             raise TransientError(f"{self.disk}: the NBD server closed the connection while connecting")
         return bool(self._handle.aio_is_ready())
 
@@ -257,6 +300,18 @@ class ExportReader:
     def _errors(self, what: str) -> _Errors:
         return _Errors(self, what)
 
+    def not_secured(self, why: object) -> PermanentError:
+        """The error for a server that is there, and with which no TLS connection comes about."""
+        return PermanentError(
+            f"{self.disk}: no TLS connection with the NBD server: {why}",
+            hint="both sides need certificates of one CA, the server's with the host name of libvirt.uri "
+            "(docs/remote-hosts.md)",
+        )
+
+    def fails_to_secure(self, error: nbd.Error) -> bool:
+        """Whether `error` came while a connection by TLS was made, and not for want of a server."""
+        return self._secured and error.errnum not in _UNREACHABLE and not self._connected_once
+
     def lost(self, error: nbd.Error) -> bool:
         """Whether `error` means that the connection is gone, rather than that the server refused one request."""
         handle = self._handle
@@ -284,6 +339,8 @@ class _Errors:
     ) -> None:
         if not isinstance(error, nbd.Error):
             return
+        if self._reader.fails_to_secure(error):
+            raise self._reader.not_secured(error) from error
         message = f"{self._reader.disk}: {self._what}: {error}"
         if self._reader.lost(error):
             hint = "the backup job or its VM may have ended; `vmcellar recover` clears what is left"

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from vmcellar.cli.checks.finding import Finding
+from vmcellar.cli.checks.remote import certificate_findings, remote_findings
+from vmcellar.config.model import Libvirt
 from vmcellar.errors import TransientError
 
 LIBVIRT_LEAST = 7_002_000
@@ -19,37 +21,42 @@ _AGENT_CHANNEL = "org.qemu.guest_agent.0"
 _SOURCE_KEYS = ("file", "dev", "name", "volume", "dir")
 
 
-def check_domains(uri: str) -> Iterator[Finding]:
+def check_domains(settings: Libvirt) -> Iterator[Finding]:
     """The hypervisor's findings, then those of each domain."""
+    uri = settings.uri
     try:
         import libvirt
     except ImportError as error:
         yield Finding("libvirt", "failed", f"Python cannot import libvirt: {error}", "apt install python3-libvirt")
         return
     from vmcellar.sources.libvirt_keepalive import open_alive
-    from vmcellar.sources.libvirt_uri import WORKER_THERE, other_host
+    from vmcellar.sources.libvirt_uri import other_host
 
-    if host := other_host(uri):
-        yield Finding("libvirt", "failed", f"{uri} is that of another host, {host}: no backups from here", WORKER_THERE)
-        return
+    host = other_host(uri)
+    if host:
+        yield from certificate_findings(settings.remote.certificates)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     try:
         connection = open_alive(uri)
     except libvirt.libvirtError as error:
-        yield Finding("libvirt", "failed", f"{uri}: {error}", _connection_remedy(str(error)))
+        yield Finding("libvirt", "failed", f"{uri}: {error}", _connection_remedy(str(error), host))
         return
     except TransientError as error:
         yield Finding("libvirt", "failed", error.message, error.hint)
         return
     try:
         yield from _versions(connection, uri)
+        if host:
+            yield from remote_findings(connection, settings)
         for domain in sorted(connection.listAllDomains(), key=lambda one: str(one.name())):
             yield from _domain(domain, libvirt)
     finally:
         connection.close()
 
 
-def _connection_remedy(message: str) -> str:
+def _connection_remedy(message: str, host: str) -> str:
+    if host:
+        return f"log in there without a question first: ssh {host}; then virsh -c URI list (docs/remote-hosts.md)"
     if "denied" in message.lower():
         return "run as root, or add this user to the group libvirt (then log in again)"
     return "start it: systemctl start libvirtd (without systemd: virtlogd -d; libvirtd -d)"

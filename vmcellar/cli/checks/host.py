@@ -14,6 +14,7 @@ from pathlib import Path
 from vmcellar.cli.checks.finding import Finding
 from vmcellar.cli.render.text import size_text
 from vmcellar.config.model import Config
+from vmcellar.sources.libvirt_uri import other_host
 
 SCRATCH_LOW = 2 << 30
 """Scratch space below this is a warning: when it runs out during a backup, the guest's own writes fail (pitfall 11)."""
@@ -28,7 +29,8 @@ def check_host(config: Config) -> Iterator[Finding]:
     """All checks of this room, in the order in which a backup meets them."""
     yield _libnbd()
     yield _qemu_img()
-    yield _scratch(config.scratch)
+    if not other_host(config.libvirt.uri):
+        yield _scratch(config.scratch)
     yield from _landing(config)
     yield _clock()
     yield _prefect()

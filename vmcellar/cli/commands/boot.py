@@ -90,11 +90,13 @@ def _open(
     from vmcellar.restore.domain_xml import parse_networks
     from vmcellar.restore.serve import Opening
     from vmcellar.sources.libvirt_connection import Connection
+    from vmcellar.sources.libvirt_uri import refuse_other_host
 
     opening: Opening = Opening(config_path(ctx, config), read_private(identity) if identity else None)
     settings = load_config(opening.config)
     repository = Repository.open(settings, opening.private)
     stack.callback(repository.close)
+    refuse_other_host(settings.libvirt.uri, "booting a VM from the repository")
     connection = Connection(settings.libvirt.uri)
     stack.callback(connection.close)
     return settings, repository, Booter(repository, opening, connection, parse_networks(network))

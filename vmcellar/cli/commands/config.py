@@ -25,6 +25,15 @@ def check(ctx: typer.Context, config: ConfigOption = None) -> None:
     found = read_config(ctx, config)
     jobs = len(found.backups)
     sys.stdout.write(f"{found.source}: valid, {jobs} backup job{'' if jobs == 1 else 's'}\n")
+    from vmcellar.sources.libvirt_uri import other_host
+
+    if host := other_host(found.libvirt.uri):
+        remote = found.libvirt.remote
+        note(
+            f"note: the VMs are those of {host}: disks come over NBD with TLS, with the certificates in "
+            f"{remote.certificates}, from ports {remote.ports} there; scratch files lie in its storage pool "
+            f"{remote.scratch_pool} (`vmcellar doctor` looks)"
+        )
     for job in found.backups:
         for path in job.excluded_paths():
             note(f"note: job {job.name}: exclude {path}: disks are read in whole blocks, so this path is backed up too")

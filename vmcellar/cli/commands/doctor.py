@@ -48,4 +48,4 @@ def _examine(config: Config) -> Iterator[Finding]:
     yield from check_storage(config)
     yield from check_catalog(config)
     yield from check_host(config)
-    yield from check_domains(config.libvirt.uri)
+    yield from check_domains(config.libvirt)
