@@ -16,7 +16,8 @@ def config_of(world: World) -> Path:
     folder = world.settings.hot.parent
     (folder / "pass").write_bytes(Key().read() + b"\n")
     config = folder / "vmcellar.yaml"
-    config.write_text(f"tiers: {{hot: {world.settings.hot}}}\nkey: {{file: pass}}\nstate: {world.settings.state}\n")
+    hot = f"{{storage: {world.settings.hot}, restores: 1GiB/s}}"
+    config.write_text(f"tiers: {{hot: {hot}}}\nkey: {{file: pass}}\nstate: {world.settings.state}\n")
     return config
 
 

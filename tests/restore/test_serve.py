@@ -63,6 +63,7 @@ def test_clients_read_the_disks_byte_for_byte(world: World, tmp_path: Path) -> N
         clients = [subprocess.Popen(["nbdcopy", uris["vda"], str(tmp_path / f"again{number}")]) for number in range(4)]
         assert [client.wait() for client in clients] == [0, 0, 0, 0]
     assert all((tmp_path / f"again{number}").read_bytes() == vda for number in range(4))
+    assert (world.settings.state / "restore-bandwidth" / "hot").stat().st_size > 0, "the server pays for what it reads"
     assert not (tmp_path / "nbd.sock").exists()
 
 

@@ -68,7 +68,7 @@ class TierSettings(Section):
         default=None, description="the most that moves read from it and write to it per second, on this host"
     )
     restores: Bandwidth | None = Field(
-        default=None, description="the most that restores and `thaw --fetch` read from it per second, on this host"
+        default=None, description="the most that restores, servers and checks of points read from it per second, here"
     )
     moves: DailyWindow | None = Field(default=None, description="moves from it and to it begin only inside this window")
     prices: Prices | None = Field(default=None, description="what it costs; default: AWS's list prices on AWS, else 0")

@@ -373,6 +373,7 @@ class _Repair:
             for start in range(0, reader.size, READ_MAX):
                 self.cancel.check()
                 view = buffer[: min(READ_MAX, reader.size - start)]
+                self.repository.restore_pace.take(self.copy.name, len(view), self.cancel)
                 reader.read_into(start, view)
                 out.write(view)
                 self.progress("repair", len(view))

@@ -22,6 +22,7 @@ from vmcellar.repository import envelope, evidence, index_parts, layout
 from vmcellar.repository.packs import Location, PackRef, groups
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.points import decode as decode_point
+from vmcellar.repository.restore_pace import pay
 from vmcellar.repository.salvage import read_each
 from vmcellar.repository.scrub_copies import contents, damaged_copies, places
 from vmcellar.repository.scrub_walk import Cause, DamagedRange, Walk, kind_of
@@ -299,7 +300,7 @@ def _read_pack(repository: Repository, pack: PackRef, progress: ProgressSink, ca
         result.problem = error.message
         return result
     result.damaged += _misplaced(repository, locations)
-    result.copies = damaged_copies(where, repository.keyring, pack, cancel)
+    result.copies = damaged_copies(where, repository.keyring, pack, repository.restore_pace, cancel)
     _read_objects(repository, result, locations, cancel, progress)
     return result
 
@@ -323,6 +324,7 @@ def _read_objects(
             else:
                 result.bytes += found.length
                 progress("verify", found.length)
+        pay(repository, group, cancel)
 
 
 def _misplaced(repository: Repository, locations: list[Location]) -> list[tuple[Location, str]]:

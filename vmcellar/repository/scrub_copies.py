@@ -12,6 +12,7 @@ from vmcellar.tiers.base import ArchivedError, Copies, Tier
 
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
+    from vmcellar.policy.tier_pace import TierPace
 
 
 def places(tier: Tier, pack: PackRef) -> Sequence[Tier]:
@@ -37,24 +38,25 @@ def contents(where: Sequence[Tier], keyring: Keyring, pack: PackRef) -> list[Loc
 
 
 def damaged_copies(
-    where: Sequence[Tier], keyring: Keyring, pack: PackRef, cancel: CancelToken
+    where: Sequence[Tier], keyring: Keyring, pack: PackRef, pace: TierPace, cancel: CancelToken
 ) -> list[tuple[str, str]]:
     """The places whose copy cannot be read in full, each with the reason. Of one place alone nothing is said, and what
-    must be thawed first is not read.
+    must be thawed first is not read. Reads as fast as `pace` lets it.
     """
     if len(where) < 2:
         return []
-    reasons = ((place.name, _problem(place, keyring, pack, cancel)) for place in where)
+    reasons = ((place.name, _problem(place, keyring, pack, pace, cancel)) for place in where)
     return [(name, reason) for name, reason in reasons if reason]
 
 
-def _problem(place: Tier, keyring: Keyring, pack: PackRef, cancel: CancelToken) -> str:
+def _problem(place: Tier, keyring: Keyring, pack: PackRef, pace: TierPace, cancel: CancelToken) -> str:
     try:
         with PackReader(place, pack.key, keyring) as reader:
             found = reader.locations()
             reader.check_padding()
             for group in groups(found):
                 cancel.check()
+                pace.take(place.name, group.end - group.start, cancel)
                 for _ in reader.read_group(group):
                     pass
     except CancelledError:

@@ -17,12 +17,12 @@ from vmcellar.errors import VmcellarError
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.repository.open_packs import OpenPacks
 from vmcellar.repository.packs import Group, Location, groups
+from vmcellar.repository.restore_pace import pay
 from vmcellar.repository.salvage import lend_each
 from vmcellar.restore.plan import Resolver, Window, chunk_ids
 from vmcellar.restore.report import LostRange
 from vmcellar.restore.targets import DiskTarget
 from vmcellar.tiers.base import ArchivedError
-from vmcellar.tiers.cellar import place_of
 
 if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
@@ -123,10 +123,7 @@ class _WindowJob:
                 lost += self._lose(found, content)
             else:
                 written += self._write(found, memoryview(content))
-        length = group.end - group.start
-        place = place_of(self.repository.tier, group.objects[0].pack.key)
-        self.repository.restore_pace.take(place, length, self.cancel)  # paid for afterwards: only now it is known where
-        return Moved(length, written, tuple(lost))
+        return Moved(pay(self.repository, group, self.cancel), written, tuple(lost))
 
     def _write(self, found: Location, plain: memoryview) -> int:
         """Write a chunk wherever the disk has it; CPU and device are kept apart by the other workers."""

@@ -13,7 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from vmcellar.errors import IntegrityError
+from vmcellar.progress import CancelToken
 from vmcellar.repository.packs import Location, groups
+from vmcellar.repository.restore_pace import pay
 from vmcellar.repository.salvage import read_each
 from vmcellar.tiers.base import NotFoundError
 
@@ -43,12 +45,14 @@ class ChunkCache:
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._loading: dict[bytes, Future[bytes]] = {}
         self._ahead_waiting = 0
+        self._closing = CancelToken()
         self.held = 0
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="serve")
         self._ahead = ThreadPoolExecutor(_AHEAD_WORKERS, thread_name_prefix="serve-ahead")
 
     def close(self) -> None:
         """Stop reading; waits for reads under way."""
+        self._closing.cancel()
         self._ahead.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
@@ -117,7 +121,10 @@ class ChunkCache:
         """Read, settle and take from `left` what the index can find; what has no pack stays, unless this is `last`."""
         located = self._locate(list(left))
         for group in groups(sorted(located.values(), key=lambda found: (found.pack.id, found.offset))):
-            for found, content in read_each(self._repository.tier, self._repository.keyring, group):
+            read = read_each(self._repository.tier, self._repository.keyring, group)
+            for number, (found, content) in enumerate(read):
+                if not number:
+                    pay(self._repository, group, self._closing)  # before anybody has its bytes, and asks for more
                 if last or not isinstance(content, NotFoundError):
                     left.discard(found.chunk)
                     self._settle(found.chunk, content)

@@ -218,9 +218,13 @@ class _Run:
         wanted, notes = separate.worth(self._repository, mixed)
         if self._lease is None or not wanted:
             return wanted, notes
-        done = separate.separate(self._repository, wanted, self._check, progress)
+        done = separate.separate(self._repository, wanted, self._check, progress, self._pace_hot)
         old = {pack.id for pack in done.old}
         return [each for each in wanted if each.live.pack.id in old], (*notes, *done.notes)
+
+    def _pace_hot(self, count: int) -> None:
+        """What is taken apart lies on hot, and so do the new packs."""
+        self._limits.take(self._cellar.name, count, self._cancel)
 
     def moves(self, moves: Iterable[Move], at_once: int, closed: list[Held]) -> tuple[list[Move], list[Failed]]:
         """Do them, several at a time; those whose window ends before their turn are put to `closed`. An error that is

@@ -128,17 +128,29 @@ def live_objects(repository: Repository, packs: Iterable[Live]) -> dict[bytes, L
     return found
 
 
+def _unpaced(count: int) -> None:
+    del count
+
+
 class Rewriter:
-    """Does rounds; one thread, which is not one of `pool`'s. `check` is called often: it raises to stop."""
+    """Does rounds; one thread, which is not one of `pool`'s. `check` is called often: it raises to stop. `pace` is
+    called before so many bytes are read from the tier, or written to it, and returns when they may.
+    """
 
     def __init__(
-        self, repository: Repository, pool: Executor, check: Callable[[], None], progress: ProgressSink
+        self,
+        repository: Repository,
+        pool: Executor,
+        check: Callable[[], None],
+        progress: ProgressSink,
+        pace: Callable[[int], None] = _unpaced,
     ) -> None:
         self._repository = repository
         self._tier = repository.tier
         self._pool = pool
         self._check = check
         self._progress = progress
+        self._pace = pace
 
     def round(self, packs: Sequence[Live], order: Order = as_they_lie) -> Rewritten:
         """Rewrite these packs, all of one kind. One that is damaged or lies in an archive class stays, with a note.
@@ -196,6 +208,7 @@ class Rewriter:
         packed: dict[bytes, bytes] = {}
         for pack, found in by_pack(objects[each] for each in part):
             self._check()
+            self._pace(sum(each.stored for each in found))
             with PackReader(self._tier, pack.key, self._repository.keyring, pack=pack) as reader:
                 read = [self._pool.submit(_read, reader, group) for group in groups(found)]
                 errors = [future.exception() for future in read]  # waits for all: the reader is closed after this
@@ -208,6 +221,7 @@ class Rewriter:
             writer.append_packed(each, packed.pop(each), found_at.length, found_at.method, found_at.what)
 
     def _place(self, path: Path, key: str) -> PackEntry:
+        self._pace(2 * path.stat().st_size)  # it is read back, too
         self._tier.adopt(path, key)
         verify_pack(self._tier, key, self._repository.keyring, self._pool)
         with PackReader(self._tier, key, self._repository.keyring) as reader:

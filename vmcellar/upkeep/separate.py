@@ -36,9 +36,15 @@ def _mostly_cooled(each: Mixed) -> bool:
 
 
 def separate(
-    repository: Repository, mixed: Sequence[Mixed], check: Callable[[], None], progress: ProgressSink
+    repository: Repository,
+    mixed: Sequence[Mixed],
+    check: Callable[[], None],
+    progress: ProgressSink,
+    pace: Callable[[int], None],
 ) -> Rewritten:
-    """Rewrite these packs. `check` raises to stop; rounds that were done stay done. Reports packs as "rewrite"."""
+    """Rewrite these packs. `check` raises to stop; rounds that were done stay done. Reports packs as "rewrite". `pace`
+    as in `rewrite.Rewriter`.
+    """
     young = {each.live.pack.id: each for each in mixed}
     done = Rewritten()
 
@@ -49,7 +55,7 @@ def separate(
         return [stays, cooled]
 
     with ThreadPoolExecutor(thread_name_prefix="separate") as pool:
-        rewriter = rewrite.Rewriter(repository, pool, check, progress)
+        rewriter = rewrite.Rewriter(repository, pool, check, progress, pace)
         for part in rewrite.rounds(each.live for each in mixed):
             done += rewriter.split(part, parts)
     return done
