@@ -48,6 +48,7 @@ class Epochs:
         self._openers = {opener.id: opener for opener in openers}
         self._keys: dict[bytes, bytes] = {}
         self._names: dict[bytes, list[str]] = {}
+        self._opening: dict[bytes, threading.Lock] = {}
         self._current: bytes | None = None
         self._lock = threading.RLock()
 
@@ -59,8 +60,15 @@ class Epochs:
             return self._current
 
     def key(self, epoch: bytes) -> bytes:
-        """The key; EpochLockedError when no key at hand opens it, IntegrityError when it is damaged or missing."""
+        """The key; EpochLockedError when no key at hand opens it, IntegrityError when it is damaged or missing.
+
+        Read once, however many threads ask for it; those who ask for others wait for nobody.
+        """
         with self._lock:
+            if epoch in self._keys:
+                return self._keys[epoch]
+            opening = self._opening.setdefault(epoch, threading.Lock())
+        with opening:
             if epoch not in self._keys:
                 self._keys[epoch] = self._open(epoch)
             return self._keys[epoch]
@@ -85,9 +93,10 @@ class Epochs:
         self._store.put(name, _HEADER + sealed)
 
     def _open(self, epoch: bytes) -> bytes:
-        if epoch not in self._names:
-            self._names = by_epoch(self._store)
-        holders = self._names.get(epoch, [])
+        with self._lock:
+            if epoch not in self._names:
+                self._names = by_epoch(self._store)
+            holders = self._names.get(epoch, [])
         if not holders:
             raise IntegrityError(f"the key of epoch {epoch.hex()} is missing", hint=_COPIES)
         damage: IntegrityError | None = None

@@ -68,12 +68,7 @@ class DiskMap:
         yield from self._below(level, base, nodes.decode_inner(data, level), start, end)
 
     def _below(self, level: int, base: int, children: Children, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-        span = span_of(level - 1)
-        wanted = [
-            (base + int(i) * span, children[i].tobytes())
-            for i in np.flatnonzero(children.any(axis=1))
-            if base + int(i) * span < end and base + (int(i) + 1) * span > start
-        ]
+        wanted = _inside(level, base, children, start, end)
         found = self.store.fetch_nodes([child for _, child in wanted])
         for place, child in wanted:
             if level == 1:
@@ -119,6 +114,31 @@ class DiskMap:
         mine, theirs = Edit(self.store), Edit(other.store)
         roots = mine.relevel(self.root, self.level, level), theirs.relevel(other.root, other.level, level)
         yield from _merged(_compare(mine, theirs, level, 0, roots))
+
+
+def fetch_ahead(store: NodeStore, maps: Iterable[DiskMap], start: int, end: int) -> None:
+    """Have the store fetch the nodes of [start, end) of all these maps, so that it remembers them: one call for each
+    level, where walking one map after the other takes a call for each inner node. Raises what the store raises.
+    """
+    pending = [(found.level, 0, found.root) for found in maps if found.root != ABSENT]
+    while pending:
+        found = store.fetch_nodes([node for _, _, node in pending])
+        pending = [
+            (level - 1, place, child)
+            for level, base, node in pending
+            if level
+            for place, child in _inside(level, base, nodes.decode_inner(found[node], level), start, end)
+        ]
+
+
+def _inside(level: int, base: int, children: Children, start: int, end: int) -> list[tuple[int, bytes]]:
+    """(first byte, id) of the children of an inner node that touch [start, end)."""
+    span = span_of(level - 1)
+    return [
+        (base + int(i) * span, children[i].tobytes())
+        for i in np.flatnonzero(children.any(axis=1))
+        if base + int(i) * span < end and base + (int(i) + 1) * span > start
+    ]
 
 
 def _compare(mine: Edit, theirs: Edit, level: int, base: int, pair: tuple[bytes, bytes]) -> Iterator[tuple[int, int]]:

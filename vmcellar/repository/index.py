@@ -10,8 +10,8 @@ import logging
 import secrets
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.layout import ID_BYTES, INDEX_ROW, index_key
 from vmcellar.repository.pack_format import PackRef
 from vmcellar.repository.pack_reader import Location
+from vmcellar.repository.read_ahead import contents
 from vmcellar.tiers.base import NotFoundError, Tier
 
 if TYPE_CHECKING:
@@ -174,13 +175,14 @@ class Index:
     def _bring_up(self) -> None:
         with self._reading() as database:  # before listing: a part that comes in between is not taken for one that went
             cached = {row[0] for row in database.execute("SELECT id FROM parts")}
-        before, listed = cached, self._listed()
+        sizes: dict[str, int] = {}
+        before, listed = cached, self._listed(sizes)
         while listed != before:  # a listing is no instant: what gc put in the place of parts that it missed may be new
             went: set[bytes] = set()
-            for parts in self._read_parts(sorted(listed - cached), went):
+            for parts in self._read_parts(sorted(listed - cached), sizes, went):
                 self._import(parts)
             cached = cached | (listed - went)
-            before, listed = listed, self._listed()
+            before, listed = listed, self._listed(sizes)
             if went & listed:
                 raise NotFoundError(
                     f"{index_key(min(went & listed))} is listed, and is not there", hint="run it again in a minute"
@@ -188,27 +190,32 @@ class Index:
         if cached - listed:
             self._drop(cached - listed)
 
-    def _listed(self) -> set[bytes]:
-        return {_part_id(key) for key, _ in self._tier.list(layout.INDEX)}
+    def _listed(self, sizes: dict[str, int]) -> set[bytes]:
+        found = dict(self._tier.list(layout.INDEX))
+        sizes.update(found)
+        return {_part_id(key) for key in found}
 
-    def _read_parts(self, wanted: Iterable[bytes], went: set[bytes]) -> Iterator[list[tuple[bytes, IndexPart]]]:
+    def _read_parts(
+        self, wanted: Sequence[bytes], sizes: Mapping[str, int], went: set[bytes]
+    ) -> Iterator[list[tuple[bytes, IndexPart]]]:
         """These parts, as many at a time as one transaction should take in: each costs as much as hundreds of rows.
 
         Those that gc took away since they were listed are added to `went`: what replaces them is in the next listing.
         """
         pending: list[tuple[bytes, IndexPart]] = []
         rows = 0
-        for part_id in wanted:
-            try:
-                part = index_parts.decode(self._keyring, part_id, self._tier.get(index_key(part_id)))
-            except NotFoundError:
-                went.add(part_id)
-                continue
-            pending.append((part_id, part))
-            rows += len(part.rows)
-            if rows >= _IMPORT_ROWS:
-                yield pending
-                pending, rows = [], 0
+        with closing(contents(self._tier, [index_key(part_id) for part_id in wanted], sizes)) as objects:
+            for part_id, (_, content) in zip(wanted, objects, strict=True):
+                try:
+                    part = index_parts.decode(self._keyring, part_id, content())
+                except NotFoundError:
+                    went.add(part_id)
+                    continue
+                pending.append((part_id, part))
+                rows += len(part.rows)
+                if rows >= _IMPORT_ROWS:
+                    yield pending
+                    pending, rows = [], 0
         if pending:
             yield pending
 

@@ -33,7 +33,7 @@ from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
 from vmcellar.repository.points_cache import PointsCache
 from vmcellar.repository.read_ahead import contents
 from vmcellar.repository.restore_pace import TierPace, restore_pace
-from vmcellar.repository.salvage import read_all
+from vmcellar.repository.salvage import read_packs
 from vmcellar.tiers.base import NotFoundError, Tier
 from vmcellar.tiers.registry import add_tier, make_tier, open_tiers
 
@@ -338,10 +338,7 @@ class Repository:
 
     def read_objects(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """The checked bytes of all these objects, all held in memory; IntegrityError names one that is missing."""
-        result: dict[bytes, bytes] = {}
-        for pack, found in by_pack(self.locate(ids).values()):
-            result.update(read_all(self.tier, self.keyring, pack, found))
-        return result
+        return read_packs(self.tier, self.keyring, by_pack(self.locate(ids).values()))
 
     def locate(self, ids: Sequence[bytes]) -> dict[bytes, Location]:
         """Where all these objects lie; IntegrityError names one that no index part knows."""

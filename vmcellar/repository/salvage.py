@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeVar
 
 from vmcellar.errors import CancelledError, VmcellarError
 from vmcellar.repository.packs import Group, Location, PackReader, PackRef, groups
+from vmcellar.repository.read_ahead import at_once, is_near
 from vmcellar.tiers.base import Copies, Tier
 
 if TYPE_CHECKING:
@@ -96,6 +97,16 @@ def read_all(tier: Tier, keyring: Keyring, pack: PackRef, objects: Sequence[Loca
             if found.chunk not in result:
                 result[found.chunk] = _content(_read_alone(tier, keyring, found))
     return result
+
+
+def read_packs(tier: Tier, keyring: Keyring, packs: Iterable[tuple[PackRef, list[Location]]]) -> dict[bytes, bytes]:
+    """The same of several packs; many at once where each asks a server."""
+
+    def read(part: tuple[PackRef, list[Location]]) -> dict[bytes, bytes]:
+        return read_all(tier, keyring, *part)
+
+    parts = map(read, packs) if is_near(tier) else at_once(read, list(packs))
+    return {chunk: plain for part in parts for chunk, plain in part.items()}
 
 
 def _content(read: bytes | VmcellarError) -> bytes:

@@ -6,7 +6,8 @@ tells. Disks are taken window by window, so memory is bounded whatever their siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ import numpy as np
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.progress import CancelToken
 from vmcellar.repository import nodes
+from vmcellar.repository.diskmap import fetch_ahead
 from vmcellar.repository.layout import ID_BYTES, LEAF_BYTES, span_of
 from vmcellar.repository.nodes import Rows
 from vmcellar.repository.packs import Location, PackRef
+from vmcellar.repository.read_ahead import is_near
 from vmcellar.repository.scrub_walk import pack_problems
 from vmcellar.restore.qcow2 import CLUSTER, UsedClusters
 from vmcellar.restore.report import LostRange, merge_lost
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 WINDOW = span_of(1)
 """Bytes of disk that are resolved at once: 8 GiB, at most 131072 extents of 64 KiB, some 50 MB of locations."""
+
+AHEAD = 8
+"""Windows whose map nodes are read at once from a server; the repository remembers twice as many."""
 
 _HINT = "type `vmcellar verify --all` to see what else is missing, or restore the rest with --best-effort"
 
@@ -84,6 +90,7 @@ class Resolver:
         self.lost: list[LostRange] = []
         self.packs: dict[bytes, str] = {}
         self.keys: dict[str, None] = {}
+        self._asked: dict[bytes, str] = {}
         self._repository = repository
         self._vm = point.vm
         self._refreshed = False
@@ -99,8 +106,26 @@ class Resolver:
         """(start, end, what is there) of all windows of a disk in order, also of those that hold no data."""
         for start in range(0, disk.size, WINDOW):
             self._cancel.check()
+            if not start % (AHEAD * WINDOW):
+                self._read_ahead([disk], start, AHEAD)
             end = min(start + WINDOW, disk.size)
             yield start, end, self._locate(disk.target, self._rows(disk, start, end))
+
+    def look_ahead(self, point: RestorePoint, disks: Sequence[DiskRecord]) -> None:
+        """Ask a server at once for what is asked of it one after the other otherwise: the map nodes of all disks, and
+        whether the packs of the files beside them are there.
+        """
+        if not is_near(self._repository.tier):
+            self._read_ahead(disks, 0, max(1, AHEAD // max(1, len(disks))))
+            chunks = {bytes.fromhex(chunk) for artifact in point.artifacts for chunk in artifact.chunks}
+            self._ask(found.pack for found in self._find(sorted(chunks)).values())
+
+    def _read_ahead(self, disks: Sequence[DiskRecord], start: int, windows: int) -> None:
+        """Whoever needs what cannot be read will say so."""
+        if not is_near(self._repository.tier):
+            with suppress(IntegrityError, PermanentError, TransientError):
+                maps = [self._repository.map(disk) for disk in disks]
+                fetch_ahead(self._repository, maps, start, start + windows * WINDOW)
 
     def artifact(self, artifact: Artifact) -> int:
         """Bytes stored for an artifact, all of whose chunks lie in whole packs; 0 when one is lost."""
@@ -179,8 +204,12 @@ class Resolver:
     def _look_at_packs(self, located: Mapping[bytes, Location]) -> None:
         """Whether each pack is there, of those that were not looked at before."""
         new = {found.pack.id: found.pack for found in located.values() if found.pack.id not in self.packs}
-        self.packs.update(pack_problems(self._repository, new.values()))
+        self._ask(new.values())
+        self.packs.update({name: self._asked[name] for name in new})
         self.keys.update((pack.key, None) for name, pack in new.items() if not self.packs[name])
+
+    def _ask(self, packs: Iterable[PackRef]) -> None:
+        self._asked.update(pack_problems(self._repository, [pack for pack in packs if pack.id not in self._asked]))
 
     def _pack_problem(self, pack: PackRef) -> str:
         return self.packs[pack.id]
@@ -227,8 +256,10 @@ def survey(
 ) -> tuple[RestorePlan, dict[str, UsedClusters]]:
     """The plan, and for each disk which clusters hold data; `cluster_of` a disk's size are the bytes of one."""
     resolver = Resolver(repository, point, best_effort, cancel)
+    chosen = chosen_disks(point, targets)
+    resolver.look_ahead(point, chosen)
     disks, stored, used = [], 0, {}
-    for disk in chosen_disks(point, targets):
+    for disk in chosen:
         data = 0
         clusters = used[disk.target] = UsedClusters(disk.size, cluster_of(disk.size))
         for window in resolver.windows(disk):

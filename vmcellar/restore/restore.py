@@ -20,9 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import IntegrityError, PermanentError, TransientError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
+from vmcellar.repository.read_ahead import at_once
 from vmcellar.restore import journal
 from vmcellar.restore.begun import has_begun
 from vmcellar.restore.fetch import Fetcher, Moved
@@ -35,7 +36,7 @@ from vmcellar.restore.thaw import refuse_archived
 from vmcellar.tiers.local import make_directory
 
 if TYPE_CHECKING:
-    from vmcellar.repository.points import DiskRecord, RestorePoint
+    from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
     from vmcellar.repository.repository import Repository
 
 _log = logging.getLogger(__name__)
@@ -80,10 +81,10 @@ class Job:
     def __init__(
         self, repository: Repository, point: RestorePoint, target: RestoreTarget, disks: tuple[DiskRecord, ...]
     ) -> None:
-        self._repository = repository
-        self._point = point
+        self.repository = repository
+        self.point = point
         self._target = target
-        self._disks = disks
+        self.disks = disks
         self.images = {disk.target: target.directory / f"{disk.target}.{target.format}" for disk in disks}
         self.artifacts = {artifact.name: target.directory / artifact.name for artifact in point.artifacts}
 
@@ -109,10 +110,10 @@ class Job:
         self, used: Mapping[str, UsedClusters], progress: ProgressSink, cancel: CancelToken, started: float
     ) -> RestoreReport:
         """Write, make durable, name. On any error nothing of it is left."""
-        resolver = Resolver(self._repository, self._point, self._target.best_effort, cancel)
+        resolver = Resolver(self.repository, self.point, self._target.best_effort, cancel)
         moved: dict[str, Moved] = {}
-        with ExitStack() as undo, Fetcher(self._repository, progress, cancel) as fetcher:
-            for disk in self._disks:
+        with ExitStack() as undo, Fetcher(self.repository, progress, cancel) as fetcher:
+            for disk in self.disks:
                 moved[disk.target] = self._restore_disk(disk, used[disk.target], resolver, fetcher, undo)
             contents = self._read_artifacts(resolver)
             cancel.check()
@@ -148,12 +149,12 @@ class Job:
     ) -> RestoreReport:
         """What is said of it once everything has its name."""
         return RestoreReport(
-            point=self._point.id,
-            vm=self._point.vm,
+            point=self.point.id,
+            vm=self.point.vm,
             directory=self._target.directory,
             format=self._target.format,
             disks=tuple(
-                RestoredDisk(d.target, self.images[d.target], d.size, moved[d.target].written) for d in self._disks
+                RestoredDisk(d.target, self.images[d.target], d.size, moved[d.target].written) for d in self.disks
             ),
             artifacts={name: self.artifacts[name] for name in files},
             lost=lost,
@@ -179,12 +180,20 @@ class Job:
     def _read_artifacts(self, resolver: Resolver) -> dict[str, bytes]:
         """The bytes of all artifacts that can be read: megabytes at most, a kernel and its initrd."""
         contents = {}
-        for artifact in self._point.artifacts:
-            try:
-                contents[artifact.name] = self._repository.artifact(artifact)
-            except (IntegrityError, PermanentError, TransientError) as error:
-                resolver.lose_artifact(artifact, error)
+        artifacts, near = self.point.artifacts, self.repository.tier.kind == "local"
+        reads = map(self._read_artifact, artifacts) if near else iter(at_once(self._read_artifact, artifacts))
+        for artifact, read in zip(artifacts, reads, strict=True):
+            if isinstance(read, bytes):
+                contents[artifact.name] = read
+            else:
+                resolver.lose_artifact(artifact, read)
         return contents
+
+    def _read_artifact(self, artifact: Artifact) -> bytes | VmcellarError:
+        try:
+            return self.repository.artifact(artifact)
+        except (IntegrityError, PermanentError, TransientError) as error:
+            return error
 
     def _publish(self, contents: Mapping[str, bytes], lost: tuple[LostRange, ...], undo: ExitStack) -> None:
         """Give everything its name, what says that the restore is whole last, and make the names durable."""

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
@@ -268,10 +269,18 @@ def _states(tier: Tier, keys: Iterable[str]) -> Mapping[str, ArchiveState]:
     """Of those that the tier has; one that needs no thaw says readable."""
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE, thread_name_prefix="states") as pool:
         asked = list(keys)
-        there = [key for key, is_there in zip(asked, pool.map(tier.exists, asked), strict=True) if is_there]
+        sizes = dict(zip(asked, pool.map(partial(_size, tier), asked), strict=True))
+    there = {key: size for key, size in sizes.items() if size is not None}
     if isinstance(tier, Archive):
         return tier.thaw_state(there)
-    return {key: ArchiveState(key, tier.size(key), tier.name, "readable") for key in there}
+    return {key: ArchiveState(key, size, tier.name, "readable") for key, size in there.items()}
+
+
+def _size(tier: Tier, key: str) -> int | None:
+    try:
+        return tier.size(key)
+    except NotFoundError:
+        return None
 
 
 def _rank(state: ArchiveState) -> int:
