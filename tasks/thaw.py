@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -13,7 +12,6 @@ from vmcellar.config.prices import Speed
 from vmcellar.repository.leases import BusyError
 from vmcellar.restore import as_thawed, thaw_wait
 from vmcellar.restore.as_thawed import Waiting
-from vmcellar.restore.begun import needed_by
 from vmcellar.restore.bring_back import Wanted
 from vmcellar.restore.plan import make_plan
 from vmcellar.restore.thaw import ThawRecords
@@ -35,9 +33,8 @@ def look(config: str, point: str, wanted: Wanted, speed: Speed, days: int) -> th
     _, cancel = controls(config, point)
     found = repository.point(point)
     plan = make_plan(repository, found, wanted.disks, cancel=cancel)
-    needed = needed_by(wanted.folder, found.id) if wanted.folder != NOWHERE else None
-    if needed is not None:
-        plan = replace(plan, keys=tuple(key for key in plan.keys if key in set(needed)))
+    if wanted.folder != NOWHERE:
+        plan = as_thawed.rest_of(repository, found, wanted.folder, plan, cancel) or plan
     return thaw_wait.look(repository, plan, (speed, days), engine.config.price_tables(), records)
 
 

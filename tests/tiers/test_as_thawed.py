@@ -131,16 +131,40 @@ def test_what_is_left_is_found_where_it_lies_now(
     """Consolidation puts the chunks that are left into another pack meanwhile."""
     out = tmp_path / "out"
     command, late = begin_without_one(cli, frozen, out)
-    with monkeypatch.context() as once:  # so few packs are not worth it otherwise
-        once.setattr("vmcellar.upkeep.consolidate._is_fragmented", bool)
-        once.setattr("vmcellar.upkeep.consolidate.READS_MIN", 1)
-        assert late in consolidate(frozen.repository).old
+    repacked(frozen, late, monkeypatch)
     if old == "is deleted":
         frozen.server.advance(days=2)
         assert late in gc.collect(frozen.repository).deleted
     done = json.loads(cli(*command, "--json").out)
     assert (out / "vda.raw").read_bytes() == frozen.disks[1]
     assert [disk["written"] for disk in done["disks"]] == [2 * MIB]
+
+
+def repacked(frozen: Frozen, late: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The packs that consolidation made, also of what is left."""
+    before = set(frozen.packs)
+    with monkeypatch.context() as once:  # so few packs are not worth it otherwise
+        once.setattr("vmcellar.upkeep.consolidate._is_fragmented", bool)
+        once.setattr("vmcellar.upkeep.consolidate.READS_MIN", 1)
+        assert late in consolidate(frozen.repository).old
+    return sorted(set(frozen.packs) - before)
+
+
+def test_the_rest_of_a_restore_is_thawed_where_it_lies_now(
+    cli: Cli, frozen: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command, late = begin_without_one(cli, frozen, out)
+    record = (out / ".vmcellar-begun.json").read_bytes()
+    new = repacked(frozen, late, monkeypatch)
+    assert "all 1 packs that are left" in cli("thaw", frozen.points[1], "--rest-of", out).err
+    frozen.archive("GLACIER")
+    assert cli("thaw", frozen.points[1], "--yes", "--rest-of", out).code == 0
+    assert asked(frozen) == new
+    assert (out / ".vmcellar-begun.json").read_bytes() == record, "whoever only asks writes nothing"
+    frozen.server.advance(hours=5.1)
+    assert cli(*command).code == 0
+    assert (out / "vda.raw").read_bytes() == frozen.disks[1]
 
 
 def test_a_new_image_with_the_inode_of_the_old_one_is_not_taken_for_it(

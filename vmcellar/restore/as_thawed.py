@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,12 @@ import numpy as np
 from vmcellar.errors import IntegrityError, UsageError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.restore.begun import RECORD, Begun, Part, load, request_of
+from vmcellar.restore.begun import RECORD, Begun, Part, begun_in, load, request_of
 from vmcellar.restore.fetch import Fetcher, Moved
 from vmcellar.restore.journal import JOURNAL, partial, sync_folder
 from vmcellar.restore.plan import WINDOW, Resolver, Window, chosen_disks, chunk_ids, survey
 from vmcellar.restore.qcow2 import UsedClusters
+from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import Job, check_space, held_folder, write_file
 from vmcellar.restore.targets import ImageTarget, open_target
 from vmcellar.restore.thaw import asleep
@@ -32,7 +33,8 @@ from vmcellar.tiers.base import ArchivedError
 if TYPE_CHECKING:
     from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
     from vmcellar.repository.repository import Repository
-    from vmcellar.restore.report import RestoreReport, RestoreTarget
+    from vmcellar.restore.plan import RestorePlan
+    from vmcellar.restore.report import RestoreReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,48 @@ def write_readable(
     """The same, but the images get no names, also when nothing is left to be written."""
     with _working(repository, point, target, progress, cancel) as work:
         return work.write()
+
+
+def rest_of(
+    repository: Repository, point: RestorePoint, folder: Path, plan: RestorePlan, cancel: CancelToken
+) -> RestorePlan | None:
+    """`plan` with those packs alone of which a restore of `point` into `folder` has something left, as its chunks lie
+    now; None when none has begun there. Writes nothing. PermanentError when that of another point has begun there.
+    """
+    begun = begun_in(folder, point.id)
+    if begun is None:
+        return None
+    target = RestoreTarget(folder, begun.request["format"], tuple(begun.request["disks"]))
+    disks = chosen_disks(point, target.disks)
+    job = Job(repository, point, target, disks)
+    for disk, inode in list(begun.images.items()):
+        if inode not in _inodes(job.images[disk]):
+            begun.forget(disk)
+    _locate_left(begun, job, Resolver(repository, point, best_effort=False, cancel=cancel))
+    needed = set(begun.needed)
+    return replace(plan, keys=tuple(key for key in plan.keys if key in needed))
+
+
+def _inodes(path: Path) -> set[int]:
+    """Of the file, and of what it is called until it is whole."""
+    return {each.stat().st_ino for each in (path, partial(path)) if each.exists()}
+
+
+def _locate_left(begun: Begun, job: Job, resolver: Resolver) -> None:
+    """Have the record name the packs of what is left as they are now."""
+    for disk in job.disks:
+        for window in resolver.windows(disk):
+            begun.part(window.target, _start(window), _packs(window))
+    for artifact in job.point.artifacts:
+        if not _is_written(begun, job, artifact):
+            found = job.repository.index.locate([bytes.fromhex(chunk) for chunk in artifact.chunks])
+            begun.files[artifact.name] = sorted({each.pack.key for each in found.values()})
+
+
+def _is_written(begun: Begun, job: Job, artifact: Artifact) -> bool:
+    path = job.artifacts[artifact.name]
+    sizes = {each.stat().st_size for each in (path, partial(path)) if each.exists()}
+    return begun.files.get(artifact.name) == [] and artifact.size in sizes
 
 
 @contextmanager
@@ -200,30 +244,18 @@ class _Work:
 
     def _renew(self) -> None:
         """Have the record name the packs of what is left as they are now."""
-        for disk in self._disks:
-            for window in self._resolver.windows(disk):
-                self._part_of(window)
-        for artifact in self._point.artifacts:
-            if not self._is_written(artifact):
-                self.begun.files[artifact.name] = sorted(self._packs_of(artifact))
+        _locate_left(self.begun, self._job, self._resolver)
         self.begun.save(self._target.directory)
-
-    def _is_written(self, artifact: Artifact) -> bool:
-        path = partial(self._job.artifacts[artifact.name])
-        recorded = self.begun.files.get(artifact.name) == []
-        return recorded and path.exists() and path.stat().st_size == artifact.size
 
     def _write_files(self) -> None:
         """What lies beside the images: large ones lie in packs that may sleep, too."""
         for artifact in self._point.artifacts:
-            if not self._is_written(artifact) and not asleep(self._repository, self.begun.files[artifact.name]):
+            if _is_written(self.begun, self._job, artifact):
+                continue
+            if not asleep(self._repository, self.begun.files[artifact.name]):
                 write_file(partial(self._job.artifacts[artifact.name]), self._repository.artifact(artifact))
                 self.begun.files[artifact.name] = []
         self.begun.save(self._target.directory)
-
-    def _packs_of(self, artifact: Artifact) -> set[str]:
-        found = self._repository.index.locate([bytes.fromhex(chunk) for chunk in artifact.chunks])
-        return {each.pack.key for each in found.values()}
 
     def _write(self, images: Mapping[str, ImageTarget]) -> None:
         sleeping = asleep(self._repository, self.begun.needed)

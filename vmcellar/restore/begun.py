@@ -92,15 +92,14 @@ def has_begun(folder: Path) -> bool:
     return (folder / RECORD).exists()
 
 
-def needed_by(folder: Path, point: str) -> list[str] | None:
-    """The packs that a restore of `point` into this folder still needs; None when none has begun there. PermanentError
-    when that of another point has.
+def begun_in(folder: Path, point: str) -> Begun | None:
+    """The record of a restore of `point` into this folder, whatever its other options; None when none has begun there.
+    PermanentError when that of another point has.
     """
     found = _read(folder)
-    if found is None:
-        return None
-    _check(folder, found, found.request.get("point") == point)
-    return found.needed
+    if found is not None:
+        _check(folder, found, found.request.get("point") == point)
+    return found
 
 
 def load(folder: Path, point: RestorePoint, target: RestoreTarget) -> Begun | None:

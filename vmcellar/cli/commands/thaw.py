@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +16,8 @@ from vmcellar.cli.signals import cancel_on_signals
 from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
+    from vmcellar.progress import CancelToken
+    from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
     from vmcellar.restore.plan import RestorePlan
     from vmcellar.restore.thaw import ThawPlan
@@ -71,14 +73,16 @@ def thaw(
 
     settings = read_config(ctx, config)
     repository = open_repository(ctx, config, identity)
+    chosen = repository.point(point)
     with cancel_on_signals() as cancel:
-        found = make_plan(repository, repository.point(point), tuple(disk or ()), cancel=cancel)
-    if rest_of is not None:
-        found = _rest_of(rest_of, found)
+        found = make_plan(repository, chosen, tuple(disk or ()), cancel=cancel)
+        if rest_of is not None:
+            found = _rest_of(repository, chosen, rest_of, found, cancel)
     plan = plan_thaw(repository, found, settings.price_tables(), days)
     if not plan.waits:
         print_json({**thaw_json(plan), "requested": None}) if as_json else note(
-            f"nothing to thaw: all {found.packs} packs of point {plan.point} can be read now"
+            f"nothing to thaw: all {len(found.keys)} packs {'of' if rest_of is None else 'that are left of'} point "
+            f"{plan.point} can be read now"
         )
         return
     plan.offer(speed)  # refuses a speed that the archive does not have, before anything is asked
@@ -93,13 +97,15 @@ def thaw(
     note(f"requested: {len(record.keys)} packs, {speed}; `vmcellar thaw --status` says when they can be read")
 
 
-def _rest_of(folder: Path, plan: RestorePlan) -> RestorePlan:
-    from vmcellar.restore.begun import needed_by
+def _rest_of(
+    repository: Repository, point: RestorePoint, folder: Path, plan: RestorePlan, cancel: CancelToken
+) -> RestorePlan:
+    from vmcellar.restore.as_thawed import rest_of
 
-    needed = needed_by(folder, plan.point)
-    if needed is None:
+    found = rest_of(repository, point, folder, plan, cancel)
+    if found is None:
         raise UsageError(f"{folder}: no restore has begun there", hint="vmcellar restore POINT --to DIR --readable")
-    return replace(plan, keys=tuple(key for key in plan.keys if key in set(needed)))
+    return found
 
 
 def _fetch(repository: Repository, name: str, disks: tuple[str, ...], as_json: bool) -> None:
