@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
+from vmcellar.analysis.capacity import TierUse, capacity
+from vmcellar.analysis.grid import seconds_of
+from vmcellar.analysis.sample import Settings, generate
 from vmcellar.cli.checks.storage import check_storage
 from vmcellar.config import load_config
+from vmcellar.errors import PermanentError
 from vmcellar.repository.repository import Repository
+from vmcellar.tiers.local import LocalTier
 
 POINTS_TIME = 1_800_000_000
 TIERS = """
@@ -95,6 +100,39 @@ def test_what_cools_moves_and_every_point_restores(cli: Cli, tiered: Cellar, mon
         assert cli("restore", point, "--to", tiered.folder / point, "--format", "raw").code == 0
         assert (tiered.folder / point / "vda.raw").read_bytes() == image
     assert cli("verify", "--all", "--deep").code == 0
+
+
+def test_days_to_full_are_told_beside_the_room_that_is_left(
+    cli: Cli, tiered: Cellar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = json.loads(cli("tiers", "--json").out)["tiers"]
+    assert [tier["full"] for tier in first] == [None] * 3, "nothing is known before there is a history"
+    files = [path for path in (tiered.folder / "repo").rglob("*") if path.is_file()]
+    assert first[0]["packs"] < first[0]["objects"] <= len(files)
+    assert cli("catalog", "rebuild").code == 0
+    short = json.loads(cli("tiers", "--json").out)["tiers"][0]["full"]
+    assert (short["known"], short["days"]) == (False, None)
+    assert "are needed" in short["reason"]
+    frame = generate(Settings(seed=3, vms=6, days=90)).frame
+    monkeypatch.setattr("vmcellar.analysis.capacity.history", lambda _: frame)
+    now = float(seconds_of(frame["started"]).max())
+    later(monkeypatch, (now - POINTS_TIME) / 86400)
+    (plain,) = capacity(frame, [TierUse("hot", 0, 1 << 60)], now)
+    assert plain.per_day is not None
+    room = int(30 * plain.per_day)
+    monkeypatch.setattr(LocalTier, "free_bytes", lambda _: room)
+    full = json.loads(cli("tiers", "--json").out)["tiers"][0]["full"]
+    assert full["days"] == pytest.approx(30, abs=6)
+    assert full["earliest"] <= full["days"]
+    assert f" {full['days']:.0f} d " in cli("tiers").out
+    monkeypatch.setattr("vmcellar.analysis.capacity.history", broken_catalog)
+    told = cli("tiers")
+    assert told.code == 0
+    assert "when tiers will be full is not known: catalog is broken" in told.err
+
+
+def broken_catalog(_: object) -> None:
+    raise PermanentError("catalog is broken")
 
 
 def test_bad_use(cli: Cli, tiered: Cellar) -> None:

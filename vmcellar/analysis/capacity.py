@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from vmcellar.analysis.fill import Fill, fill_of
+from vmcellar.analysis.fill import DAY, Fill, fill_of
+from vmcellar.analysis.history import history
+from vmcellar.analysis.quality import quarantine
 from vmcellar.catalog import models
+from vmcellar.catalog.catalog import Catalog
 from vmcellar.policy.costs import month_cost, offers
 from vmcellar.repository.layout import PACK_BYTES
 from vmcellar.upkeep.survey import survey
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from vmcellar.config.model import Config
     from vmcellar.config.prices import Prices
     from vmcellar.repository.repository import Repository
+    from vmcellar.upkeep.tierstat import TierSummary
 
 COST_DAYS = (30, 365)
 THAWED_DAYS = 3
@@ -72,6 +76,35 @@ class TierCapacity:
     latest: datetime | None
     reason: str
     costs: tuple[TierCost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DaysToFull:
+    """Days from now until a tier is full, at the earliest and the latest by the 80 % interval; None with a `reason`,
+    and `known` is False when there is no forecast.
+    """
+
+    known: bool
+    days: float | None
+    earliest: float | None
+    latest: float | None
+    reason: str
+
+
+def days_to_full(config: Config, repository: Repository, standing: Iterable[TierSummary]) -> dict[str, DaysToFull]:
+    """Of each tier that answers, by its name, by what backups stored until now. Raises what the catalog raises."""
+    now = repository.clock()
+    frame = quarantine(history(Catalog.of(config, repository.id)), now)[0]
+    tiers = [TierUse(one.name, one.bytes + one.metadata, one.free) for one in standing if not one.away]
+    return {one.tier: _days_to_full(one, now) for one in capacity(frame, tiers, now)}
+
+
+def _days_to_full(found: TierCapacity, now: float) -> DaysToFull:
+    days, earliest, latest = (
+        None if moment is None else (moment.timestamp() - now) / DAY
+        for moment in (found.full, found.earliest, found.latest)
+    )
+    return DaysToFull(found.per_day is not None, days, earliest, latest, found.reason)
 
 
 def tiers_now(repository: Repository, config: Config, now: float) -> list[TierUse]:

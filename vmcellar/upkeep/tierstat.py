@@ -23,6 +23,7 @@ class TierSummary:
     """One tier. Sizes in bytes, ages in seconds; `cost_month` in the currency of its price table, of packs alone.
 
     A pack's age is that of the youngest point that needs it: `oldest` and `youngest` are of the packs that points need.
+    `objects` are all that lie there, packs included; `metadata` are bytes of the others.
     `unneeded` are bytes that no point needs, or only pinned ones. `alone` are bytes of packs that no other tier has.
     `away` says why nothing could be told; the figures are 0 and None then.
     """
@@ -30,6 +31,7 @@ class TierSummary:
     name: str
     place: str
     packs: int = 0
+    objects: int = 0
     bytes: int = 0
     metadata: int = 0
     alone: int = 0
@@ -57,13 +59,15 @@ def summaries(repository: Repository, found: Survey, prices: Mapping[str, Prices
 
 
 def _summary(tier: Tier, packs: list[Pack], prices: Prices, now: float) -> TierSummary:
+    others = [size for prefix in IN_ORDER for _, size in tier.list(prefix)]
     ages = [now - pack.youngest for pack in packs if pack.youngest is not None]
     return TierSummary(
         name=tier.name,
         place=tier.describe(),
         packs=len(packs),
+        objects=len(packs) + len(others),
         bytes=sum(pack.size for pack in packs),
-        metadata=sum(size for prefix in IN_ORDER for _, size in tier.list(prefix)),
+        metadata=sum(others),
         alone=sum(pack.size for pack in packs if len(pack.tiers) == 1),
         unneeded=sum(pack.size for pack in packs if pack.youngest is None),
         youngest=min(ages, default=None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,15 @@ from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_LOOK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import UsageError
+from vmcellar.errors import UsageError, VmcellarError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vmcellar.analysis.capacity import DaysToFull
+    from vmcellar.config import Config
+    from vmcellar.repository.repository import Repository
+    from vmcellar.upkeep.tierstat import TierSummary
 
 tiers_app = typer.Typer(
     help="What lies on which tier, and moving it. Without a command: a table of all tiers.",
@@ -25,9 +33,10 @@ def register(app: typer.Typer) -> None:
 
 @tiers_app.callback()
 def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """What lies on which tier: packs, bytes, age, cost per month, free space. Moves nothing.
+    """What lies on which tier: packs, bytes, age, cost per month, free space, days to full. Moves nothing.
 
-    Exit 1 when a tier is away, or a pack that points need is on none.
+    When a tier will be full is forecast from what backups store; `vmcellar capacity` says more about it. Exit 1 when a
+    tier is away, or a pack that points need is on none.
     """
     if ctx.invoked_subcommand is not None:
         if config is not None:
@@ -37,17 +46,33 @@ def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
         from vmcellar.upkeep.survey import survey
         from vmcellar.upkeep.tierstat import summaries
 
-        repository = open_repository(ctx, config)
+        settings, repository = read_config(ctx, config), open_repository(ctx, config)
         found = survey(repository, cancel=cancel)
-        tiers = summaries(repository, found, read_config(ctx, config).price_tables(), repository.clock())
+        tiers = summaries(repository, found, settings.price_tables(), repository.clock())
+    full = _days_to_full(settings, repository, tiers)
     from vmcellar.cli.render.tiers import tiers_json, tiers_text
 
     if as_json:
-        print_json(tiers_json(found, tiers))
+        print_json(tiers_json(found, tiers, full))
     else:
-        console().print(tiers_text(found, tiers))
+        console().print(tiers_text(found, tiers, full))
     if found.lost or found.away:
         raise typer.Exit(1)
+
+
+def _days_to_full(settings: Config, repository: Repository, tiers: Sequence[TierSummary]) -> Mapping[str, DaysToFull]:
+    """None while there is no history, or when it cannot be read: what lies where is told all the same."""
+    from vmcellar.catalog.databases import database_of
+
+    try:
+        if database_of(settings).missing():
+            return {}
+        from vmcellar.analysis.capacity import days_to_full
+
+        return days_to_full(settings, repository, tiers)
+    except VmcellarError as error:
+        note(f"when tiers will be full is not known: {error.message}")
+        return {}
 
 
 @tiers_app.command()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
@@ -16,39 +16,60 @@ from vmcellar.upkeep.rebalance import RebalanceReport
 from vmcellar.upkeep.survey import Survey
 from vmcellar.upkeep.tierstat import TierSummary
 
+if TYPE_CHECKING:
+    from vmcellar.analysis.capacity import DaysToFull
+
+_COLUMNS = (
+    "tier", "packs", "objects", "bytes", "metadata", "only here", "oldest", "per month", "free", "full in", "where",
+)  # fmt: skip
 _DAY = 86400
 _SHOWN = 20
 
 
-def tiers_json(found: Survey, tiers: Sequence[TierSummary]) -> dict[str, Any]:
-    """The document of `tiers --json`; times in seconds, sizes in bytes."""
-    return {"points": found.points, "lost": list(found.lost), "tiers": [asdict(tier) for tier in tiers]}
+def tiers_json(found: Survey, tiers: Sequence[TierSummary], full: Mapping[str, DaysToFull]) -> dict[str, Any]:
+    """The document of `tiers --json`; times in seconds but for `full`, which is in days, sizes in bytes."""
+    rows = [{**asdict(tier), "full": _full_json(full.get(tier.name))} for tier in tiers]
+    return {"points": found.points, "lost": list(found.lost), "tiers": rows}
 
 
-def tiers_text(found: Survey, tiers: Sequence[TierSummary]) -> Group:
+def _full_json(found: DaysToFull | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found)
+
+
+def tiers_text(found: Survey, tiers: Sequence[TierSummary], full: Mapping[str, DaysToFull]) -> Group:
     """A row per tier, then what is wrong."""
-    table = Table("tier", "packs", "bytes", "metadata", "only here", "oldest", "per month", "free", "where", box=None)
+    table = Table(*_COLUMNS, box=None)
     table.pad_edge = False
     lines: list[Text] = []
     for tier in tiers:
         if tier.away:
-            table.add_row(tier.name, *["?"] * 7, Text("away", style="bold red"))
+            table.add_row(tier.name, *["?"] * (len(_COLUMNS) - 2), Text("away", style="bold red"))
             lines.append(Text(f"{tier.name} is away: {tier.away}"))
             continue
         table.add_row(
             tier.name,
             str(tier.packs),
+            str(tier.objects),
             size_text(tier.bytes),
             size_text(tier.metadata),
             size_text(tier.alone),
             "" if tier.oldest is None else f"{tier.oldest / _DAY:.1f} d",
             f"{tier.cost_month:.2f}",
             "no bound" if tier.free is None else size_text(tier.free),
+            _full_text(tier, full.get(tier.name)),
             tier.place,
         )
         if tier.unneeded:
             lines.append(Text(f"{tier.name}: {size_text(tier.unneeded)} that no point needs, or only pinned ones"))
     return Group(table, *lines, *_lost(found.lost))
+
+
+def _full_text(tier: TierSummary, found: DaysToFull | None) -> str:
+    if tier.free is None:
+        return "never"
+    if found is None or (found.days is None and not found.known):
+        return "?"
+    return "a year or more" if found.days is None else f"{found.days:.0f} d"
 
 
 def _lost(keys: Sequence[str]) -> list[Text]:
