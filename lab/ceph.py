@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +82,9 @@ log_file = {folder}/rgw.log
 rgw_frontends = beast endpoint=127.0.0.1:{rgw} tcp_nodelay=1
 rgw_dynamic_resharding = false
 rgw_crypt_s3_kms_backend = testing
+rgw_s3_auth_use_sts = true
+rgw_sts_key = lab-sixteen-byte
+rgw_sts_min_session_duration = 1
 """
 
 
@@ -150,6 +153,19 @@ class Cluster:
         path = self.folder / f"{name}.keyring"
         self.call("ceph", "auth", "get-or-create", name, *caps, "-o", str(path))
         return path
+
+    def make_role(self, name: str) -> str:
+        """A role that the user `lab` may assume for sessions that end, and that may do all with S3; its ARN."""
+        trust = {"Effect": "Allow", "Principal": {"AWS": ["arn:aws:iam:::user/lab"]}, "Action": ["sts:AssumeRole"]}
+        rights = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}
+        made = self.call(
+            "radosgw-admin", "role", "create", f"--role-name={name}", f"--assume-role-policy-doc={_policy(trust)}"
+        )
+        self.call(
+            "radosgw-admin", "role-policy", "put", f"--role-name={name}", "--policy-name=all",
+            f"--policy-doc={_policy(rights)}",
+        )  # fmt: skip
+        return str(json.loads(made)["Arn"])
 
     def kill_osd(self) -> None:
         """As power loss would: SIGKILL, no farewell."""
@@ -232,6 +248,10 @@ class Cluster:
     def _environment() -> dict[str, str]:
         """Debian's own Python for `ceph`, whatever environment the tests run in."""
         return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
+
+
+def _policy(statement: Mapping[str, object]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 def _listens(port: int) -> bool:

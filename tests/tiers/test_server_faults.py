@@ -7,20 +7,31 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import botocore.auth
 import pytest
+from botocore.config import Config
 
-from lab.ceph import Cluster
+from lab.ceph import ACCESS, SECRET, Cluster
+from tests.cli.conftest import quick_cost
+from tests.repository.writing import Change, back_up, read_disk
 from tests.tiers.conftest import as_written, new_name
 from tests.tiers.test_s3 import open_s3
 from vmcellar.config.tiers import TierSettings
+from vmcellar.crypto import slots
 from vmcellar.errors import PermanentError
+from vmcellar.repository.points import RestorePoint
+from vmcellar.repository.repository import Repository
+from vmcellar.repository.scrub import verify_all
 from vmcellar.tiers import s3_errors
 from vmcellar.tiers.s3 import S3Tier
 from vmcellar.tiers.s3_client import make_client
+
+SIZE = 1 << 20
 
 
 @pytest.mark.parametrize("minutes", [-20, 20])
@@ -60,6 +71,78 @@ def test_a_key_that_is_taken_away_in_mid_run_is_named_and_nothing_looks_empty(
         assert caught.value.hint
     cluster.call("radosgw-admin", "user", "enable", "--uid", name)
     assert [key for key, _ in tier.list("points/")] == ["points/one"]
+
+
+class Sessions:
+    """Credentials of a role that end, in a file as AWS's own tools write it; the next take the place of the last."""
+
+    def __init__(self, cluster: Cluster, settings: TierSettings, file: Path) -> None:
+        self.settings = settings.model_copy(update={"access_key": None, "secret_key": None, "profile": "session"})
+        self._file, self._role = file, cluster.make_role(new_name())
+        self._client = boto3.client(
+            "sts", endpoint_url=cluster.endpoint, region_name="us-east-1", aws_access_key_id=ACCESS,
+            aws_secret_access_key=SECRET, config=Config(parameter_validation=False),
+        )  # fmt: skip
+
+    def begin(self, seconds: int) -> None:
+        answer = self._client.assume_role(RoleArn=self._role, RoleSessionName="backup", DurationSeconds=seconds)
+        names = {"access_key_id": "AccessKeyId", "secret_access_key": "SecretAccessKey"}
+        names["session_token"] = "SessionToken"
+        lines = [f"aws_{name} = {answer['Credentials'][key]}" for name, key in names.items()]
+        self._file.write_text("\n".join(["[session]", *lines, ""]))
+
+
+@pytest.fixture
+def sessions(cluster: Cluster, s3_settings: TierSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sessions:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    return Sessions(cluster, s3_settings, tmp_path / "credentials")
+
+
+def test_a_session_that_ends_in_mid_backup_is_named_and_the_next_run_goes_on(
+    sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backups go on until the gateway refuses one: at any request of it, and all that were done before are whole."""
+    monkeypatch.setattr("vmcellar.crypto.passphrase.Argon2Cost", quick_cost)
+    points: list[RestorePoint] = []
+    with ThreadPoolExecutor(2) as pool:
+        sessions.begin(600)
+        slots.create(open_s3(sessions.settings, tmp_path), b"secret")
+        for seconds in (2, 4, 8, 16, 32):  # so long that one backup is done, however busy the machine is
+            sessions.begin(seconds)
+            with pytest.raises(PermanentError) as caught:
+                back_up_for_ever(sessions.settings, tmp_path, pool, points)
+            if points:
+                break
+        assert points
+        assert "403" in caught.value.message or "AccessDenied" in caught.value.message
+        assert "renew it" in caught.value.hint
+        sessions.begin(600)
+        repository = opened(sessions.settings, tmp_path)
+        assert {point.id for point in points} <= {point.id for point in repository.points()}
+        assert verify_all(repository, deep=True).ok
+        last = back_up(repository, pool, [(0, b"after")], SIZE, points[-1])
+        assert read_disk(repository, last).startswith(b"after")
+        assert verify_all(repository, deep=True).ok
+        repository.close()
+
+
+def back_up_for_ever(
+    settings: TierSettings, folder: Path, pool: ThreadPoolExecutor, points: list[RestorePoint]
+) -> None:
+    repository = opened(settings, folder)
+    try:
+        while True:
+            changes: list[Change] = [(0, os.urandom(64 << 10))]
+            points.append(back_up(repository, pool, changes, SIZE, points[-1] if points else None))
+    finally:
+        repository.close()
+
+
+def opened(settings: TierSettings, folder: Path) -> Repository:
+    tier = open_s3(settings, folder)
+    found = Repository(tier, slots.unlock(tier, b"secret"), b"r" * 16, folder / "cache")
+    found.index.refresh()
+    return found
 
 
 _WRITER = """

@@ -141,6 +141,28 @@ def _empty(tiered: Tiered, name: str) -> None:
     repository.close()
 
 
+def test_a_damaged_hot_tier_is_rebuilt_from_object_storage(tiered: Tiered, s3_settings: TierSettings) -> None:
+    tiered.make({"hot": "repo", "cold": as_written(s3_settings)}, {"hot": "7d", "cold": "rest", "copies": 2})
+    tiered.after(1)
+    assert tiered.cli("tiers", "move").code == 0
+    whole = tiered.packs()
+    assert whole["hot"] == whole["cold"] > 1
+    for folder, damage in (("data", "gone"), ("data", "cut"), ("meta", "cut"), ("index", "gone"), ("points", "cut")):
+        path = min(path for path in (tiered.folder / "repo" / folder).rglob("*") if path.is_file())
+        content = path.read_bytes()
+        path.unlink()
+        if damage == "cut":
+            path.write_bytes(content[: len(content) // 2])
+    shutil.rmtree(tiered.folder / "state")  # what this host remembers of the index helps nobody
+    assert tiered.cli("verify", "--all", "--deep").code == 1
+    mended = tiered.cli("verify", "--all", "--deep", "--repair", "--from", "cold")
+    assert mended.code == 0, mended.out + mended.err
+    assert tiered.cli("tiers", "move").code == 0
+    assert tiered.packs() == whole
+    assert tiered.cli("verify", "--all", "--deep").code == 0
+    tiered.restore_all()
+
+
 def test_cold_is_an_archive(
     tiered: Tiered, glacier_server: Glacier, glacier_settings: TierSettings, tmp_path: Path
 ) -> None:

@@ -23,8 +23,12 @@ _KEYS = "check access_key, secret_key or profile of the tier, then type `vmcella
 _RENEW = "the credentials' time is over: renew them (aws sso login, or a new key), then repeat the command"
 _THAW = "`vmcellar thaw POINT` asks for it; `vmcellar restore POINT --plan` says first what that costs and takes"
 _ROOM = "raise the quota or prune old points (`vmcellar prune`), then run the backup again"
+_RIGHTS = (
+    "let this key list, get, put and delete in the bucket (its policy), or renew it if it is a session's whose time is "
+    "over, which radosgw answers with the same; then type `vmcellar doctor`"
+)
 _PERMANENT = {
-    "AccessDenied": "let this key list, get, put and delete in the bucket (its policy), then type `vmcellar doctor`",
+    "AccessDenied": _RIGHTS,
     "AllAccessDisabled": "the account may not be used: ask its owner",
     "AccountProblem": "the account may not be used: ask its owner",
     "InvalidAccessKeyId": _KEYS,
