@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from dotenv import dotenv_values
 from prefect import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterDeploymentId,
     FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -81,6 +83,10 @@ class Use:
         own, system, children, children_system = (int(each) / TICKS for each in times)
         self.cpu.append(own + system)
         self.children.append(children + children_system)
+
+    def now(self) -> str:
+        """What the last look saw."""
+        return f"{self.memory[-1]:.0f} MiB, {self.files[-1]} files"
 
     def grew(self) -> bool:
         """Whether the last quarter had more than the second, by more than `GROWTH` says."""
@@ -248,10 +254,15 @@ def _soak(
     dice = random.Random(1)
     print(f"{options.vms} simulated and {len(guests)} real VMs, {planned} jobs, every {options.every} minutes, "
           f"{options.minutes} minutes from {begun:%H:%M} UTC on {options.database}", flush=True)  # fmt: skip
-    while datetime.now(UTC) < end:
+    told = begun
+    while (moment := datetime.now(UTC)) < end:
         change(guests, sims, dice)
         for use in uses.values():
             use.look()
+        if moment - told >= timedelta(minutes=1):
+            told = moment
+            print(f"{moment:%H:%M:%S} {asyncio.run(_standing(begun, moment))}; "
+                  f"{'; '.join(f'{name}: {use.now()}' for name, use in uses.items())}", flush=True)  # fmt: skip
         time.sleep(LOOK_SECONDS)
     last = end - timedelta(seconds=1)
     with suppress(LabError):  # what is not over then is told below
@@ -263,6 +274,22 @@ def _soak(
     for name, use in uses.items():
         print(f"{name}, by quarters: {use}{'  GREW' if use.grew() else ''}")
     return Seen(vms, uses, bool(missed or bad or any(use.grew() for use in uses.values())))
+
+
+async def _standing(begun: datetime, moment: datetime) -> str:
+    """How the jobs that came due stand; a count that the server is slow to give is worth knowing, too."""
+    asked = time.monotonic()
+    due = FlowRunFilterExpectedStartTime.model_validate({"after_": begun - timedelta(seconds=1), "before_": moment})
+    async with get_client() as client:
+        found = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                expected_start_time=due, deployment_id=FlowRunFilterDeploymentId.model_validate({"is_null_": False})
+            ),
+            limit=200,
+        )
+    states = Counter(str(run.state_name) for run in found if run.parameters.get("request", {}).get("job"))
+    text = ", ".join(f"{count} {name}" for name, count in sorted(states.items())) or "none due"
+    return f"jobs: {text} (asked in {time.monotonic() - asked:.1f} s)"
 
 
 async def _scheduled() -> int:

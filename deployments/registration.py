@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 
 from deployments.wanted import JOB_TAG, TAG, Wanted, wanted
 from tasks import timetable
-from tasks.turns import host_limit, shared_limits
+from tasks.places import host_limit, shared_limits
 from vmcellar.policy.timetable import read_advised
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from tasks.artifacts import Result, job_artifact, progress_artifact, report_arti
 from tasks.control import Activity, activity, engine_of
 from tasks.hooks import hooked, run_hooks
 from tasks.lost import or_without
+from tasks.places import host_slot
 from tasks.running import TaskThreads
 from tasks.runrecords import recorded
-from tasks.turns import Turns, host_slot, superseded
+from tasks.turns import Turns, superseded
 from vmcellar.backup import stages
 from vmcellar.backup.at_work import at_work
 from vmcellar.backup.cataloguing import noting_failure
@@ -96,7 +97,7 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     async def one(wanted: BackupRequest) -> PointSummary:
         if turns:
             await turns.wait(wanted.vm)
-        async with gate, host_slot(engine.config.limits):
+        async with gate, host_slot(engine.config.limits, engine.state):
             if turns is None:
                 return await _one(request.config, wanted)
             turns.check(wanted.vm)

@@ -1,14 +1,12 @@
-"""When a scheduled run of a job, and each of its VMs, may begin: windows, spread starts, catching up, the host's limit.
+"""When a scheduled run of a job, and each of its VMs, may begin: windows, spread starts, catching up after an outage.
 
-A run that somebody started by hand waits for nothing but the host's limit.
+A run that somebody started by hand waits for nothing but the host's limit (`tasks.places`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,12 +19,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.concurrency.asyncio import concurrency
 from prefect.context import FlowRunContext
 
 from tasks import runrecords
 from tasks.control import stop_reading
-from tasks.patience import server_is_lost
 from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.policy.localzone import local_zone
 from vmcellar.policy.windows import delay, seconds_left
@@ -35,28 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vmcellar.config.jobs import BackupJob
-    from vmcellar.config.model import Limits
-
-log = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
-
-LOST_SECONDS = 0.1
-"""How long the answer of a server that is known to be lost is waited for."""
-
-LEASE_SECONDS = 60.0
-"""How long a killed run keeps its place, and a server that was away may take to come back without giving it to another.
-Prefect's least; by default a kill would cost the host a place for five minutes."""
-
-
-def host_limit() -> str:
-    """The name of the global concurrency limit that all jobs of this host share."""
-    return f"vmcellar-{socket.gethostname()}"
-
-
-def shared_limits(limits: Limits) -> dict[str, int]:
-    """The global concurrency limits of what several hosts share, by their names on the server."""
-    return {f"vmcellar-shared-{name}": places for name, places in limits.shared.items()}
 
 
 def now() -> datetime:
@@ -166,40 +142,3 @@ def _why(run: FlowRun, others: list[FlowRun], moment: datetime) -> str:
         if other.start_time is not None and other.start_time < due and other.state_type == StateType.RUNNING:
             return f"run {other.name}, begun before this one was due, still goes on"
     return ""
-
-
-@asynccontextmanager
-async def host_slot(limits: Limits) -> AsyncIterator[None]:
-    """One of the places that `limits.vms` gives the jobs of this host together, and one of each of `limits.shared`, for
-    runs that a deployment began. All are taken at once or none, so no run holds one while it waits for another.
-
-    `vmcellar up` and `vmcellar deploy` make the limits. A server that does not answer must not keep a backup from
-    running, nor undo it at its end: it then goes without a place.
-    """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
-        yield
-        return
-    if await server_is_lost():
-        log.warning("the Prefect server does not answer: going on without a place of %s", host_limit())
-        yield  # not even asked for: a place that is given too late would be nobody's until its lease ends
-        return
-    names = [host_limit(), *shared_limits(limits)]
-    place = concurrency(names, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
-    taken = await _or_warn(place.__aenter__())
-    try:
-        yield
-    finally:
-        if taken:
-            await _or_warn(place.__aexit__(None, None, None), LOST_SECONDS if await server_is_lost() else None)
-
-
-async def _or_warn(request: Awaitable[object], seconds: float | None = None) -> bool:
-    try:
-        # In this very task: what takes a place and what gives it back belong together.
-        async with asyncio.timeout(seconds):
-            await request
-    except Exception as error:
-        log.warning("the Prefect server did not answer about the limit %s: %s", host_limit(), error)
-        return False
-    return True

@@ -1,66 +1,161 @@
-"""A VM's turn takes one place of the host's limit and of each shared one, and gives them back."""
+"""A VM's turn takes one place of the host's limit and of each shared one, and gives them back; who waits is woken."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
 
 import anyio
 import pytest
 
-from tasks import turns
+from tasks import places
 from vmcellar.config.model import Limits
+
+NEVER = 1_000_000.0
+
+
+@dataclass
+class FakeServer:
+    """Stands for Prefect's: each limit has `places`; what was asked of it."""
+
+    places: int = 1
+    taken: list[str] = field(default_factory=list)
+    looks: int = 0
+    freed_at: int = 0
+    """At this look somebody else's place is free; nobody tells."""
+
+    async def read_global_concurrency_limit_by_name(self, name: str) -> SimpleNamespace:
+        self.looks += 1
+        if self.looks == self.freed_at:
+            self.taken.clear()
+        return SimpleNamespace(active=True, active_slots=self.taken.count(name), limit=self.places)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[FakeServer]:
+        yield self
+
+    @asynccontextmanager
+    async def concurrency(self, names: list[str], **_options: object) -> AsyncIterator[None]:
+        """Prefect's own renews its lease in a scope that must be left in the task that entered it; so does this one."""
+        with anyio.CancelScope():
+            assert all(self.taken.count(name) < self.places for name in names), "only what is free is asked for"
+            self.taken.extend(names)
+            yield
+            for name in names:
+                self.taken.remove(name)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    """The server that a run of a deployment asks."""
+    made = FakeServer()
+    run = SimpleNamespace(flow_run=SimpleNamespace(deployment_id=uuid4()))
+    monkeypatch.setattr(places, "FlowRunContext", SimpleNamespace(get=lambda: run))
+    monkeypatch.setattr(places, "get_client", made.client)
+    monkeypatch.setattr(places, "concurrency", made.concurrency)
+    monkeypatch.setattr(places, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(places, "ASK_SECONDS", NEVER)
+    return made
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING, "tasks.places")
+    return caplog
 
 
 def test_a_place_is_taken_and_given_back_by_one_task(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fake: FakeServer, tmp_path: Path, warnings: pytest.LogCaptureFixture
 ) -> None:
-    """Prefect's own renews its lease in a scope that must be left in the task that entered it; so does this one."""
-    run = SimpleNamespace(flow_run=SimpleNamespace(deployment_id=uuid4()))
-    places: list[str] = []
+    async def turn() -> None:
+        async with places.host_slot(Limits(shared={"san-a": 4}), tmp_path):
+            assert fake.taken == [places.host_limit(), "vmcellar-shared-san-a"]
 
-    @asynccontextmanager
-    async def limited(names: list[str], **_options: object) -> AsyncIterator[None]:
-        with anyio.CancelScope():
-            places.extend(names)
-            yield
-            places.clear()
+    asyncio.run(turn())
+    assert fake.taken == []
+    assert warnings.text == ""
+
+
+def test_who_waits_goes_on_when_a_place_is_given_back(
+    fake: FakeServer, tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    """Five VMs, one place, and no other reason to look again; the server is looked at about once for each try."""
+    done: list[str] = []
+
+    async def turn(vm: str) -> None:
+        async with places.host_slot(Limits(), tmp_path):
+            await asyncio.sleep(0.005)
+            done.append(vm)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(turn(f"vm{number}") for number in range(5)))
+
+    asyncio.run(all_of_them())
+    assert sorted(done) == ["vm0", "vm1", "vm2", "vm3", "vm4"]
+    assert fake.looks <= 10
+    assert warnings.text == ""
+
+
+def test_a_place_that_nobody_tells_of_is_found_all_the_same(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder was killed, or it was another host's."""
+    monkeypatch.setattr(places, "ASK_SECONDS", 0.0)
+    fake.taken, fake.freed_at = [places.host_limit()], 3
 
     async def turn() -> None:
-        async with turns.host_slot(Limits(shared={"san-a": 4})):
-            assert places == [turns.host_limit(), "vmcellar-shared-san-a"]
+        async with places.host_slot(Limits(), tmp_path):
+            pass
 
-    monkeypatch.setattr(turns, "FlowRunContext", SimpleNamespace(get=lambda: run))
-    monkeypatch.setattr(turns, "concurrency", limited)
-    with caplog.at_level(logging.WARNING, "tasks.turns"):
-        asyncio.run(turn())
-    assert places == []
-    assert caplog.text == ""
+    asyncio.run(turn())
+    assert fake.looks == 3
+
+
+def test_one_that_waits_and_is_cancelled_leaves_the_next_its_turn(fake: FakeServer, tmp_path: Path) -> None:
+    fake.taken, waits = [places.host_limit()], asyncio.Event()
+
+    async def turn() -> None:
+        waits.set()
+        async with places.host_slot(Limits(), tmp_path):
+            pass
+
+    async def both() -> None:
+        first = asyncio.create_task(turn())
+        await waits.wait()
+        while not fake.looks:
+            await asyncio.sleep(0)
+        second = asyncio.create_task(turn())
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        fake.taken.clear()
+        os.utime(tmp_path / places.FILE, ns=(1, 1))
+        await second
+
+    asyncio.run(both())
+    assert fake.taken == []
 
 
 def test_of_a_server_that_is_lost_no_place_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: pytest.LogCaptureFixture
 ) -> None:
     """It may give it after all, when nobody waits any more: then it would be taken until its lease ends."""
-    run = SimpleNamespace(flow_run=SimpleNamespace(deployment_id=uuid4()))
 
     async def lost() -> bool:
         return True
 
-    def never(*_arguments: object, **_options: object) -> None:
-        pytest.fail("a place was asked for")
-
     async def turn() -> str:
-        async with turns.host_slot(Limits()):
+        async with places.host_slot(Limits(), tmp_path):
             return "done"
 
-    monkeypatch.setattr(turns, "FlowRunContext", SimpleNamespace(get=lambda: run))
-    monkeypatch.setattr(turns, "server_is_lost", lost)
-    monkeypatch.setattr(turns, "concurrency", never)
-    with caplog.at_level(logging.WARNING, "tasks.turns"):
-        assert asyncio.run(turn()) == "done"
-    assert "without a place" in caplog.text
+    monkeypatch.setattr(places, "server_is_lost", lost)
+    assert asyncio.run(turn()) == "done"
+    assert fake.looks == 0
+    assert "without a place" in warnings.text

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import sys
 import threading
 import weakref
+from contextlib import closing
 
 import pytest
 
@@ -26,11 +28,19 @@ def test_the_server_is_started_with_the_collector_away_from_its_thread(monkeypat
     monkeypatch.setattr("prefect.cli.app", lambda: seen.append((sys.argv[1:], gc.isenabled())))
     try:
         server.main()
+        assert soft_heap_limit() == server.SQLITE_MIB << 20
     finally:
         gc.enable()
+        server.bound_sqlite(0)
     assert begun.wait(60)
     assert seen == [(["server", "start", "--host", "127.0.0.1"], False)]
     assert collectors == ["garbage"]
+
+
+def soft_heap_limit() -> int:
+    """What a connection made later is bound to."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        return int(database.execute("PRAGMA soft_heap_limit").fetchone()[0])
 
 
 class Ring:
