@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab.require import requires
 from lab.waiting import wait_for
+from tasks.queue import QueueCollector, asking
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.databases import FILE, SqliteFile
 from vmcellar.catalog.metrics import CatalogCollector
@@ -89,8 +90,18 @@ def exposition(folder: Path) -> str:
     catalog = Catalog(SqliteFile(folder / FILE), REPOSITORY)
     catalog.add(rows())
     registry = CollectorRegistry()
-    registry.register(CatalogCollector(lambda: catalog, [BackupJob.model_validate({"name": "nightly", "rpo": "24h"})]))
+    job = BackupJob.model_validate({"name": "nightly", "rpo": "24h", "rto": "30s"})
+    registry.register(CatalogCollector(lambda: catalog, [job], lambda: START + 24.5 * HOUR))
+    registry.register(QueueCollector(waiting_server))
     return generate_latest(registry).decode()
+
+
+def waiting_server(path: str, question: dict[str, Any]) -> Any:
+    """Stands for Prefect's: one run waits, two work, one place of four is taken."""
+    if path == "flow_runs/count":
+        return {"SCHEDULED": 1, "PENDING": 0, "RUNNING": 2}[question["flow_runs"]["state"]["type"]["any_"][0]]
+    assert path == "v2/concurrency_limits/filter"
+    return [{"name": "vmcellar-kvm1", "limit": 4, "active_slots": 1}, {"name": "theirs", "limit": 1, "active_slots": 1}]
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[str]], float]:
@@ -128,6 +139,28 @@ def test_every_figure_is_that_of_the_newest_run(tmp_path: Path) -> None:
     assert found["vmcellar_vm_last_rto_seconds", frozenset(("db",))] == 33
     assert found["vmcellar_tier_free_bytes", frozenset(("hot",))] == 80
     assert ("vmcellar_tier_free_bytes", frozenset(("cold",))) not in found
+    assert found["vmcellar_tier_full_timestamp_seconds", frozenset(("hot",))] == START + 9 * HOUR, "10 an hour, 80 left"
+    assert ("vmcellar_tier_full_timestamp_seconds", frozenset(("cold",))) not in found
+    met = {vm: found["vmcellar_vm_objective_met", frozenset((vm, "rpo"))] for vm in ("web", "db")}
+    assert met == {"web": 0, "db": 1}, "24.5 and 23.5 hours"
+    assert found["vmcellar_vm_objective_met", frozenset(("db", "rto"))] == 0, "33 s, and 30 are asked for"
+    assert found["vmcellar_vm_objective_met", frozenset(("web", "rto"))] == 0, "never drilled"
+
+
+def test_what_waits_at_the_server_and_what_is_taken(tmp_path: Path) -> None:
+    found = samples(exposition(tmp_path))
+    states = ("waiting", "pending", "running")
+    assert [found["vmcellar_flow_runs", frozenset((state,))] for state in states] == [1, 0, 2]
+    assert found["vmcellar_limit_places", frozenset(("vmcellar-kvm1",))] == 4
+    assert found["vmcellar_limit_places_taken", frozenset(("vmcellar-kvm1",))] == 1
+    assert ("vmcellar_limit_places", frozenset(("theirs",))) not in found
+    assert found["vmcellar_prefect_up", frozenset()] == 1
+
+
+def test_a_server_that_does_not_answer_is_down_and_the_rest_is_told() -> None:
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(asking("http://127.0.0.1:1/api")))
+    assert samples(generate_latest(registry).decode()) == {("vmcellar_prefect_up", frozenset()): 0}
 
 
 def test_a_catalog_that_cannot_be_read_is_down_and_no_traceback(tmp_path: Path) -> None:
@@ -220,11 +253,13 @@ def test_no_port_is_bad_use(tmp_path: Path, listen: str) -> None:
     assert "no port" in done.stderr
 
 
-def test_the_textfile_is_written_whole(tmp_path: Path) -> None:
+def test_the_textfile_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump({"state": str(tmp_path)}))
     text = exposition(tmp_path)
     command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(tmp_path / "vmcellar.yaml"), "metrics"]
     subprocess.run([*command, "--textfile", str(tmp_path / "v.prom")], check=True)
     written = samples((tmp_path / "v.prom").read_text())
-    expected = samples(text)
-    assert {name for name, _ in written} == {name for name, _ in expected} - {"vmcellar_vm_rpo_target_seconds"}
+    policy = {"vmcellar_vm_rpo_target_seconds", "vmcellar_vm_objective_met"}
+    asked = {"vmcellar_prefect_up", "vmcellar_flow_runs", "vmcellar_limit_places", "vmcellar_limit_places_taken"}
+    assert {name for name, _ in written} == {name for name, _ in samples(text)} - policy - asked

@@ -7,8 +7,11 @@ figures are asked for one by one. Source: Prometheus' guides on naming and on ex
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from statistics import linear_regression
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -83,6 +86,12 @@ _TIERS = """
 SELECT repository, tier, used, free FROM tier_use WHERE NOT EXISTS (SELECT 1 FROM tier_use AS newer
   WHERE newer.repository = tier_use.repository AND newer.tier = tier_use.tier AND newer.time > tier_use.time)
 """
+_FREE = """
+SELECT repository, tier, time, free FROM tier_use WHERE free IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tier_use AS newer
+  WHERE newer.repository = tier_use.repository AND newer.tier = tier_use.tier
+    AND newer.time > tier_use.time + 30 * 86400)
+ORDER BY repository, tier, time
+"""
 _ANOMALIES = "SELECT repository, vm, kind, text, at FROM anomalies WHERE judged IS NULL"
 
 Row = Mapping[str, Any]
@@ -91,10 +100,14 @@ Row = Mapping[str, Any]
 class CatalogCollector(Collector):
     """Reads the catalog when Prometheus asks. Any thread. A catalog that cannot be read is `vmcellar_up 0`."""
 
-    def __init__(self, opening: Callable[[], Catalog], jobs: Sequence[BackupJob]) -> None:
+    def __init__(
+        self, opening: Callable[[], Catalog], jobs: Sequence[BackupJob], clock: Callable[[], float] = time.time
+    ) -> None:
         """`opening` is called at each scrape, so that a server which is away when this begins may come later."""
         self._opening = opening
+        self._clock = clock
         self._rpo = {job.name: job.rpo for job in jobs if job.rpo is not None}
+        self._rto = {job.name: job.rto for job in jobs if job.rto is not None}
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of one scrape, from one state of the catalog."""
@@ -110,12 +123,13 @@ class CatalogCollector(Collector):
         yield from _runs(found, self._rpo)
         yield from _points(found)
         yield from _evidence(found)
+        yield from _objectives(found, self._rpo, self._rto, self._clock())
         yield from _tiers(found)
 
 
 def standing(catalog: Catalog) -> dict[str, list[Row]]:
     """Where VMs and tiers stand, in one transaction: `newest` runs, `outcomes`, `stages`, `points`, `evidence`, `rto`,
-    `tiers`, `anomalies` that had consequences and are not judged.
+    `tiers`, what was `free` on each in its last 30 days, `anomalies` that had consequences and are not judged.
     """
     queries = {
         "newest": _NEWEST,
@@ -125,6 +139,7 @@ def standing(catalog: Catalog) -> dict[str, list[Row]]:
         "evidence": _EVIDENCE,
         "rto": _RTO,
         "tiers": _TIERS,
+        "free": _FREE,
         "anomalies": _ANOMALIES,
     }
     with catalog.reading() as connection:
@@ -199,6 +214,29 @@ def _evidence(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
     yield _gauge("vm_last_rto_seconds", "From the order to the running VM, in the last drill.", VM, rto)
 
 
+def _objectives(
+    found: Mapping[str, list[Row]], rpo: Mapping[str, int], rto: Mapping[str, int], now: float
+) -> Iterator[Metric]:
+    """Of each VM whose job asks for one. One that was never verified, or drilled, does not meet it."""
+    verified = {(row["repository"], row["vm"]): row["verified"] for row in found["points"]}
+    measured = {(row["repository"], row["vm"]): row["rto_seconds"] for row in found["rto"]}
+    made = GaugeMetricFamily(
+        "vmcellar_vm_objective_met",
+        "1 when the VM meets its policy: rpo by its newest verified point, rto by its last drill.",
+        labels=[*VM, "objective"],
+    )
+    for row in found["newest"]:
+        key = (row["repository"], row["vm"])
+        at = verified.get(key)
+        for name, limit, reached in (
+            ("rpo", rpo.get(row["job"]), None if at is None else now - at),
+            ("rto", rto.get(row["job"]), measured.get(key)),
+        ):
+            if limit is not None:
+                made.add_metric([*_vm(row), name], float(reached is not None and reached <= limit))
+    yield made
+
+
 def _tiers(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
     rows = found["tiers"]
     labels = ("repository", "tier")
@@ -207,3 +245,19 @@ def _tiers(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
         ("tier_free_bytes", "Bytes that the tier has left; absent where it has no end.", "free"),
     ):
         yield _gauge(name, what, labels, (([str(row["repository"])[:8], row["tier"]], row[column]) for row in rows))
+    looks = groupby(found["free"], lambda row: (str(row["repository"])[:8], row["tier"]))
+    yield _gauge(
+        "tier_full_timestamp_seconds",
+        "When the tier is full at the rate of its last 30 days; absent while it does not fill.",
+        labels,
+        ((names, _full([(row["time"], row["free"]) for row in rows])) for names, rows in looks),
+    )
+
+
+def _full(looks: Sequence[tuple[float, int]]) -> float | None:
+    """By the line through what was free; `vmcellar capacity` has the forecast with its bounds. Oldest first."""
+    newest, free = looks[-1]
+    if newest == looks[0][0]:
+        return None
+    slope = linear_regression([when - newest for when, _ in looks], [each for _, each in looks]).slope
+    return newest - free / slope if slope < 0 else None

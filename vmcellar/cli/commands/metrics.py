@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,8 @@ def metrics(
 ) -> None:
     """Print the history of backups as Prometheus metrics, serve them, or write them to a file.
 
-    Reads the catalog alone: no key, no libvirt, no repository. Rules and a dashboard: deployments/monitoring.
+    Reads the catalog alone, and asks the server of PREFECT_API_URL for runs that wait: no key, no libvirt, no
+    repository. Rules and a dashboard: deployments/monitoring.
     """
     if listen is not None and textfile is not None:
         raise UsageError("--listen and --textfile exclude each other")
@@ -62,6 +64,10 @@ def _registry(ctx: typer.Context, config: Path | None) -> CollectorRegistry:
     registry = CollectorRegistry()
     database = database_of(settings)
     registry.register(CatalogCollector(lambda: Catalog(database, ""), settings.backups))
+    if url := os.environ.get("PREFECT_API_URL"):
+        from tasks.queue import QueueCollector, asking
+
+        registry.register(QueueCollector(asking(url)))
     return registry
 
 
