@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import Flow
 from prefect.deployments.runner import RunnerDeployment
+from prefect.events import DeploymentEventTrigger
 from prefect.types.entrypoint import EntrypointType
 
 from flows.adapting import adapt_schedules
@@ -20,6 +21,7 @@ from flows.thaw import thaw_point
 from flows.upkeep import upkeep_repository
 from flows.verify import drill_point, verify_repository, verify_restores
 from flows.watch import watch_fleet
+from tasks.evidence import ANOMALY, UNVERIFIED
 from tasks.timetable import SERVED, job_deployment
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Wanted:
     tags: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
     description: str | None = None
+    triggers: tuple[DeploymentEventTrigger, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -73,6 +76,7 @@ class Wanted:
             description=self.description,
             tags=list(self.tags),
             entrypoint_type=EntrypointType.MODULE_PATH,
+            triggers=list(self.triggers),
             **options,
         )
 
@@ -80,7 +84,9 @@ class Wanted:
 def wanted(config: Config | None, where: str = SERVED) -> list[Wanted]:
     """All deployments; without a configuration, the forms alone."""
     place = f"{TAG}-{where}"
-    forms = [Wanted(flow, where, (TAG, place)) for flow in FORMS]
+    forms = [
+        Wanted(flow, where, (TAG, place), triggers=_at_once(place) if flow is watch_fleet else ()) for flow in FORMS
+    ]
     jobs = [
         Wanted(
             backup_job,
@@ -92,3 +98,19 @@ def wanted(config: Config | None, where: str = SERVED) -> list[Wanted]:
         for job in (config.backups if config else ())
     ]
     return [*forms, *jobs]
+
+
+def _at_once(place: str) -> tuple[DeploymentEventTrigger, ...]:
+    """Automations that look at the fleet, and so tell people, when a backup of this place failed, or evidence speaks
+    against a point, or an anomaly was found, instead of a quarter of an hour later. They belong to the deployment.
+    """
+    of_this_place = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{place}"}
+    backups = {"prefect.resource.role": "flow", "prefect.resource.name": [backup_vm.name, backup_job.name]}
+    made: dict[str, dict[str, Any]] = {
+        "a backup failed": {"expect": {"prefect.flow-run.Failed"}, "match_related": [of_this_place, backups]},
+        "a point or a VM looks bad": {"expect": {UNVERIFIED, ANOMALY}, "match_related": of_this_place},
+    }
+    return tuple(
+        DeploymentEventTrigger(name=f"{place}: look at once when {when}", parameters={"request": {}}, **options)
+        for when, options in made.items()
+    )

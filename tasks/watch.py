@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 from prefect import task
+from prefect.events import emit_event
 
 from tasks.control import engine_of
 from tasks.retrying import RETRIED
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BEGAN, OVER = "vmcellar.condition.began", "vmcellar.condition.over"
+"""The events that automations listen for."""
 PING_SECONDS = 10.0
 _KINDS = {"critical": "failure", "warning": "warning", "info": "success"}
 
@@ -33,7 +36,11 @@ def look(config: str) -> list[Condition]:
     engine = engine_of(config)
     now = time.time()
     found = conditions(standing(engine.catalog), engine.config.backups, now)
-    Notices(engine.config.state).look(found, now, [each.describe() for each in engine.config.notify])
+    began, ended = Notices(engine.config.state).look(found, now, [each.describe() for each in engine.config.notify])
+    for each in began:
+        _emit(BEGAN, each.key, each.severity, each.text)
+    for key, told in ended.items():
+        _emit(OVER, key, told.severity, told.text)
     return found
 
 
@@ -61,6 +68,18 @@ def ping(config: str) -> bool:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         log.warning("the receiver of pings did not answer: %s", type(error).__name__)  # the URL is a secret
         return False
+
+
+def _emit(event: str, key: str, severity: str, text: str) -> None:
+    """For automations; people are told by `notify`. `vmcellar.kind` is what the key says beside the VM's name."""
+    vm, _, kind = key.rpartition(": ")
+    resource = {
+        "prefect.resource.id": f"vmcellar.condition.{key}",
+        "vmcellar.kind": kind,
+        "vmcellar.severity": severity,
+        **({"vmcellar.vm": vm} if vm else {}),
+    }
+    emit_event(event=event, resource=resource, payload={"text": text})
 
 
 def _receivers(settings: Config) -> dict[str, Apprise]:

@@ -15,9 +15,17 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
+from prefect.events import emit_event
+from prefect.states import Failed
 
+import tasks.watch
+from deployments.wanted import wanted
 from flows.parameters import Watch
 from flows.watch import watch_fleet
+from lab.waiting import wait_for
+from tasks.evidence import UNVERIFIED
 from tests.flows.conftest import CellarFactory
 from tests.flows.seen import Seen
 from tests.monitoring.test_metrics import free_port, run
@@ -32,6 +40,7 @@ class Receivers:
 
     mails: list[Any] = field(default_factory=list)
     posts: list[dict[str, Any]] = field(default_factory=list)
+    chats: list[dict[str, Any]] = field(default_factory=list)
     pings: list[str] = field(default_factory=list)
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802, ARG002  (aiosmtpd's name)
@@ -53,7 +62,8 @@ class Receivers:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                receivers.posts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                taken = receivers.chats if self.path.startswith("/hooks/") else receivers.posts
+                taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self._ok()
 
             def do_GET(self) -> None:
@@ -79,33 +89,68 @@ class Receivers:
 
 
 def test_people_are_told_by_mail_and_webhook_and_receivers_that_are_down_are_waited_for(
-    seen: Seen, make_cellar: CellarFactory, tmp_path: Path
+    seen: Seen, make_cellar: CellarFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receivers, port = Receivers(), free_port()
+    events: list[Any] = []
+    monkeypatch.setattr(tasks.watch, "emit_event", lambda **event: events.append(event))
     with receivers.http() as web:
         addresses = {
             "mail": f"mailto://127.0.0.1:{port}?from=vmcellar@example.test&to=ops@example.test&mode=insecure",
             "hook": f"json://127.0.0.1:{web}/alerts",
+            "chat": f"mmost://127.0.0.1:{web}/3ccdd113474722377935511fc85d3dd4",  # Mattermost's hooks are Slack's
             "ping": f"http://127.0.0.1:{web}/ping/abc",
         }
         for name, address in addresses.items():
             (tmp_path / name).write_text(address)
-        both = [{"file": str(tmp_path / name)} for name in ("mail", "hook")]
-        cellar = make_cellar(notify=both, ping={"file": str(tmp_path / "ping")})
+        people = [{"file": str(tmp_path / name)} for name in ("mail", "hook", "chat")]
+        cellar = make_cellar(notify=people, ping={"file": str(tmp_path / "ping")})
         cellar.engine.catalog.add([run("r1", "web", 0, "failed")])
         down = watch(cellar)
         with receivers.smtp(port):
             up, again = watch(cellar), watch(cellar)
-    assert (down["told"], down["waiting"]) == (2, 2), "nobody takes mail yet"
+    assert (down["told"], down["waiting"]) == (4, 2), "nobody takes mail yet"
     assert (up["told"], up["waiting"]) == (2, 0)
     assert (again["told"], again["waiting"]) == (0, 0)
     expected = ["vmcellar: web: backup failed", "vmcellar: web: no point"]
     assert sorted(str(mail["Subject"]) for mail in receivers.mails) == expected
     assert sorted(post["title"] for post in receivers.posts) == expected, "once each, though the mail was down"
+    assert sorted(chat["text"].splitlines()[0].strip("# *") for chat in receivers.chats) == expected
     assert receivers.pings == ["/ping/abc"] * 3
+    told = [(event["event"], event["resource"]["vmcellar.vm"], event["resource"]["vmcellar.kind"]) for event in events]
+    began = "vmcellar.condition.began"
+    assert sorted(told) == [(began, "web", "backup failed"), (began, "web", "no point")], "once each"
     report = str(seen.artifacts(seen.flow_run("watch the fleet"))["fleet"].data)
     assert "# 0 of 1 VMs have a verified point, 2 things are wrong" in report
     assert "| web |" in report
+
+
+def test_a_failed_backup_and_bad_evidence_are_looked_at_at_once(seen: Seen) -> None:
+    """By the automations that come with the deployment; each host looks at its own."""
+    identity = {
+        (each.flow.name, where): asyncio.run(each.deployment().aapply())
+        for where in ("kvm3", "kvm4")
+        for each in wanted(None, where)
+        if each.flow.name in ("backup-vm", "watch-fleet")
+    }
+
+    def looks(where: str) -> list[FlowRun]:
+        only = FlowRunFilterDeploymentId(any_=[identity["watch-fleet", where]])
+        return seen.client.read_flow_runs(flow_run_filter=FlowRunFilter(deployment_id=only))
+
+    try:
+        parameters = {"request": {"vm": "web1"}}
+        backup = seen.client.create_flow_run_from_deployment(identity["backup-vm", "kvm3"], parameters=parameters)
+        seen.client.set_flow_run_state(backup.id, Failed(message="no such VM"), force=True)
+        wait_for(lambda: len(looks("kvm3")) == 1, "a look after the failure")
+        tag = {"prefect.resource.id": "prefect.tag.vmcellar-kvm3", "prefect.resource.role": "tag"}
+        emit_event(event=UNVERIFIED, resource={"prefect.resource.id": "vmcellar.point.1"}, related=[tag])
+        wait_for(lambda: len(looks("kvm3")) == 2, "a look after the evidence")
+        assert {str(run.parameters) for run in looks("kvm3")} == {"{'request': {}}"}
+        assert looks("kvm4") == []
+    finally:
+        for each in identity.values():
+            seen.client.delete_deployment(each)
 
 
 def watch(cellar: Cellar) -> dict[str, int]:

@@ -37,11 +37,12 @@ def titles(notices: Notices) -> list[str]:
 
 def test_each_thing_is_told_once_and_once_when_it_is_over(tmp_path: Path) -> None:
     notices = Notices(tmp_path)
-    notices.look([SICK], START, OPS)
+    assert notices.look([SICK], START, OPS) == ([SICK], {})
     assert titles(notices) == [f"vmcellar: web: RPO: {SICK.text}"]
-    notices.look([Condition(SICK.key, "critical", "web: now 31 h old")], START + HOUR, OPS)
+    assert notices.look([Condition(SICK.key, "critical", "web: now 31 h old")], START + HOUR, OPS) == ([], {})
     assert titles(notices) == [], "the same thing, an hour on"
-    notices.look([FULL], START + 2 * HOUR, OPS)
+    began, over = notices.look([FULL], START + 2 * HOUR, OPS)
+    assert (began, {key: told.since for key, told in over.items()}) == ([FULL], {SICK.key: START})
     told = titles(notices)
     assert told == [f"vmcellar: tier hot full: {FULL.text}", f"vmcellar: all well again: over after 2.0 h: {SICK.text}"]
     assert set(notices.holding()) == {FULL.key}

@@ -53,18 +53,23 @@ class Notices:
     def __init__(self, state: Path) -> None:
         self._path = state / FILE
 
-    def look(self, found: Sequence[Condition], now: float, receivers: Sequence[str]) -> None:
-        """Note what began and what ended since the last look, for these receivers; nothing is sent yet."""
+    def look(
+        self, found: Sequence[Condition], now: float, receivers: Sequence[str]
+    ) -> tuple[list[Condition], dict[str, Told]]:
+        """Note what began and what ended since the last look, for these receivers, and give both (what ended by key);
+        nothing is sent yet.
+        """
         with self._held() as book:
             holds = {each.key: each for each in found}
             began = [each for key, each in holds.items() if key not in book.holds]
-            ended = [told for key, told in book.holds.items() if key not in holds]
+            ended = {key: told for key, told in book.holds.items() if key not in holds}
             notices = [Notice(title=f"vmcellar: {e.key}", text=e.text, severity=e.severity) for e in began]
-            notices += [_over(told, now) for told in ended]
+            notices += [_over(told, now) for told in ended.values()]
             kept = {key: told for key, told in book.holds.items() if key in holds}
             kept |= {e.key: Told(text=e.text, severity=e.severity, since=now) for e in began}
             waiting = [notice.model_copy(update={"to": tuple(receivers)}) for notice in notices] if receivers else []
             self._write(_Book(holds=kept, unsent=(*book.unsent, *waiting)))
+        return began, ended
 
     def send(self, deliver: Callable[[Notice, str], bool]) -> tuple[int, int]:
         """Give each notice to `deliver` for each receiver that has not taken it, oldest first; how many were taken, and
