@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lab.paths import lab_dir, lab_lock
 from lab.shellcommand import LabError
 from lab.waiting import wait_for
 
@@ -26,6 +32,9 @@ QUIET = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
 }
 """No analytics, no promotion; the newer UI loads analytics in the browser whatever the server is told."""
+
+
+DATABASE = "prefect.db"
 
 
 class PrefectServer:
@@ -52,6 +61,8 @@ class PrefectServer:
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
+        if "PREFECT_API_DATABASE_CONNECTION_URL" not in self.environment:
+            new_database(self.home)
         with (self.home / "server.log").open("wb") as log:
             self._process = subprocess.Popen(
                 self.command,
@@ -98,6 +109,32 @@ class PrefectServer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def new_database(home: Path) -> None:
+    """Put the installed Prefect's empty SQLite database into a PREFECT_HOME that has none: hundreds of migrations at
+    each server's first start are seconds, and one start of a machine has shown that they work.
+    """
+    target = home / DATABASE
+    if target.exists():
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    template = lab_dir() / f"prefect-{version('prefect')}.db"
+    with lab_lock("prefect"):
+        if not template.exists():
+            _make_template(template)
+    shutil.copyfile(template, target)
+
+
+def _make_template(template: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="prefect-", dir=template.parent) as folder:
+        environment = {**os.environ, **QUIET, "PREFECT_HOME": folder, "PREFECT_API_URL": ""}
+        command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+        new = Path(folder) / "template"
+        with closing(sqlite3.connect(Path(folder) / DATABASE)) as made, closing(sqlite3.connect(new)) as copy:
+            made.backup(copy)
+        new.replace(template)
 
 
 def _free_port() -> int:

@@ -16,7 +16,7 @@ import libvirt
 import pytest
 import yaml
 
-from lab.prefect_server import PrefectServer
+from lab.prefect_server import PrefectServer, new_database
 from tests.sources.paused_vm import MIB, PausedVm, paused_vm
 from vmcellar.config import load_config
 from vmcellar.crypto.passphrase import Argon2Cost
@@ -51,8 +51,11 @@ class Host:
     config: Path
 
     def environment(self, server: str = NOBODY) -> dict[str, str]:
-        home = {"PREFECT_HOME": str(self.config.parent / "prefect"), "VMCELLAR_CONFIG": str(self.config)}
-        return {**os.environ, **home, **({"PREFECT_API_URL": server} if server else {})}
+        home = self.config.parent / "prefect"
+        if not server:
+            new_database(home)
+        more = {"PREFECT_HOME": str(home), "VMCELLAR_CONFIG": str(self.config)}
+        return {**os.environ, **more, **({"PREFECT_API_URL": server} if server else {})}
 
     def run(self, *arguments: str, server: str = NOBODY) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule
 from prefect.exceptions import CancelledRun, ObjectNotFound
+from typer.testing import CliRunner
 
 from deployments import registration
 from flows.backup import backup_job
@@ -27,7 +28,9 @@ from lab.waiting import wait_for
 from tests.flows.conftest import CellarFactory
 from tests.flows.seen import Seen
 from tests.proof.cellar import Cellar
+from vmcellar.cli.main import app
 from vmcellar.config.schedules import Schedule
+from vmcellar.errors import UsageError
 from vmcellar.policy.bandwidth import Throttle
 from vmcellar.policy.timetable import Advised, write_advised
 from vmcellar.tiers.base import LockedError
@@ -47,23 +50,29 @@ def vmcellar(cellar: Cellar, environment: dict[str, str], *arguments: str) -> su
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
+def deploy(cellar: Cellar, *arguments: str) -> str:
+    """`vmcellar deploy` in this process, which has loaded Prefect already; its output."""
+    done = CliRunner().invoke(app, ["--config", str(cellar.file), "deploy", "--host", "kvm7", *arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 def schedules(seen: Seen, deployment: str) -> dict[str | None, Any]:
     return {each.slug: each for each in seen.client.read_deployment_by_name(deployment).schedules}
 
 
 def test_deploy_registers_every_job_once_and_takes_away_what_is_gone(
-    seen: Seen, environment: dict[str, str], make_cellar: CellarFactory
+    seen: Seen, environment: dict[str, str], make_cellar: CellarFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", environment["PREFECT_API_URL"])
     cellar = make_cellar(backups=JOBS, limits={"shared": {"san-a": 3}})
-    planned = vmcellar(cellar, environment, "deploy", "--host", "kvm7", "--dry-run", "--json")
-    assert planned.returncode == 0, planned.stderr
-    assert "backup-job/nightly@kvm7" in json.loads(planned.stdout)["new"]
+    assert "backup-job/nightly@kvm7" in json.loads(deploy(cellar, "--dry-run", "--json"))["new"]
     with pytest.raises(ObjectNotFound):
         seen.client.read_deployment_by_name("backup-job/nightly@kvm7")
 
-    done = vmcellar(cellar, environment, "deploy", "--host", "kvm7")
-    assert done.returncode == 0, done.stderr
-    assert "new       backup-job/nightly@kvm7" in done.stdout
+    assert "new       backup-job/nightly@kvm7" in deploy(cellar)
     nightly = seen.client.read_deployment_by_name("backup-job/nightly@kvm7")
     assert (nightly.work_pool_name, nightly.work_queue_name) == ("vmcellar", "kvm7")
     assert nightly.job_variables["env"]["VMCELLAR_CONFIG"] == str(cellar.file)
@@ -81,9 +90,9 @@ def test_deploy_registers_every_job_once_and_takes_away_what_is_gone(
     assert asyncio.run(registration.schedule_changes(cellar.config, "kvm7")) == []
 
     fewer = make_cellar(backups=JOBS[1:]).config
-    refused = vmcellar(cellar, environment, "deploy", "--host", "kvm7")
-    assert refused.returncode == 2
-    assert "--yes" in refused.stderr
+    with pytest.raises(UsageError) as refused:
+        deploy(cellar)
+    assert "--yes" in str(refused.value.hint)
     other = asyncio.run(registration.plan(fewer, "kvm8"))
     assert other.gone == [], "another host's deployments are its own"
     assert [name for name, _ in asyncio.run(registration.plan(fewer, "kvm7")).gone] == ["backup-job/nightly@kvm7"]
