@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from dotenv import dotenv_values
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from lab.paths import vm_folder
@@ -53,6 +57,7 @@ def servers(tmp_path: Path, database: Postgres, redis: Redis) -> Iterator[list[P
     """Two, with the settings that operators are given, but for the addresses."""
     text = {name: value or "" for name, value in dotenv_values(SETTINGS).items()}
     settings = {name: value.replace("redis.example:6379", f"127.0.0.1:{redis.port}") for name, value in text.items()}
+    settings["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "2"
     settings["PREFECT_API_DATABASE_CONNECTION_URL"] = database.create("prefect")
     with ExitStack() as stack:
         yield [
@@ -102,6 +107,26 @@ def test_runs_of_two_workers_outlive_a_restart_of_the_database_and_of_one_server
     assert [each.places() for each in sites] == [1, 1], "who holds a place outlives the server that gave it"
     for each, run, disks in zip(sites, runs, expected, strict=True):
         assert_completed(each, run, disks)
+
+
+def test_both_servers_make_each_run_of_a_schedule_once(servers: list[PrefectServer]) -> None:
+    """Both look at all schedules every two seconds, and do so again and again as time goes on."""
+    settings: dict[Any, Any] = {PREFECT_API_URL: servers[0].environment["PREFECT_API_URL"]}
+    with temporary_settings(settings), Seen() as seen:
+        flow = seen.client.create_flow_from_name("ticks")
+        every = [DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(seconds=20)))]
+        ours = [seen.client.create_deployment(flow, f"tick-{number}", schedules=every) for number in range(5)]
+
+        def times(deployment: UUID) -> list[Any]:
+            only = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+            return [run.expected_start_time for run in seen.client.read_flow_runs(flow_run_filter=only, limit=200)]
+
+        wait_for(lambda: all(len(times(each)) > 3 for each in ours), "the first runs", seconds=SECONDS)
+        later = max(time for each in ours for time in times(each)) + timedelta(seconds=40)
+        wait_for(lambda: all(max(times(each)) > later for each in ours), "more runs", seconds=2 * SECONDS, pause=1)
+        made = [times(each) for each in ours]
+    print(f"{sum(map(len, made))} runs of {len(made)} schedules")
+    assert [len(set(each)) for each in made] == [len(each) for each in made], "none twice"
 
 
 def assert_completed(where: Site, run: UUID, expected: Disks) -> None:
