@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from vmcellar.analysis.fill import DAY, Fill, fill_of
-from vmcellar.analysis.history import history
+from vmcellar.analysis.history import history, tier_use
+from vmcellar.analysis.looks import fill_of_looks
 from vmcellar.analysis.quality import quarantine
 from vmcellar.catalog import models
 from vmcellar.catalog.catalog import Catalog
@@ -92,11 +93,12 @@ class DaysToFull:
 
 
 def days_to_full(config: Config, repository: Repository, standing: Iterable[TierSummary]) -> dict[str, DaysToFull]:
-    """Of each tier that answers, by its name, by what backups stored until now. Raises what the catalog raises."""
+    """Of each tier that answers, by its name, as `capacity` tells it. Raises what the catalog raises."""
     now = repository.clock()
-    frame = quarantine(history(Catalog.of(config, repository.id)), now)[0]
+    catalog = Catalog.of(config, repository.id)
+    frame = quarantine(history(catalog), now)[0]
     tiers = [TierUse(one.name, one.bytes + one.metadata, one.free) for one in standing if not one.away]
-    return {one.tier: _days_to_full(one, now) for one in capacity(frame, tiers, now)}
+    return {one.tier: _days_to_full(one, now) for one in capacity(frame, tiers, now, looks=tier_use(catalog))}
 
 
 def _days_to_full(found: TierCapacity, now: float) -> DaysToFull:
@@ -127,11 +129,19 @@ def capacity(
     now: float,
     kept_days: int | None = None,
     prices: Mapping[str, Prices] | None = None,
+    looks: pd.DataFrame | None = None,
 ) -> list[TierCapacity]:
-    """Each tier's outlook by a good history (see `quality.quarantine`) and its use at `now` (seconds since 1970)."""
+    """Each tier's outlook by a good history (see `quality.quarantine`) and its use at `now` (seconds since 1970).
+
+    A tier of which that history says too little is judged by earlier `looks` at it, rows of `tier_use`.
+    """
     found = []
     for tier in tiers:
         fill = fill_of(frame, tier.tier, tier.used, now, kept_days)
+        if fill.refusal and looks is not None:
+            by_looks = fill_of_looks(looks, tier.tier, tier.used, now)
+            refusal = f"{fill.refusal}, and {by_looks.refusal}"
+            fill = by_looks if not by_looks.refusal else replace(fill, refusal=refusal)
         table = (prices or {}).get(tier.tier)
         found.append(replace(_outlook(tier, fill), costs=_costs(tier, fill, table) if table else ()))
     return found

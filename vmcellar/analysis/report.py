@@ -98,7 +98,8 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
     reached = rpo(good, targets(config, vms, "rpo"), at)
     measured = rto(read.evidence(catalog), read.points(catalog))
     found = find(good, now, RECENT_DAYS)
-    outlook = capacity(good, standing, now, prices=config.price_tables())
+    looks = read.tier_use(catalog)
+    outlook = capacity(good, standing, now, prices=config.price_tables(), looks=looks)
     brought = followed.storage_gains(catalog, followed.Sight(repository, config, good, now))
     sections = {
         "Capacity": tables.markdown(tables.capacity(outlook)),

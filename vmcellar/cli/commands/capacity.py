@@ -18,11 +18,11 @@ def capacity(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     """Show how full each tier is, what is added to it each day, when it will be full, and what it will cost.
 
     Growth is forecast from what backups store, as if nothing went again: prune, gc and moves to other tiers make it
-    later. What each tier holds now is noted in the catalog.
+    later. What each tier holds now is noted in the catalog; tiers that no backup writes to are judged by such notes.
     """
     from vmcellar.analysis.capacity import capacity as outlook
     from vmcellar.analysis.capacity import tiers_now, use_rows
-    from vmcellar.analysis.history import history
+    from vmcellar.analysis.history import history, tier_use
     from vmcellar.analysis.quality import quarantine
     from vmcellar.cli.render.catalog import capacity_json, capacity_table, costs_table
 
@@ -31,7 +31,8 @@ def capacity(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     now = repository.clock()
     standing = tiers_now(repository, read_config(ctx, config), now)
     catalog.add(use_rows(catalog.repository, standing, now))
-    tiers = outlook(good, standing, now, prices=read_config(ctx, config).price_tables())
+    prices = read_config(ctx, config).price_tables()
+    tiers = outlook(good, standing, now, prices=prices, looks=tier_use(catalog))
     if as_json:
         print_json(capacity_json(tiers))
         return
