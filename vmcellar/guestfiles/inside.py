@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from vmcellar.errors import PermanentError
-from vmcellar.guestfiles.library import Guestfs, GuestfsError
+from vmcellar.guestfiles.library import SUBVOLUME, Guestfs, GuestfsError
 
 _LOCKED = ("crypto_LUKS", "BitLocker")
 _MEMBERS = ("LVM2_member", "linux_raid_member")
@@ -198,12 +198,12 @@ class Inside:
         for device, target in sorted(self._disks.items(), key=lambda pair: len(pair[1]), reverse=True):
             disk, rest = name[: len(target)], os.fsencode(name[len(target) :])
             if disk == target and (not rest or rest[:1].isdigit() or rest[:1] == b"/"):
-                return (b"btrfsvol:" if b"/" in rest else b"") + device + rest
+                return (SUBVOLUME if b"/" in rest else b"") + device + rest
         return b"/dev/" + os.fsencode(name)
 
     def _name(self, device: bytes) -> str:
         """/dev/sda1 as vda1, /dev/vg0/root as vg0/root, btrfsvol:/dev/sda2/@home as vda2/@home."""
-        plain = device.removeprefix(b"btrfsvol:")
+        plain = device.removeprefix(SUBVOLUME)
         for opened, name in self._opened.items():
             rest = plain.removeprefix(opened)
             if rest != plain and (not rest or rest[:1] == b"/"):

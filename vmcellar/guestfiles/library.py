@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Self
@@ -32,6 +33,11 @@ _STAT_FIELDS = (
 )
 
 
+SUBVOLUME = b"btrfsvol:"
+_DISK = re.compile(rb"/dev/sd[a-z]+(\d*)")
+_ON_DISK = re.compile(SUBVOLUME + _DISK.pattern + rb"/(.*)", re.DOTALL)
+
+
 class Stat(ctypes.Structure):
     """struct guestfs_statns; a file that went away has the inode -1."""
 
@@ -49,6 +55,16 @@ class _StatList(ctypes.Structure):
     _fields_ = [("len", ctypes.c_uint32), ("val", ctypes.POINTER(Stat))]
 
 
+class _Subvolume(ctypes.Structure):
+    """struct guestfs_btrfssubvolume."""
+
+    _fields_ = [("id", ctypes.c_uint64), ("top", ctypes.c_uint64), ("path", ctypes.c_char_p)]
+
+
+class _SubvolumeList(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_uint32), ("val", ctypes.POINTER(_Subvolume))]
+
+
 class GuestfsError(PermanentError):
     """libguestfs, or a program in its appliance, refused; the message holds its words."""
 
@@ -59,6 +75,7 @@ class Guestfs:
     def __init__(self) -> None:
         self._library = _load()
         self._handle = ctypes.c_void_p(self._library.guestfs_create())
+        self._subvolumes: dict[bytes, list[bytes]] = {}
 
     def __enter__(self) -> Self:
         """PermanentError without libguestfs comes from the constructor."""
@@ -103,8 +120,23 @@ class Guestfs:
         return [*self.list_devices(), *self._strings("list_partitions"), *self._strings("lvs")]
 
     def list_filesystems(self) -> dict[bytes, bytes]:
-        """Everything that may be mounted, and its type; "unknown" where there is none."""
-        return _pairs(self._strings("list_filesystems"))
+        """Everything that may be mounted, and its type; "unknown" where there is none. Subvolumes of Btrfs are
+        btrfsvol:DEVICE/PATH.
+        """
+        told = _pairs(self._strings("list_filesystems"))
+        found = {device: kind for device, kind in told.items() if not device.startswith(SUBVOLUME)}
+        self._subvolumes = {device: self.subvolumes(device) for device, kind in found.items() if kind == b"btrfs"}
+        volumes = (_volume(device, path) for device, paths in self._subvolumes.items() for path in paths)
+        return found | dict.fromkeys(volumes, b"btrfs")
+
+    def subvolumes(self, device: bytes) -> list[bytes]:
+        """The paths of the subvolumes of a Btrfs, but for the one that is mounted when none is named."""
+        address = self._call("btrfs_subvolume_list", device)
+        content = ctypes.cast(address, ctypes.POINTER(_SubvolumeList)).contents
+        volumes = [(content.val[number].id, content.val[number].path) for number in range(content.len)]
+        self._library.guestfs_free_btrfssubvolume_list(ctypes.c_void_p(address))
+        default = self._call("btrfs_subvolume_get_default", device)
+        return [path for number, path in volumes if number != default]
 
     def open_encrypted(self, device: bytes, key: bytes, name: str) -> bytes:
         """Open a LUKS or BitLocker container read-only by its passphrase: the new device.
@@ -128,11 +160,12 @@ class Guestfs:
 
     def inspect_os(self) -> list[bytes]:
         """The root file systems of the operating systems found. Unmounts everything."""
-        return self._strings("inspect_os")
+        return [self._as_taken(root) for root in self._strings("inspect_os")]
 
     def mount_points(self, root: bytes) -> dict[bytes, bytes]:
         """Where an operating system that `inspect_os` found mounts what: device by path."""
-        return _pairs(self._strings("inspect_get_mountpoints", root))
+        points = _pairs(self._strings("inspect_get_mountpoints", root))
+        return {path: self._as_taken(device) for path, device in points.items()}
 
     def mount(self, device: bytes, path: bytes) -> None:
         """Mount in the appliance, read-only."""
@@ -174,6 +207,28 @@ class Guestfs:
         options = (_EXCLUDES, _strings(excludes), _END_OF_OPTIONS)
         self._call("tar_out_opts", folder, f"/dev/fd/{descriptor}".encode(), *options)
 
+    def _as_taken(self, told: bytes) -> bytes:
+        """What libguestfs calls a subvolume, by the name under which it takes it. GuestfsError on doubt.
+
+        It tells, up to 1.48 at least, the kernel's name of the disk, and takes its own: the order in which disks were
+        added. The kernel looks for disks in parallel, so now and then these are names of two disks.
+        """
+        match = _ON_DISK.fullmatch(told)
+        if match is None:
+            return told
+        if not self._subvolumes:
+            self.list_filesystems()
+        taken = [
+            _volume(device, path)
+            for device, paths in self._subvolumes.items()
+            for path in paths
+            if (disk := _DISK.fullmatch(device)) and (disk[1], path) == (match[1], match[2])
+        ]
+        if len(taken) != 1:
+            path = match[2].decode(errors="backslashreplace")
+            raise GuestfsError(f"{len(taken)} disks have the subvolume {path}: which one is meant is not clear")
+        return taken[0]
+
     def _text(self, name: str, *arguments: object) -> bytes:
         address = self._call(name, *arguments)
         text = ctypes.string_at(address)
@@ -195,10 +250,14 @@ class Guestfs:
         return int(result)
 
 
+def _volume(device: bytes, path: bytes) -> bytes:
+    return SUBVOLUME + device + b"/" + path
+
+
 _ADDRESSES = frozenset(
     {
         *("list_devices", "list_partitions", "lvs", "list_filesystems", "inspect_os", "inspect_get_mountpoints"),
-        *("vfs_type", "vfs_label", "realpath", "ls", "lstatnslist", "readlinklist"),
+        *("vfs_type", "vfs_label", "realpath", "ls", "lstatnslist", "readlinklist", "btrfs_subvolume_list"),
     }
 )
 
