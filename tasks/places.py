@@ -2,8 +2,8 @@
 
 Who waits for one does not leave it to Prefect, which asks again after some seconds that the server chooses, and for one
 VM of a process at a time: places stood empty meanwhile, so that jobs of short backups waited longer than they worked.
-Here one process of the host looks at a time, and again as soon as a place was given back on this host; it asks once
-there is one.
+Here one process of the host looks at a time, for as long as it moves, and again as soon as a place was given back on
+this host; it asks once there is one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,11 @@ ASK_SECONDS = 5.0
 """Who waits looks again after so long at the latest: nobody tells of a place that another host gave back
 (`limits.shared`), or whose holder was killed."""
 
+TURN_SECONDS = 60.0
+"""Who waits behind another process of the host for so long looks by itself: that one may be stopped, or hang."""
+
 LOOK_SECONDS = 0.1
+LOOKS_PER_SERVER_LOOK = 10
 FILE = "places"
 
 
@@ -84,22 +88,39 @@ async def _place(names: list[str], file: Path) -> AbstractAsyncContextManager[No
 
     Who waits holds a lock on `file`, whose time tells when a place was given back; the kernel drops it at a kill.
     """
-    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while not _locked(handle):
-            await asyncio.sleep(LOOK_SECONDS)
-        if not await _until_free(names, handle):  # nor asked: a place given too late would be nobody's for a minute
-            log.warning("the Prefect server does not answer: going on without a place of %s", host_limit())
-            return None
-        place = concurrency(names, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
-        await place.__aenter__()  # where another host was faster, Prefect waits
+        with _opened(file) as handle:
+            await _turn(handle)
+            if not await _until_free(names, handle):  # nor asked: a place given late would be nobody's for a minute
+                log.warning("the Prefect server does not answer: going on without a place of %s", host_limit())
+                return None
+            place = concurrency(names, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
+            await place.__aenter__()  # where another was faster, Prefect waits
+            return place
     except Exception as error:
         _warn(error)
         return None
-    else:
-        return place
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[int]:
+    """The file's descriptor; the lock goes with the block, also where a process that was forked meanwhile has both."""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield handle
     finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
+
+
+async def _turn(handle: int) -> None:
+    """Return when no other process of the host looks for a place, when one stood in the way for too long, or when the
+    server is lost.
+    """
+    for look in range(1, 1 + round(TURN_SECONDS / LOOK_SECONDS)):
+        if _locked(handle) or (look % LOOKS_PER_SERVER_LOOK == 0 and await server_is_lost()):
+            return
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _until_free(names: list[str], handle: int) -> bool:

@@ -8,7 +8,10 @@ import os
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http import HTTPStatus
+from ssl import SSLError
 from typing import Any
+from urllib.error import HTTPError
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -21,7 +24,9 @@ Ask = Callable[[str, dict[str, Any]], Any]
 
 
 class QueueCollector(Collector):
-    """Asks the server when Prometheus asks. Any thread. One that does not answer is `vmcellar_prefect_up 0`."""
+    """Asks the server when Prometheus asks. Any thread. One that does not answer is `vmcellar_prefect_up 0`; one that
+    answers with a refusal is up, without figures.
+    """
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -29,11 +34,13 @@ class QueueCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics of one scrape."""
         up = GaugeMetricFamily("vmcellar_prefect_up", "1 when the Prefect server answered.")
+        found: list[Metric] = []
         try:
             found = [self._runs(), *self._places()]
-        except (OSError, ValueError, LookupError, TypeError):
-            found = []
-        up.add_metric([], float(bool(found)))
+            answered = True
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            answered = _refusal(error)
+        up.add_metric([], float(answered))
         yield up
         yield from found
 
@@ -64,6 +71,13 @@ class QueueCollector(Collector):
             for each in limits:
                 made.add_metric([each["name"]], float(each[key]))
             yield made
+
+
+def _refusal(error: Exception) -> bool:
+    """Whether a server is there that does not know us, or that we do not know."""
+    if isinstance(error, HTTPError):
+        return error.code < HTTPStatus.INTERNAL_SERVER_ERROR
+    return isinstance(getattr(error, "reason", None), SSLError)
 
 
 def asking(url: str) -> Ask:

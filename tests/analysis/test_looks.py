@@ -53,15 +53,15 @@ def test_other_tiers_and_what_came_after_do_not_count() -> None:
     assert fill.per_day == pytest.approx(1)
 
 
-def test_intervals_hold_what_they_say_of_growth_that_is_uneven() -> None:
+@pytest.mark.parametrize("days", [29, 182])
+def test_intervals_hold_what_they_say_of_growth_that_is_uneven(days: int) -> None:
     rng = np.random.default_rng(20261128)
     inside = dict.fromkeys((80, 95), 0)
     for _ in range(400):
-        steps = rng.normal(100, 60, 182 + 30)
-        path = 20_000 + np.cumsum(steps)
-        uses = {181.0 - day: float(path[day]) for day in range(181)}
-        fill = fill_of_looks(looks_of("cold", uses), "cold", float(path[181]), NOW)
+        path = 20_000 + np.cumsum(rng.normal(100, 60, days + 30))
+        uses = {float(days - 1 - day): float(path[day]) for day in range(days - 1)}
+        fill = fill_of_looks(looks_of("cold", uses), "cold", float(path[days - 1]), NOW)
         for level in inside:
-            inside[level] += int(fill.low[level][30] <= path[211] <= fill.high[level][30])
+            inside[level] += int(fill.low[level][30] <= path[days + 29] <= fill.high[level][30])
     assert inside[80] / 400 == pytest.approx(0.80, abs=0.06)
     assert inside[95] / 400 == pytest.approx(0.95, abs=0.04)

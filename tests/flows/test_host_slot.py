@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,6 +117,49 @@ def test_a_place_that_nobody_tells_of_is_found_all_the_same(
 
     asyncio.run(turn())
     assert fake.looks == 3
+
+
+@contextmanager
+def held_by_another(folder: Path) -> Iterator[None]:
+    """Another process of the host has the lock, and does not move."""
+    handle = os.open(folder / places.FILE, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def test_a_process_that_stands_still_holds_nobody_up_for_ever(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "TURN_SECONDS", 0.01)
+
+    async def turn() -> None:
+        async with places.host_slot(Limits(), tmp_path):
+            assert fake.taken == [places.host_limit()]
+
+    with held_by_another(tmp_path):
+        asyncio.run(turn())
+    assert fake.taken == []
+
+
+def test_behind_another_process_a_lost_server_is_noticed(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: pytest.LogCaptureFixture
+) -> None:
+    async def lost() -> bool:
+        return True
+
+    monkeypatch.setattr(places, "TURN_SECONDS", NEVER)
+    monkeypatch.setattr(places, "server_is_lost", lost)
+
+    async def turn() -> None:
+        async with places.host_slot(Limits(), tmp_path):
+            assert fake.taken == []
+
+    with held_by_another(tmp_path):
+        asyncio.run(turn())
+    assert "going on without a place" in warnings.text
 
 
 def test_one_that_waits_and_is_cancelled_leaves_the_next_its_turn(fake: FakeServer, tmp_path: Path) -> None:

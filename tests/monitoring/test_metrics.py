@@ -8,8 +8,11 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from email.message import Message
 from pathlib import Path
+from ssl import SSLError
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import pytest
 import yaml
@@ -161,6 +164,24 @@ def test_a_server_that_does_not_answer_is_down_and_the_rest_is_told() -> None:
     registry = CollectorRegistry()
     registry.register(QueueCollector(asking("http://127.0.0.1:1/api")))
     assert samples(generate_latest(registry).decode()) == {("vmcellar_prefect_up", frozenset()): 0}
+
+
+@pytest.mark.parametrize(
+    ("error", "up"),
+    [
+        (HTTPError("", 401, "Unauthorized", Message(), None), 1),
+        (HTTPError("", 503, "Unavailable", Message(), None), 0),
+        (URLError(SSLError("self-signed certificate")), 1),
+        (URLError(ConnectionRefusedError()), 0),
+    ],
+)
+def test_a_server_that_refuses_us_is_up(error: Exception, up: int) -> None:
+    def refusing(_path: str, _question: dict[str, Any]) -> Any:
+        raise error
+
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(refusing))
+    assert samples(generate_latest(registry).decode()) == {("vmcellar_prefect_up", frozenset()): up}
 
 
 def test_a_catalog_that_cannot_be_read_is_down_and_no_traceback(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ a random walk with drift (Hyndman and Athanasopoulos, Forecasting: Principles an
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import stdtrit
 
 from vmcellar.analysis.fill import DAY, HORIZON, LEAST_DAYS, Fill
 from vmcellar.analysis.grid import seconds_of
@@ -36,7 +36,11 @@ def fill_of_looks(looks: pd.DataFrame, tier: str, used: float, now: float) -> Fi
     recent = times >= now - MOST_WEEKS * WEEK_DAYS * DAY
     days = (now - times[recent].min()) / DAY
     if days < LEAST_DAYS or recent.sum() < LEAST_LOOKS:
-        return _refused(tier, now, f"{int(recent.sum()) - 1} looks in {days:.0f} days; {LEAST_DAYS} days are needed")
+        return _refused(
+            tier,
+            now,
+            f"{int(recent.sum()) - 1} looks in {days:.0f} days; {LEAST_LOOKS - 1} in {LEAST_DAYS} days are needed",
+        )
     weeks = int(days // WEEK_DAYS)
     levels = np.interp(now - np.arange(weeks, -1, -1) * WEEK_DAYS * DAY, times, uses)
     steps = np.diff(levels)
@@ -45,7 +49,9 @@ def fill_of_looks(looks: pd.DataFrame, tier: str, used: float, now: float) -> Fi
     spread = steps.std(ddof=1) * np.sqrt(ahead * (1 + ahead / weeks))
     low, high = {}, {}
     for level in LEVELS:
-        reach = NormalDist().inv_cdf(0.5 + level / 200) * spread
+        reach = (
+            stdtrit(weeks - 1, 0.5 + level / 200) * spread
+        )  # Student's t: few weeks tell little of how uneven they are
         low[level], high[level] = np.maximum(middle - reach, 0.0), middle + reach
     return Fill(tier, now, np.maximum(middle, 0.0), low, high, float(steps.mean()) / WEEK_DAYS)
 

@@ -21,7 +21,7 @@ from vmcellar.analysis.picks import strongest, worst_first
 from vmcellar.analysis.quality import findings, quarantine, validate
 from vmcellar.analysis.source import targets
 from vmcellar.catalog.rebuild import refresh
-from vmcellar.errors import PermanentError
+from vmcellar.errors import VmcellarError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,7 +134,7 @@ def _heat_plot(repository: Repository, good: pd.DataFrame, incident: Incident | 
     vm, disk = (incident.vm, incident.disk) if incident else changed.sort_values().index[-1]
     try:
         return {"heat-map": plots.heat(heat_map(repository, str(vm), str(disk), most_points=HEAT_POINTS))}
-    except PermanentError:
+    except VmcellarError:  # a map of that disk is damaged, or it has one point alone
         return {}
 
 

@@ -18,7 +18,7 @@ from vmcellar.catalog.models import Base, Run
 from vmcellar.catalog.schema import is_there
 from vmcellar.errors import PermanentError, UsageError
 
-BATCH = 500
+BATCH = 100
 """Rows, or runs with all that belongs to them, of one transaction: other writers wait for no more."""
 
 Row = dict[str, Any]

@@ -35,8 +35,8 @@ def register(app: typer.Typer) -> None:
 def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """What lies on which tier: packs, bytes, age, cost per month, free space, days to full. Moves nothing.
 
-    When a tier will be full is forecast from what backups store; `vmcellar capacity` says more about it. Exit 1 when a
-    tier is away, or a pack that points need is on none.
+    When a tier will be full is forecast from what backups store on it, as if nothing went again; `vmcellar capacity`
+    says more about it. Exit 1 when a tier is away, or a pack that points need is on none.
     """
     if ctx.invoked_subcommand is not None:
         if config is not None:
