@@ -1,7 +1,8 @@
-"""Folders that the hypervisor's account goes through, whatever our umask is."""
+"""Folders: that the hypervisor's account goes through, whatever our umask is; whose names are durable."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PASSABLE = 0o711
@@ -18,3 +19,12 @@ def make_passable(folder: Path) -> None:
     make_passable(folder.parent)
     folder.mkdir(PASSABLE, exist_ok=True)
     folder.chmod(PASSABLE)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in it durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

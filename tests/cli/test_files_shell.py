@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vmcellar.cli.commands import files
 from vmcellar.cli.main import app
-from vmcellar.errors import PermanentError, UsageError
+from vmcellar.errors import CancelledError, PermanentError, UsageError
 
 
 @pytest.fixture
@@ -88,6 +88,17 @@ def test_a_line_that_fails_ends_nothing_and_makes_the_exit_code(done: list[Any],
     assert "1 of the commands failed" in result.exception.message
     assert result.output.count("error: ") == 1
     assert done[-2:] == [("ls", b"/etc"), "closed"]
+
+
+def test_who_stops_a_script_stops_all_of_it(done: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise CancelledError("stopped")
+
+    monkeypatch.setattr("vmcellar.guestfiles.listing.list_path", stopped)
+    result = shell("ls /etc\nget /a b\n")
+    assert isinstance(result.exception, CancelledError)
+    assert done[-1] == "closed"
+    assert not [each for each in done if each[0] == "get"]
 
 
 def test_a_shell_takes_no_path(done: list[Any]) -> None:

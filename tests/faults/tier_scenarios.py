@@ -11,10 +11,10 @@ from tests.faults.scenario import scenario
 from tests.faults.upkeep_scenarios import history
 from vmcellar.config.prices import Speed
 from vmcellar.errors import PermanentError
+from vmcellar.folders import sync_folder
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
 from vmcellar.restore.as_thawed import restore_readable
-from vmcellar.restore.journal import sync_folder
 from vmcellar.restore.plan import make_plan
 from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.thaw import ThawRecords, plan_thaw, request_thaw

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,21 @@ def test_a_server_that_lets_strangers_in_is_found_out(
 ) -> None:
     client, server = authority.client(tmp_path / "client"), authority.server(tmp_path / "server", ADDRESS)
     refused = pytest.raises(PermanentError, match=r"web1: .* whoever connects") if verify == "no" else nullcontext()
-    with serving(image, *tls(server, verify)) as port, refused:
+    with serving(image, *tls(server, verify), f"--export-name={tmp_path.name}.vda") as port, refused:
         check_door(RemoteJob(tmp_path, ADDRESS, ADDRESS, port, "", "pool", client), "vda", "web1")
+
+
+def test_a_job_that_has_the_port_of_another_does_not_serve_its_disks(
+    authority: Authority, image: Path, tmp_path: Path
+) -> None:
+    """The VM ended, and another job got its port: a reader that connects again is refused, not given other bytes."""
+    client, server = authority.client(tmp_path / "client"), authority.server(tmp_path / "server", ADDRESS)
+    with serving(image, *tls(server), "--export-name=vmc-theirs.vda") as port:
+        theirs = RemoteJob(tmp_path / "vmc-theirs", ADDRESS, ADDRESS, port, "", "pool", client)
+        mine = replace(theirs, folder=tmp_path / "vmc-mine")
+        ExportReader(theirs.uri("vda")).close()
+        with pytest.raises((PermanentError, TransientError)):
+            ExportReader(mine.uri("vda"))
 
 
 def test_a_server_without_tls_is_refused(authority: Authority, image: Path, tmp_path: Path) -> None:

@@ -226,7 +226,10 @@ class Guestfs:
         ]
         if len(taken) != 1:
             path = match[2].decode(errors="backslashreplace")
-            raise GuestfsError(f"{len(taken)} disks have the subvolume {path}: which one is meant is not clear")
+            raise GuestfsError(
+                f"{len(taken)} disks have the subvolume {path}: which one is the guest's own tree is not clear",
+                hint="name the file system before the path, as in vda2/@:/etc",
+            )
         return taken[0]
 
     def _text(self, name: str, *arguments: object) -> bytes:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmcellar.errors import IntegrityError, UsageError
+from vmcellar.folders import sync_folder
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.restore.begun import RECORD, Begun, Part, begun_in, load, request_of
 from vmcellar.restore.fetch import Fetcher, Moved
-from vmcellar.restore.journal import JOURNAL, partial, sync_folder
+from vmcellar.restore.journal import JOURNAL, partial
 from vmcellar.restore.plan import WINDOW, Resolver, Window, chosen_disks, chunk_ids, survey
 from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.report import RestoreTarget

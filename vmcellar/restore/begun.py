@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmcellar.errors import PermanentError
-from vmcellar.restore.journal import partial, sync_folder
+from vmcellar.folders import sync_folder
+from vmcellar.restore.journal import partial
 from vmcellar.restore.targets import write_error
 
 if TYPE_CHECKING:

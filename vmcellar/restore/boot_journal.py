@@ -18,7 +18,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from vmcellar.errors import PermanentError
-from vmcellar.restore.journal import sync_folder
+from vmcellar.folders import sync_folder
 
 Phase = Literal["preparing", "defined", "started"]
 """How far it got. Up to "defined" no guest ever ran on the images: they hold nothing. From "started" on they may."""

@@ -23,9 +23,8 @@ from pathlib import Path
 import libvirt
 
 from vmcellar.errors import PermanentError, VmcellarError
-from vmcellar.folders import PASSABLE, make_passable
+from vmcellar.folders import PASSABLE, make_passable, sync_folder
 from vmcellar.restore.domain_xml import BOOT_FILES
-from vmcellar.restore.journal import sync_folder
 from vmcellar.sources.libvirt_connection import Connection, explain
 
 log = logging.getLogger(__name__)

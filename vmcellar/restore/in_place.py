@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 import libvirt
 
 from vmcellar.errors import PermanentError, TransientError
+from vmcellar.folders import sync_folder
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.restore import rbd_images
 from vmcellar.restore.define import TPM_STATE, place_tpm_state
 from vmcellar.restore.destinations import Destination, find_destination
 from vmcellar.restore.domain_xml import NVRAM, nvram_file
 from vmcellar.restore.in_use import LibvirtMachines
-from vmcellar.restore.journal import sync_folder
 from vmcellar.restore.onto import OntoReport, restore_onto
 from vmcellar.restore.restore import DOMAIN_XML
 from vmcellar.restore.targets import ImageFormat

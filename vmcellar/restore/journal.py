@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from vmcellar.folders import sync_folder
+
 JOURNAL = ".vmcellar-restore.json"
 
 
@@ -55,12 +57,3 @@ def _is(path: Path, mark: object) -> bool:
 def _mark(path: Path) -> list[int]:
     stat = path.lstat()
     return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in it durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

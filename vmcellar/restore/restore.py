@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
+from vmcellar.folders import sync_folder
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository.read_ahead import at_once
 from vmcellar.restore import journal
 from vmcellar.restore.begun import has_begun
 from vmcellar.restore.fetch import Fetcher, Moved
-from vmcellar.restore.journal import JOURNAL, partial, sync_folder
+from vmcellar.restore.journal import JOURNAL, partial
 from vmcellar.restore.plan import Resolver, chosen_disks, survey
 from vmcellar.restore.qcow2 import UsedClusters
 from vmcellar.restore.report import LostRange, RestoredDisk, RestoreReport, RestoreTarget, merge_lost

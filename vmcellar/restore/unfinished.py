@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vmcellar.errors import PermanentError
-from vmcellar.restore.journal import sync_folder
+from vmcellar.folders import sync_folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ class Beginning:
             self._request.repository_id,
             self._name,
             self._instance,
+            self._elsewhere.host if self._elsewhere else "",
         )
         folder, hold = libvirt_scratch.create(self._base, owner, self._file_owner())
         files = JobFiles(folder)

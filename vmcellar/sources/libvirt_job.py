@@ -38,6 +38,10 @@ class JobFiles:
         """Where QEMU keeps a disk's old data when the guest writes."""
         return self.folder / f"{target}.scratch"
 
+    def export(self, target: str) -> str:
+        """Under which name QEMU serves a disk."""
+        return target
+
     def uri(self, target: str) -> str:
         """The NBD URI of a disk."""
         return f"nbd+unix:///{target}?socket={self.socket}"
@@ -69,7 +73,8 @@ def backup_xml(files: JobFiles, disks: Sequence[SourceDisk], others: Sequence[st
     ET.SubElement(root, "server", files.server)
     listing = ET.SubElement(root, "disks")
     for disk in disks:
-        element = ET.SubElement(listing, "disk", name=disk.target, backup="yes", type="file", exportname=disk.target)
+        element = ET.SubElement(listing, "disk", name=disk.target, backup="yes", type="file")
+        element.set("exportname", files.export(disk.target))
         if disk.full_reason or parent is None:
             element.set("backupmode", "full")
         else:

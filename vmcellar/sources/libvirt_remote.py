@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vmcellar.config.remote import RemoteHost
 from vmcellar.errors import PermanentError, VmcellarError
+from vmcellar.folders import sync_folder
 from vmcellar.sources import libvirt_pool
 from vmcellar.sources.libvirt_connection import BusyError
 from vmcellar.sources.libvirt_job import JobFiles
@@ -62,9 +63,13 @@ class RemoteJob(JobFiles):
         """What the names of this job's scratch files begin with, and no other's."""
         return f"{self.folder.name}."
 
+    def export(self, target: str) -> str:
+        """A name that no other job has: one that has the port by now refuses it, and serves no other VM's disk."""
+        return self.prefix + target
+
     def uri(self, target: str) -> str:
         """The NBD URI of a disk."""
-        return tls_uri(self.host, self.port, target, self.certificates)
+        return tls_uri(self.host, self.port, self.export(target), self.certificates)
 
     @property
     def server(self) -> dict[str, str]:
@@ -84,19 +89,32 @@ class RemoteJob(JobFiles):
     def save(self) -> None:
         """Make the record from which `files_in` finds the job again, also in a new process."""
         new = self.folder / f".{RECORD}"
-        new.write_bytes(_RECORD.dump_json(self))
+        with new.open("wb") as file:
+            file.write(_RECORD.dump_json(self))
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(self.folder / RECORD)
+        sync_folder(self.folder)
 
 
 _RECORD = TypeAdapter(RemoteJob)
 
 
 def files_in(folder: Path) -> JobFiles:
-    """The files of the job whose folder this is, here or on another host."""
+    """The files of the job whose folder this is, here or on another host.
+
+    PermanentError, and nothing may be cleared, where a record of another host's job cannot be read.
+    """
     try:
         return _RECORD.validate_json((folder / RECORD).read_bytes())
-    except (OSError, ValidationError):
+    except FileNotFoundError:
         return JobFiles(folder)
+    except (OSError, ValidationError) as error:
+        raise PermanentError(
+            f"{folder / RECORD}, which says where a backup job on another host lies, cannot be read: {error}",
+            hint=f"end that VM's job there (`virsh domjobabort VM`), remove its {folder.name}.* from the storage pool "
+            f"for scratch files, then remove {folder}",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

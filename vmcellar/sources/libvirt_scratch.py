@@ -34,7 +34,10 @@ _PREFIX = "vmc-"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Which run, of which VM, repository and state directory (`instance`), a folder belongs to."""
+    """Which run, of which VM, repository and state directory (`instance`), a folder belongs to.
+
+    `host` is the other host whose VM it is, and empty for this one's: VMs of two hosts may have one name.
+    """
 
     vm: str
     vm_uuid: str
@@ -42,6 +45,7 @@ class Owner:
     repository_id: str
     checkpoint: str
     instance: str = ""
+    host: str = ""
 
 
 class Hold:
@@ -102,10 +106,10 @@ def create(base: Path, owner: Owner, user: tuple[int, int]) -> tuple[Path, Hold]
     return base / name, hold
 
 
-def owned(base: Path, vm: str, repository_id: str) -> Iterator[tuple[Path, Owner]]:
-    """The folders below `base` of this VM's runs in this repository."""
+def owned(base: Path, vm: str, repository_id: str, host: str) -> Iterator[tuple[Path, Owner]]:
+    """The folders below `base` of the runs of this VM, of `host`, in this repository."""
     for folder, owner in owners(base):
-        if owner.vm == vm and owner.repository_id == repository_id:
+        if (owner.vm, owner.repository_id, owner.host) == (vm, repository_id, host):
             yield folder, owner
 
 

@@ -41,6 +41,7 @@ class LibvirtSource:
         where `uri` names another host: then `scratch` has only records, and the storage pool there the space.
         """
         self._elsewhere = Elsewhere.of(uri, remote or RemoteHost())
+        self._host = self._elsewhere.host if self._elsewhere else ""
         self._instance = instance
         self._connection = Connection(uri)
         self._scratch = scratch
@@ -59,7 +60,7 @@ class LibvirtSource:
         """
         domain = find_domain(self._connection, request)
         try:
-            for folder, owner in libvirt_scratch.owned(self._scratch, request.vm, request.repository_id):
+            for folder, owner in libvirt_scratch.owned(self._scratch, request.vm, request.repository_id, self._host):
                 if owner.run_id == request.run_id:
                     clear_job(domain, files_in(folder))
             return Beginning(
@@ -99,13 +100,15 @@ class LibvirtSource:
 
     def left_behind(self, repository_id: str) -> set[str]:
         """The VMs that scratch folders of this repository's runs name, living runs too."""
-        return {owner.vm for _, owner in libvirt_scratch.owners(self._scratch) if owner.repository_id == repository_id}
+        mine = (repository_id, self._host)
+        owners = (owner for _, owner in libvirt_scratch.owners(self._scratch))
+        return {owner.vm for owner in owners if (owner.repository_id, owner.host) == mine}
 
     def _clear_folders(
         self, domain: libvirt.virDomain | None, vm: str, repository_id: str, live_runs: Collection[str]
     ) -> list[Reconciled]:
         cleared: list[Reconciled] = []
-        for folder, owner in libvirt_scratch.owned(self._scratch, vm, repository_id):
+        for folder, owner in libvirt_scratch.owned(self._scratch, vm, repository_id, self._host):
             if owner.run_id in live_runs:
                 continue
             if owner.instance != self._instance and libvirt_scratch.is_held(folder):

@@ -18,7 +18,7 @@ import typer
 from vmcellar.cli.output import console, note, print_error
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, config_path
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import PermanentError, UsageError, VmcellarError
+from vmcellar.errors import CancelledError, PermanentError, UsageError, VmcellarError
 
 if TYPE_CHECKING:
     from vmcellar.guestfiles.inside import Inside
@@ -127,6 +127,8 @@ def _shell(inside: Inside, as_json: bool) -> None:
             with cancel_on_signals() as cancel:
                 _one(inside, line, cancel, as_json)
         except (VmcellarError, OSError) as error:
+            if isinstance(error, CancelledError) and not asks:
+                raise  # whoever stops a script means all of it; at the prompt, this line
             print_error(error if isinstance(error, VmcellarError) else PermanentError(str(error)))
             failed += 1
         sys.stdout.flush()
