@@ -17,6 +17,7 @@ import pytest
 
 from lab.require import requires
 from tests.backup.world import make_engine
+from vmcellar import folders
 from vmcellar.backup import place
 from vmcellar.backup.direct import DirectPath
 from vmcellar.backup.export import LANDED, PLACE_DIRECT
@@ -102,7 +103,7 @@ def test_a_pack_whose_folder_could_not_be_made_durable_is_placed_again(
     pack = PackHandle(sealed.id.hex(), sealed.key, str(sealed.path), sealed.size)
     directory.save(stage_file("vda", 0, "compress"), CompressResult("vda", 0, (pack,), 5000, sealed.size, 0.1))
     monkeypatch.setattr(engine, "run", lambda _: SimpleNamespace(directory=directory))
-    sync, synced = local._sync_folder, []
+    sync, synced = folders.sync_folder, []
     errors = [OSError(errno.EIO, "no")]
 
     def failing_once(folder: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_pack_whose_folder_could_not_be_made_durable_is_placed_again(
             raise errors.pop()
         sync(folder)
 
-    monkeypatch.setattr(local, "_sync_folder", failing_once)
+    monkeypatch.setattr(local, "sync_folder", failing_once)
     with pytest.raises(TransientError):
         place.place(engine, "run", "vda", 0, no_progress, CancelToken())
     synced.clear()

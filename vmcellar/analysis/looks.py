@@ -36,11 +36,8 @@ def fill_of_looks(looks: pd.DataFrame, tier: str, used: float, now: float) -> Fi
     recent = times >= now - MOST_WEEKS * WEEK_DAYS * DAY
     days = (now - times[recent].min()) / DAY
     if days < LEAST_DAYS or recent.sum() < LEAST_LOOKS:
-        return _refused(
-            tier,
-            now,
-            f"{int(recent.sum()) - 1} looks in {days:.0f} days; {LEAST_LOOKS - 1} in {LEAST_DAYS} days are needed",
-        )
+        needed = f"{LEAST_LOOKS - 1} in {LEAST_DAYS} days are needed"
+        return _refused(tier, now, f"{int(recent.sum()) - 1} looks in {days:.0f} days; {needed}")
     weeks = int(days // WEEK_DAYS)
     levels = np.interp(now - np.arange(weeks, -1, -1) * WEEK_DAYS * DAY, times, uses)
     steps = np.diff(levels)
@@ -49,9 +46,7 @@ def fill_of_looks(looks: pd.DataFrame, tier: str, used: float, now: float) -> Fi
     spread = steps.std(ddof=1) * np.sqrt(ahead * (1 + ahead / weeks))
     low, high = {}, {}
     for level in LEVELS:
-        reach = (
-            stdtrit(weeks - 1, 0.5 + level / 200) * spread
-        )  # Student's t: few weeks tell little of how uneven they are
+        reach = stdtrit(weeks - 1, 0.5 + level / 200) * spread  # Student's t: few weeks tell little of their spread
         low[level], high[level] = np.maximum(middle - reach, 0.0), middle + reach
     return Fill(tier, now, np.maximum(middle, 0.0), low, high, float(steps.mean()) / WEEK_DAYS)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from vmcellar.errors import PermanentError, UsageError
+from vmcellar.folders import sync_folder
 
 _TEMPLATE = """\
 # Configuration of vmcellar, explained in docs/configuration.md.
@@ -70,7 +71,7 @@ def write_new_file(path: Path, text: str) -> None:
             os.link(building, path)  # never replaces
         finally:
             building.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except FileExistsError as error:
         raise UsageError(
             f"{path} exists already; it was left as it is", hint="edit it, or name another file with --config FILE"
@@ -86,11 +87,3 @@ def _write_durably(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

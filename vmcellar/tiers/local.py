@@ -20,6 +20,7 @@ from typing import Self
 from uuid import uuid4
 
 from vmcellar.errors import PermanentError
+from vmcellar.folders import sync_folder
 from vmcellar.memory import PAGE
 from vmcellar.tiers import local_lock
 from vmcellar.tiers.base import (
@@ -142,7 +143,7 @@ class LocalTier:
             if target.exists():
                 local_lock.unlock(target)
             source.replace(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
             self._still_there()
             self._lock_new(target)
             path.unlink(missing_ok=True)
@@ -166,7 +167,7 @@ class LocalTier:
         except FileExistsError as error:
             if not source.samefile(target):  # the same file: an earlier adopt died before its last step
                 raise exists_error(self, str(target.relative_to(self.path))) from error
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         self._still_there()  # else it went to the folder below a mount that vanished since the first look
         source.unlink()
         self._lock_new(target)
@@ -180,7 +181,7 @@ class LocalTier:
             return
         self._make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
     def get(self, key: str) -> bytes:
         """See Tier.get."""
@@ -259,7 +260,7 @@ class LocalTier:
             if until:
                 local_lock.unlock(path)
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def locked_until(self, keys: Iterable[str]) -> Mapping[str, float]:
         """See Locks.locked_until."""
@@ -389,12 +390,4 @@ def make_directory(folder: Path, mode: int = 0o700) -> None:
         make_directory(folder.parent, mode=0o777)
     folder.mkdir(mode=mode, exist_ok=True)
     with suppress(PermissionError):  # a parent that this user may enter and not read
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_folder(folder.parent)
