@@ -38,7 +38,7 @@ def prune(config: str, dry_run: bool) -> Pruned:
     progress, cancel = controls(config, ACTIVITY)
     repository = engine.repository
     plan = pruning.plan(
-        evidence.judged(repository.points(), evidence.standings(repository.tier)),
+        evidence.sound(repository.points(), evidence.standings(repository.tier)),
         pruning.rules_of_jobs(engine.config.backups),
         pins=pins.pinned(repository),
         now=repository.clock(),

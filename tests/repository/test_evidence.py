@@ -109,6 +109,8 @@ def test_doubt_is_handed_down_until_all_is_read_anew(repository: Repository) -> 
     assert evidence.doubtful(points, standing) == {second.id, third.id}
     shown = {point.id: point.verified for point in evidence.judged(points, standing)}
     assert shown == {first.id: True, second.id: False, third.id: True, full.id: True, fourth.id: True}
+    relied_on = {point.id: point.verified for point in evidence.sound(points, standing)}
+    assert relied_on == {first.id: True, second.id: False, third.id: False, full.id: True, fourth.id: True}
 
 
 def test_scrub_names_damaged_evidence(repository: Repository, pool: ThreadPoolExecutor) -> None:

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiers.faulty import FaultyTier
 from tests.upkeep.tiered import NAMES, TieredWorld
 from tests.upkeep.world import DAY
 from vmcellar.config.placement import Placement
 from vmcellar.config.prices import Prices
-from vmcellar.errors import PermanentError
+from vmcellar.errors import PermanentError, TransientError
 from vmcellar.policy.placement import sites_of
-from vmcellar.repository import leases
+from vmcellar.repository import layout, leases
 from vmcellar.repository.repair import RepairRequest, repair
 from vmcellar.tiers.base import ArchivedError, TierReader
 from vmcellar.tiers.local import LocalTier
-from vmcellar.upkeep import pins, prune
+from vmcellar.upkeep import gc, pins, prune
 from vmcellar.upkeep.rebalance import RebalanceReport, Rules, rebalance
 from vmcellar.upkeep.survey import survey
 
@@ -147,6 +148,66 @@ def test_a_pin_that_comes_as_the_point_is_dropped_holds(world: TieredWorld) -> N
     assert world.tier.exists(f"points/{first.id}")
 
 
+class Forgetful(LocalTier):
+    """Lists no pins any more once a point was deleted."""
+
+    deleted = False
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        self.deleted = self.deleted or key.startswith("points/")
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        if self.deleted and prefix == layout.PINS:
+            raise TransientError("the connection was reset")
+        return super().list(prefix)
+
+
+def test_a_point_is_back_when_nobody_can_tell_whether_it_was_pinned_meanwhile(world: TieredWorld) -> None:
+    host = world.host()
+    first = world.back_up(host, {0: 1})
+    second = world.back_up(host, {0: 2}, first)
+    decisions = [prune.Decision(first, keep=False, why="old"), prune.Decision(second, keep=True, why="new")]
+    with pytest.raises(TransientError, match="reset"):
+        prune.drop(world.host("pruner", world.cellar(Forgetful(world.folder / "hot"))), decisions)
+    assert world.tier.exists(f"points/{first.id}")
+    world.check()
+
+
+def test_gc_deletes_nothing_while_a_pinned_point_is_missing(world: TieredWorld) -> None:
+    """Whoever dropped it died before it looked for pins again; what the point needs may be all that is left of it."""
+    host = world.host()
+    first = world.back_up(host, {0: 1})
+    world.back_up(host, {0: 2})
+    pins.pin(host, first)
+    world.tier.delete(f"points/{first.id}")
+    for _ in range(2):
+        world.now += 2 * DAY
+        with pytest.raises(PermanentError, match=f"{first.id} is pinned, but is not there: nothing is deleted"):
+            gc.collect(world.host("collector"))
+    assert world.keys("marks/") == set()
+    pins.unpin(host, first.id)
+    assert gc.collect(world.host("collector")).marked
+
+
+def test_renewals_go_on_after_one_whose_answer_was_lost(world: TieredWorld) -> None:
+    host = world.host()
+    tier = FaultyTier(world.tier, 3, after=True, error=TransientError("no answer"), operations=frozenset({"put"}))
+    lease = leases.HeldLease(tier, host.keyring, "backup web", lambda: world.now)
+    for renewal in range(4):
+        world.now += leases.SECONDS / 3
+        if renewal:
+            lease.renew()
+        else:
+            with pytest.raises(TransientError, match="no answer"):
+                lease.renew()
+    assert tier.fired
+    (found,) = leases.found(world.tier, host.keyring)
+    assert (found.newest.expires, len(found.objects)) == (world.now + leases.SECONDS, 2)
+    lease.release()
+    assert world.keys("leases/") == set()
+
+
 def test_a_point_that_is_gone_is_not_pinned(world: TieredWorld) -> None:
     host = world.host()
     first = world.back_up(host, {0: 1})
@@ -166,6 +227,27 @@ def test_a_damaged_copy_goes_beside_one_that_must_be_thawed(world: TieredWorld) 
     report = repair(world.host("mender"), world.others["warm"], RepairRequest(deep=True))
     assert [each.key for each in report.repaired] == [f"{key} on hot"]
     assert world.lying()[key] == ("warm", "cold")
+
+
+class Unreachable(LocalTier):
+    """Its packs cannot be read now."""
+
+    def open(self, key: str) -> TierReader:
+        if key.startswith("data/"):
+            raise TransientError(f"{key}: the connection was reset")
+        return super().open(key)
+
+
+def test_a_copy_that_cannot_be_reached_is_not_taken_for_damaged(world: TieredWorld) -> None:
+    world.copies = 3
+    world.back_up(world.host(), {0: 1})
+    world.rebalance()
+    lying = world.lying()
+    for name in ("warm", "cold"):
+        world.others[name] = Unreachable(world.folder / name, name=name)
+    report = repair(world.host("mender"), LocalTier(world.folder / "hot"), RepairRequest(deep=True))
+    assert not report.repaired
+    assert world.lying() == lying
 
 
 class BadMedium(LocalTier):

@@ -48,7 +48,7 @@ def note(catalog: Catalog, repository: Repository, config: Config, found: Sequen
     standings = evidence.standings(repository.tier) if found else {}
     for together in _by_vm_and_kind(found):
         vm, kind = together[0].vm, together[0].kind
-        points = evidence.judged(repository.points_of(vm), standings)
+        points = evidence.sound(repository.points_of(vm), standings)
         rules = _rules(config, vm, points)
         if kind not in rules.kinds:
             continue

@@ -159,9 +159,13 @@ def _artifacts(run: Run) -> dict[str, bytes]:
 
 def _tidy(engine: Engine, run: Run) -> None:
     run_id, vm = run.directory.run_id, run.record.request.vm
-    engine.landing.drop_run(run_id)
-    engine.drop_staged(run_id)
     engine.forget(run_id)
+    try:
+        engine.landing.drop_run(run_id)
+        engine.drop_staged(run_id)
+    except OSError as error:
+        log.warning("%s: what run %s left in the landing zone stays for now: %s", vm, run_id, error)
+        return  # with its folder, by which the next backup finds it
     run.directory.remove()
     try:
         recorded = [p.checkpoint for p in engine.repository.points_of(vm) if p.verified and p.checkpoint]

@@ -46,7 +46,7 @@ def levels(repository: Repository, jobs: Sequence[BackupJob], now: float) -> lis
     """Every VM that has points or that a job names in full, by name; only the last drill of each VM is read."""
     standings = evidence.standings(repository.tier)
     by_vm: dict[str, list[RestorePoint]] = {vm: [] for vm in _named(jobs)}
-    for point in evidence.judged(repository.readable_points(), standings):
+    for point in evidence.sound(repository.readable_points(), standings):
         by_vm.setdefault(point.vm, []).append(point)
     found = [_level(repository, vm, by_vm[vm], jobs, standings, now) for vm in sorted(by_vm)]
     rates = [rate for level in found if (rate := _rate(level, by_vm[level.vm], standings)) is not None]

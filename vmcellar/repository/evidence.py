@@ -271,6 +271,18 @@ def judged(points: Iterable[RestorePoint], standing: Mapping[str, Standing]) -> 
     return [replace(point, verified=False) if standing.get(point.id, NEVER).failed else point for point in points]
 
 
+def sound(points: Iterable[RestorePoint], standing: Mapping[str, Standing]) -> list[RestorePoint]:
+    """The same points, `verified` no more where evidence speaks against one or against what it was made from: those
+    that stay verified may be built on and relied on. All points of each VM must be given.
+    """
+    every = list(points)
+    by_vm: dict[str, list[RestorePoint]] = {}
+    for point in every:
+        by_vm.setdefault(point.vm, []).append(point)
+    doubted = {name for of_vm in by_vm.values() for name in doubtful(of_vm, standing)}
+    return [replace(point, verified=False) if point.id in doubted else point for point in every]
+
+
 def doubtful(points: Iterable[RestorePoint], standing: Mapping[str, Standing]) -> set[str]:
     """The ids of points that must not be a parent: evidence speaks against them, or against what they were made from.
 

@@ -117,7 +117,7 @@ class HeldLease:
         self._tier, self._keyring, self._clock = tier, keyring, clock
         now = clock()
         self._lease = Lease(what, os.uname().nodename, boot(), os.getpid(), now, now + SECONDS)
-        self._number = 0
+        self._numbers = {0}  # of all objects that may be there: a write that failed may have left one
         self._lock = threading.Lock()
         self._write(0)
         try:
@@ -129,8 +129,8 @@ class HeldLease:
             raise
 
     def _write(self, number: int) -> None:
+        self._numbers.add(number)
         _KIND.write(self._tier, self._keyring, layout.lease_key(self.id, number), self._lease)
-        self._number = number
 
     def check(self) -> None:
         """TransientError when the lease was taken away because it was not renewed in time."""
@@ -141,20 +141,24 @@ class HeldLease:
             )
 
     def renew(self) -> None:
-        """Make it last from now on again; TransientError when it was taken away."""
+        """Make it last from now on again; TransientError when it was taken away.
+
+        No number is written twice: a renewal whose answer was lost may have left its object, which would refuse the
+        next one for ever.
+        """
         with self._lock:
             self.check()
             self._lease = replace(self._lease, expires=self._clock() + SECONDS)
-            before = self._number
-            self._write(before + 1)
-            if before:
-                self._delete(before)
+            before = sorted(self._numbers - {0})
+            self._write(max(self._numbers) + 1)
+            for number in before:
+                self._delete(number)
 
     def release(self) -> None:
         """Let it go. What cannot be removed is stale soon; that is logged, never an error."""
         with self._lock:
             try:
-                for number in sorted({0, self._number}):
+                for number in sorted(self._numbers):
                     self._delete(number)
             except VmcellarError as error:
                 _log.warning("lease %s could not be removed, and ends by itself: %s", self.id, error.message)
@@ -162,6 +166,7 @@ class HeldLease:
     def _delete(self, number: int) -> None:
         with suppress(NotFoundError):
             self._tier.delete(layout.lease_key(self.id, number))
+        self._numbers.discard(number)
 
 
 @contextmanager

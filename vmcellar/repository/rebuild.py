@@ -15,6 +15,7 @@ from vmcellar.repository.packs import PackReader
 from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
+    from vmcellar.repository.leases import HeldLease
     from vmcellar.repository.repository import Repository
 
 
@@ -39,19 +40,23 @@ def rebuild_index(
     New parts are durable before an old one goes, so a crash leaves objects listed twice, which does no harm; parts that
     others add meanwhile stay. What was noted as damaged stays noted. A damaged pack is reported, not an error, and old
     parts that say what lies in it stay. A `dry_run` reads everything and writes nothing. PermanentError while a gc
-    runs. Reports packs as stage "index".
+    runs, TransientError when this was paused for so long that its lease was taken away. Reports packs as stage "index".
     """
     cancel = cancel or CancelToken()
     with ExitStack() as stack:
+        lease = None
         if not dry_run:
             work = leases.holding(repository.tier, repository.keyring, leases.REBUILD, repository.clock)
             lease = stack.enter_context(work)
             others = leases.remove_stale(repository.tier, repository.keyring, repository.clock())
             leases.refuse_second(other for other in others if other.id != lease.id)
-        return _rebuild(repository, progress, cancel, dry_run)
+        return _rebuild(repository, progress, cancel, lease)
 
 
-def _rebuild(repository: Repository, progress: ProgressSink, cancel: CancelToken, dry_run: bool) -> RebuildReport:
+def _rebuild(
+    repository: Repository, progress: ProgressSink, cancel: CancelToken, lease: HeldLease | None
+) -> RebuildReport:
+    """Without a lease nothing is written. With one: a gc that took it away may have deleted packs that were read."""
     old = [key for key, _ in repository.tier.list(layout.INDEX)]
     damaged: list[str] = []
     pending: list[PackEntry] = []
@@ -62,15 +67,18 @@ def _rebuild(repository: Repository, progress: ProgressSink, cancel: CancelToken
         read.add(entry.pack.id)
         objects += len(entry.rows)
         progress("index", 1)
-        if dry_run:
+        if lease is None:
             pending = []
         elif sum(len(each.rows) for each in pending) >= layout.INDEX_ROWS_MAX:
+            lease.check()
             repository.index.add(pending)
             pending = []
-    if dry_run:
+    if lease is None:
         return RebuildReport(len(read), objects, tuple(damaged))
+    lease.check()
     repository.index.add(pending)
     for key in old:
+        lease.check()
         with suppress(NotFoundError):  # somebody else rebuilds, too
             if not _says_more(repository, key, read):
                 repository.tier.delete(key)

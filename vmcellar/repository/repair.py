@@ -15,12 +15,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import CancelledError, IntegrityError, PermanentError, UsageError, VmcellarError
+from vmcellar.errors import CancelledError, IntegrityError, PermanentError, TransientError, UsageError, VmcellarError
 from vmcellar.memory import BufferPool
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import config_object, drops, layout, leases, scrub, whole
@@ -301,7 +301,7 @@ class _Repair:
     def _drop_damaged(self, key: str) -> list[str]:
         """Delete the copies that are damaged if another is whole; the names of their places."""
         repository = self.repository
-        damaged = damaged_beside_whole(repository.tier, key, self._is_whole)
+        damaged = damaged_beside_whole(repository.tier, key, self._reads_whole)
         if damaged and self.lease is not None:
             if key in self.dropped:
                 raise PermanentError(f"{key}: {self.dropped[key]}")
@@ -336,16 +336,16 @@ class _Repair:
 
     def _is_whole(self, tier: Tier, key: str) -> bool:
         try:
+            return self._reads_whole(tier, key)
+        except (OSError, TransientError):  # a device that does not give it back
+            return False
+
+    def _reads_whole(self, tier: Tier, key: str) -> bool:
+        """As `_is_whole`, but what cannot be read now may be whole: its error comes out."""
+        with suppress(IntegrityError):
             self._verify(tier, key)
-        except (IntegrityError, OSError):
-            return False
-        except CancelledError:
-            raise
-        except PermanentError:  # keys that cannot be opened here say nothing about the pack
-            raise
-        except VmcellarError:  # a device that does not give it back
-            return False
-        return True
+            return True
+        return False
 
     def _verify(self, tier: Tier, key: str) -> None:
         verify_pack(tier, key, self.repository.keyring, self.pool, cancel=self.cancel)

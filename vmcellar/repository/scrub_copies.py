@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import CancelledError, VmcellarError
+from vmcellar.errors import CancelledError, TransientError, VmcellarError
 from vmcellar.progress import CancelToken
 from vmcellar.repository.packs import Location, PackReader, PackRef, groups
 from vmcellar.tiers.base import ArchivedError, Copies, Tier
@@ -70,7 +70,7 @@ def _problem(place: Tier, keyring: Keyring, pack: PackRef, pace: TierPace, cance
 
 def damaged_beside_whole(tier: Tier, key: str, is_whole: Callable[[Tier, str], bool]) -> list[Tier]:
     """The places whose copy is damaged, if another was read and found whole just now, else none. Of a copy that must be
-    thawed first nothing is known: it is not among them, and is not the other one.
+    thawed first, or cannot be reached now, nothing is known: it is not among them, and is not the other one.
     """
     found = tier.copies(key) if isinstance(tier, Copies) else ()
     whole, damaged = 0, []
@@ -80,6 +80,6 @@ def damaged_beside_whole(tier: Tier, key: str, is_whole: Callable[[Tier, str], b
                 whole += 1
             else:
                 damaged.append(place)
-        except ArchivedError:
+        except (ArchivedError, TransientError, OSError):
             continue
     return damaged if whole else []

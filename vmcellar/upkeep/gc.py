@@ -4,8 +4,8 @@ A first run marks what no point needs. A later one, when the grace time has pass
 no point needs. Order of a run, on which the guard of commits relies (vmcellar/repository/guard.py): marks are listed,
 then leases (stale ones are taken away), then packs, the index, and last the points; then old marks are worked off
 (index parts first, then packs, then the mark), then new ones are written. Nothing at all is deleted when any listing,
-point, node, index part or lease cannot be read, or anything that a point needs is missing. This host's index cache is
-not trusted for it: each run reads the index parts anew. A run that dies is gone on with by the next one.
+point, node, index part or lease cannot be read, or when a pinned point or anything that a point needs is missing. This
+host's index cache is not trusted for it: each run reads the parts anew. A run that dies is gone on with by the next.
 
 What a tier holds locked (S3 object lock, immutable files) is left and named; its mark stays, and a later run deletes
 it. What points need is locked anew where its lock would soon end: see vmcellar/upkeep/lock.py.
@@ -30,7 +30,7 @@ from vmcellar.repository.marks import Mark
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
 from vmcellar.tiers.base import LockedError, NotFoundError
-from vmcellar.upkeep import index_parts, lock, rewrite, staging
+from vmcellar.upkeep import index_parts, lock, pins, rewrite, staging
 from vmcellar.upkeep.fresh import with_fresh_index
 from vmcellar.upkeep.gcreport import GcReport, pack_id
 from vmcellar.upkeep.lock import Locked
@@ -253,7 +253,10 @@ class _Run:
         proofs = evidence.names(self._tier)  # before the points: of each that is seen, the point was there
         repository.index.refresh(writing=self._lease is not None)
         indexed = {pack.id for pack in repository.index.packs()}
+        pinned = pins.pinned(repository)
         points = repository.points()
+        there = {point.id for point in points}
+        pins.refuse_lost(repository, pinned - there)
         if indexed and not points:  # prune leaves every VM a point, so this was not its work
             raise PermanentError(
                 f"{self._tier!r} has no restore point, but {len(indexed)} packs that points were made with: "
@@ -265,7 +268,6 @@ class _Run:
         for point in points:
             reach.add(point)
         lost = self._lost(packs, reach.packs)
-        there = {point.id for point in points}
         orphans = [each.key for each in proofs if each.point not in there]
         if orphans:
             notes.append(f"evidence about points that are gone: {len(orphans)} records")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,22 @@ def unpin(repository: Repository, point_id: str) -> None:
 def pinned(repository: Repository) -> set[str]:
     """The ids of all pinned points. A damaged pin still pins: only names are looked at."""
     return {key.removeprefix(layout.PINS) for key, _ in repository.tier.list(layout.PINS)}
+
+
+def refuse_lost(repository: Repository, missing: Iterable[str]) -> None:
+    """PermanentError when one of these ids, of points that were not found, is still pinned and its point still away.
+
+    A pinned point is dropped by nothing: it went while its pin was being written and whoever dropped it died, or
+    somebody removed it by hand. What it needs must stay until a person has looked.
+    """
+    for name in sorted(missing):
+        tier = repository.tier
+        if tier.exists(layout.pin_key(name)) and not tier.exists(layout.point_key(name)):
+            raise PermanentError(
+                f"restore point {name} is pinned, but is not there: nothing is deleted",
+                hint=f"fetch {layout.point_key(name)} from a mirror or a copy of the repository; if nobody needs it, "
+                f"type `vmcellar pin {name} --remove`",
+            )
 
 
 def listed(repository: Repository) -> dict[str, Pin | None]:

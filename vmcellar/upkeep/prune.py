@@ -13,11 +13,11 @@ from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
 
 from vmcellar.config.jobs import BackupJob
-from vmcellar.errors import PermanentError
+from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.policy.retention import Moment, Rules, Verdict, decide
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import layout, leases
-from vmcellar.tiers.base import LockedError, NotFoundError
+from vmcellar.tiers.base import ExistsError, LockedError, NotFoundError
 from vmcellar.upkeep.pins import pinned
 
 if TYPE_CHECKING:
@@ -164,8 +164,7 @@ def _drop_one(repository: Repository, lease: HeldLease, point: RestorePoint, kep
     try:
         data = repository.tier.get(key)
         repository.tier.delete(key)
-        if point.id in pinned(repository):  # who pins looks for the point after that: one of the two sees the other
-            repository.tier.put(key, data)
+        if _pinned_meanwhile(repository, point, data):
             return False
     except LockedError as error:
         log.warning("%s: %s stays until a later prune: %s", point.vm, point.id, error.message)
@@ -173,3 +172,30 @@ def _drop_one(repository: Repository, lease: HeldLease, point: RestorePoint, kep
     except NotFoundError:  # somebody else dropped it
         pass
     return True
+
+
+def _pinned_meanwhile(repository: Repository, point: RestorePoint, data: bytes) -> bool:
+    """The look at pins after a point was deleted; whoever pins looks for the point after that, so one of the two sees
+    the other. The point is back, for sure once this returns or raises, if it is pinned or that cannot be told.
+    """
+    try:
+        meanwhile = point.id in pinned(repository)
+    except BaseException:
+        _put_back(repository, point, data)
+        raise
+    if meanwhile:
+        _put_back(repository, point, data)
+    return meanwhile
+
+
+def _put_back(repository: Repository, point: RestorePoint, data: bytes) -> None:
+    try:
+        repository.tier.put(layout.point_key(point.id), data)
+    except ExistsError:
+        return
+    except VmcellarError as error:
+        raise PermanentError(
+            f"{point.vm}: restore point {point.id} was deleted, may be pinned, and cannot be put back: {error.message}",
+            hint="let no gc run; `vmcellar pin` shows the pins. A mirror or an older copy of the repository has the "
+            f"object {layout.point_key(point.id)}",
+        ) from error

@@ -66,7 +66,7 @@ def prune(
 
         choose = engine.rules_for_all(rules) if rules else engine.rules_of_jobs(read_config(ctx, config).backups)
         repository = open_repository(ctx, config)
-        points = evidence.judged(_of_vms(repository.points(), vms or []), evidence.standings(repository.tier))
+        points = evidence.sound(_of_vms(repository.points(), vms or []), evidence.standings(repository.tier))
         pinned = pins.pinned(repository)
         plan = engine.plan(points, choose, pins=pinned, now=repository.clock(), zone=local_zone())
         dropped = [] if dry_run else engine.drop(repository, plan, progress, cancel)
