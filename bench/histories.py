@@ -1,14 +1,14 @@
-"""Histories of real backups: a real guest that is backed up many times, by a clock that is moved.
+"""Histories of real backups: real guests that are backed up many times, by a clock that is moved.
 
-    ./run bench histories --make FILE [--runs 240] [--minutes 6.5]
+    ./run bench histories --make FILE --guest office|batch|idle [--minutes 6.5]
     ./run bench histories [FILE]
 
-`--make` starts a paused guest with three disks, writes to them as an office's, a nightly batch's and a sleeping one's
-would be, and backs it up every six hours of a clock that stands still but for the runs: each run is a whole one
-(checkpoint, NBD, dirty bitmap, packs, commit, verification), takes as long as it takes, and notes its own rows. In the
-last two days the first disk is encrypted, and the third one falls silent. What comes of it is written as Parquet.
+`--make` starts a paused guest, writes to its disks as `GUESTS` says, and backs it up every few hours of a clock that
+stands still but for the runs: each run is a whole one (checkpoint, NBD, dirty bitmap, packs, commit, verification),
+takes as long as it takes, and notes its own rows. In its last runs one disk is encrypted, and another one falls silent.
+What comes of it is written as Parquet: instead of the same guest's rows, beside those of others that FILE holds.
 
-Without `--make` the kept history (`bench/histories.parquet`), or FILE, goes through the whole analysis.
+Without `--make` the kept histories (`bench/histories.parquet`), or FILE, go through the whole analysis, guest by guest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,35 @@ if TYPE_CHECKING:
 KEPT = Path(__file__).with_name("histories.parquet")
 MIB = 1 << 20
 HOUR, DAY = 3600.0, 86400.0
-STEP_HOURS = 6
 BEGIN = 1_780_272_000.0  # Monday, 2026-06-01, 00:00 UTC
-TROUBLE_RUNS = 8
 DISK_MIB = 384
-CLASSES = {"vda": "office", "vdb": "nightly", "vdc": "idle"}
 _real_time = time.time
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """How a guest is backed up: so many runs, every `step` hours, of disks by their kinds; in its last `trouble` runs
+    the disk `encrypted` is written all over with noise, and `silent` not at all.
+    """
+
+    runs: int
+    step: int
+    disks: dict[str, str]
+    encrypted: str
+    silent: str
+    trouble: int
+    seed: int
+
+    def calm_until(self, last: float) -> float:
+        """The moment when trouble began, of a history whose last run began then (seconds since the epoch)."""
+        return last - HOUR * self.step * (self.trouble - 0.5)
+
+
+GUESTS = {
+    "office": Guest(240, 6, {"vda": "office", "vdb": "nightly", "vdc": "sleeping"}, "vda", "vdc", 8, 2026),
+    "batch": Guest(220, 6, {"vda": "orders", "vdb": "reports"}, "vdb", "vda", 8, 2027),
+    "idle": Guest(130, 24, {"vda": "logs", "vdb": "updates"}, "vdb", "vda", 4, 2028),
+}
 
 
 class Clock:
@@ -55,15 +79,20 @@ class Clock:
 
 
 def _mib_of(kind: str, moment: float, random: np.random.Generator) -> float:
-    """What a disk of this kind changes in the six hours before a moment."""
+    """What a disk of this kind changes in the time before a moment, up to the run before."""
     hour, weekday = int(moment % DAY // HOUR), int((moment - 1 - BEGIN) // DAY % 7)
     working = weekday < 5 and hour in (12, 18)
     noise = float(np.exp(random.normal(0, 0.3)))
-    if kind == "office":
-        return (12.0 if working else 2.0) * noise
-    if kind == "nightly":
-        return (14.0 if hour == 6 else 1.5) * noise
-    return 6.0 * noise if working else 0.0
+    usual = {
+        "office": 12.0 if working else 2.0,
+        "nightly": 14.0 if hour == 6 else 1.5,
+        "sleeping": 6.0 if working else 0.0,
+        "orders": 9.0 if hour in (12, 18) else 3.0,  # every day alike
+        "reports": 24.0 if hour == 6 and weekday not in (0, 6) else 0.5,  # of the day before; none of weekends
+        "logs": 1.5 if weekday < 5 else 0.7,
+        "updates": 20.0 if weekday == 2 else 0.5,
+    }
+    return usual[kind] * noise
 
 
 def _pieces(mib: float, random: np.random.Generator, content: Stream | None) -> list[tuple[int, bytes]]:
@@ -81,11 +110,13 @@ def _pieces(mib: float, random: np.random.Generator, content: Stream | None) -> 
     return found
 
 
-def make(file: Path, runs: int, minutes: float) -> int:
-    """Back a guest up `runs` times, or for so many minutes; how many runs it came to."""
+def make(file: Path, name: str, minutes: float) -> int:
+    """Back a guest up as often as it is to be, or for so many minutes; how many runs it came to."""
+    kind = GUESTS[name]
     clock = Clock()
     time.time = clock  # before the engine's modules take it for theirs
     import libvirt  # noqa: PLC0415
+    import pandas as pd  # noqa: PLC0415
 
     from lab import daemons  # noqa: PLC0415
     from lab.disks import DiskSpec  # noqa: PLC0415
@@ -93,27 +124,27 @@ def make(file: Path, runs: int, minutes: float) -> int:
     from lab.mixeddata import Stream, log_text  # noqa: PLC0415
     from lab.monitor import poke_many  # noqa: PLC0415
     from lab.paths import vm_folder  # noqa: PLC0415
-    from vmcellar.analysis.history import history  # noqa: PLC0415
+    from vmcellar.analysis.history import conform, history, read_history  # noqa: PLC0415
     from vmcellar.backup import pipeline  # noqa: PLC0415
     from vmcellar.backup.model import BackupRequest  # noqa: PLC0415
 
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     daemons.ensure()
-    random = np.random.default_rng(2026)
+    random = np.random.default_rng(kind.seed)
     content = Stream(log_text(random))
-    disks = tuple(DiskSpec(target, DISK_MIB * MIB) for target in CLASSES)
+    disks = tuple(DiskSpec(target, DISK_MIB * MIB) for target in kind.disks)
     until, done = time.monotonic() + 60 * minutes, 0
     with vm_folder("histories") as folder, LabGuest(folder, disks) as guest:
         guest.start(paused=True)
         engine = _engine(folder)
-        for target in CLASSES:
+        for target in kind.disks:
             poke_many(guest.domain, target, _pieces(24, random, content), folder)
-        while done < runs and time.monotonic() < until:
-            moment = BEGIN + done * STEP_HOURS * HOUR
-            trouble = done >= runs - TROUBLE_RUNS
-            for target, kind in CLASSES.items():
-                mib = _mib_of(kind, moment, random)
-                encrypting, silent = (trouble and target == each for each in ("vda", "vdc"))
+        while done < kind.runs and time.monotonic() < until:
+            moment = BEGIN + done * kind.step * HOUR
+            trouble = done >= kind.runs - kind.trouble
+            for target, use in kind.disks.items():
+                mib = _mib_of(use, moment, random)
+                encrypting, silent = (trouble and target == each for each in (kind.encrypted, kind.silent))
                 pieces = _pieces(40 if encrypting else mib, random, None if encrypting else content)
                 if done and pieces and not silent:
                     poke_many(guest.domain, target, pieces, folder)
@@ -122,9 +153,12 @@ def make(file: Path, runs: int, minutes: float) -> int:
             done += 1
         frame = history(engine.catalog)
         engine.repository.close()
-    frame["vm"] = "real"
-    frame.to_parquet(file, index=False)
-    print(f"{done} runs, {len(frame)} rows, in {60 * minutes - (until - time.monotonic()):.0f} s")
+    frame["vm"] = name
+    if file.exists():
+        others = read_history(file)
+        frame = pd.concat([others[others["vm"] != name].astype({"vm": "object"}), frame])
+    conform(frame).to_parquet(file, index=False)
+    print(f"{done} runs, {len(frame)} rows in {file}, in {60 * minutes - (until - time.monotonic()):.0f} s")
     return done
 
 
@@ -148,38 +182,47 @@ def _engine(folder: Path) -> Engine:
     return Engine(config, Repository.init(config), source)
 
 
-def judge(file: Path) -> dict[str, Any]:
-    """What the analysis makes of a history: quality, forecasts against what came, anomalies, next runs, advice."""
+def of_guest(file: Path, name: str) -> pd.DataFrame:
+    """The rows of one guest of a file."""
+    from vmcellar.analysis.history import conform, read_history  # noqa: PLC0415
+
+    frame = read_history(file)
+    return conform(frame[frame["vm"] == name].astype({"vm": "object", "disk": "object"}))
+
+
+def judge(frame: pd.DataFrame, name: str) -> dict[str, Any]:
+    """What the analysis makes of a guest's history: quality, forecasts against what came, anomalies, next runs."""
     import pandas as pd  # noqa: PLC0415
 
     from bench.analysis_forecast import score_forecasts  # noqa: PLC0415
     from vmcellar.analysis.anomalies import find  # noqa: PLC0415
-    from vmcellar.analysis.history import read_history  # noqa: PLC0415
     from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
     from vmcellar.analysis.sample import Sample  # noqa: PLC0415
 
-    frame = read_history(file)
+    kind = GUESTS[name]
     first, last = frame["started"].min(), frame["started"].max()
     good, bad = quarantine(frame, last.timestamp())
-    troubled = last - pd.Timedelta(hours=STEP_HOURS * (TROUBLE_RUNS - 0.5))
+    troubled = pd.Timestamp(kind.calm_until(last.timestamp()), unit="s", tz="UTC")
     calm = good[good["started"] < troubled]
-    truth = pd.DataFrame([{"vm": "real", "disk": disk, "class": kind} for disk, kind in CLASSES.items()])
-    days = int((troubled - first).days)
+    truth = pd.DataFrame([{"vm": name, "disk": disk, "class": use} for disk, use in kind.disks.items()])
+    days, a_day = int((troubled - first).days), 24 // kind.step
     score = score_forecasts(Sample(calm, truth, np.empty((0, 0)), first), tuple(range(28, days - 7, 2)))
     found = find(good, last.timestamp(), days=(last - first).days - 21)
     false = [one for one in found if one.last < troubled.timestamp()]
     true = [one for one in found if one.last >= troubled.timestamp()]
+    moments = [first + pd.Timedelta(hours=kind.step * run + 1) for run in range(a_day * 28, a_day * days - 1)]
     return {
         "runs": int(frame["run_id"].nunique()),
         "days": (last - first).days,
         "bad_rows": len(bad),
         "forecasts": len(score.table),
-        "mase": {kind: round(score.mase(kind), 3) for kind in CLASSES.values() if (score.table["class"] == kind).any()},
+        "mase": {use: round(score.mase(use), 3) for use in kind.disks.values() if (score.table["class"] == use).any()},
         "inside": {level: round(score.coverage(level), 3) for level in (80, 95)},
-        "next_run": _next_runs(calm, [first + pd.Timedelta(hours=6 * run + 1) for run in range(4 * 28, 4 * days - 1)]),
+        "next_runs": len(moments),
+        "next_run": _next_runs(calm, moments),
         "false_alarms": [f"{one.disk} {one.kind} {one.text}" for one in false],
-        "found": {
-            f"{one.disk} {one.kind}": round((one.at - troubled.timestamp()) / HOUR / STEP_HOURS + 0.5) for one in true
+        "found_after_runs": {
+            f"{one.disk} {one.kind}": round((one.at - troubled.timestamp()) / HOUR / kind.step + 0.5) for one in true
         },
         "seconds_per_run": round(float(frame.drop_duplicates("run_id")["seconds"].median()), 2),
     }
@@ -208,16 +251,17 @@ def _next_runs(frame: pd.DataFrame, moments: list[pd.Timestamp]) -> dict[str, di
 
 
 def main() -> int:
-    """Make a history, or judge one."""
+    """Make a history, or judge those that there are."""
     parser = argparse.ArgumentParser(description="real histories by a clock that is moved")
     parser.add_argument("file", nargs="?", type=Path, default=KEPT)
     parser.add_argument("--make", type=Path)
-    parser.add_argument("--runs", type=int, default=240)
+    parser.add_argument("--guest", choices=GUESTS, default="office")
     parser.add_argument("--minutes", type=float, default=6.5)
     args = parser.parse_args()
     if args.make is not None:
-        return int(make(args.make, args.runs, args.minutes) != args.runs)
-    print(json.dumps(judge(args.file), indent=1))
+        return int(make(args.make, args.guest, args.minutes) != GUESTS[args.guest].runs)
+    frames = {name: of_guest(args.file, name) for name in GUESTS}
+    print(json.dumps({name: judge(frame, name) for name, frame in frames.items() if len(frame)}, indent=1))
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.parameters import AnalyseHistory
 from tasks import analysis as tasks
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 async def analyse_history(request: AnalyseHistory) -> dict[str, int]:
     """Publish quality, capacity, RPO, RTO, anomalies and forecasts; rows that are not used are shown, not fatal.
 
-    What follows from an anomaly by `on_anomaly:` is done first: pins, forced fulls, events, drills.
+    What follows from an anomaly by `on_anomaly:` is done first: pins, forced fulls, events, drills. Points and maps
+    that are met and damaged are named, in warnings and on the page, and end nothing.
     """
     with activity(request.config, "history") as work, TaskThreads(work.cancel, 1) as threads:
         quality = await threads.value(tasks.check_history, request.config)
@@ -31,6 +32,9 @@ async def analyse_history(request: AnalyseHistory) -> dict[str, int]:
         rows = await threads.value(tasks.act_on_anomalies, request.config)
         await _tell_and_drill(threads, request.config, rows)
         result = await threads.value(tasks.analyse_history, request.config)
+        damaged = {*quality.damaged, *result.damaged}
+        for each in sorted(damaged):
+            get_run_logger().warning("damaged: %s (`vmcellar verify --all` says more)", each)
         await analysis_artifacts(result.markdown, result.images)
     return {
         "runs": quality.runs,
@@ -38,6 +42,7 @@ async def analyse_history(request: AnalyseHistory) -> dict[str, int]:
         "bad_rows": quality.bad,
         "plots": len(result.images),
         "anomalies": len(rows),
+        "damaged": len(damaged),
     }
 
 

@@ -19,6 +19,7 @@ from vmcellar.quality import selection
 from vmcellar.repository import evidence
 from vmcellar.repository.evidence import Evidence, EvidenceName
 from vmcellar.repository.points import RestorePoint
+from vmcellar.repository.unreadable import unreadable as points_unreadable
 from vmcellar.tiers.base import ArchivedError
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def unreadable(config: str) -> list[Outcome]:
     repository = engine.repository
     standings = evidence.standings(repository.tier)
     found = []
-    for point, problem in selection.unreadable(repository).items():
+    for point, problem in points_unreadable(repository).items():
         record = engine_prove.unreadable(repository, point, problem)
         known = standings.get(point, evidence.NEVER).failed
         found.append(

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.upkeep.world import PIECE, PIECES, SIZE, World
-from vmcellar.analysis.heat import _covered, heat_map
+from vmcellar.analysis.heat import _covered, damage_of_newest, heat_map
+from vmcellar.analysis.plots import heat
 from vmcellar.errors import PermanentError
 
 
@@ -48,6 +49,30 @@ def test_a_disk_with_one_point_has_none(world: World) -> None:
         with pytest.raises(PermanentError, match=f"web: {count} of its points have disk {disk}"):
             heat_map(host, "web", disk)
     host.close()
+
+
+def test_a_damaged_map_takes_its_own_rows_and_is_named(world: World) -> None:
+    host = world.host()
+    points = [world.back_up(host, {0: 1})]
+    for number in range(2, 6):
+        world.now += 3600
+        before = world.keys("meta/")
+        points.append(world.back_up(host, {1: number}, points[-1]))
+        if number == 3:
+            (own,) = world.keys("meta/") - before
+    host.close()
+    file = world.folder / "hot" / own
+    file.chmod(0o600)
+    file.write_bytes(bytes(len(file.read_bytes())))
+    fresh = world.host("fresh")
+    found = heat_map(fresh, "web", "vda", columns=PIECES)
+    assert found.points == tuple(point.id for point in points[1:])
+    assert [bool(np.isnan(row).any()) for row in found.changed] == [False, True, True, False]
+    assert list(found.damaged) == [points[2].id]
+    assert own in found.damaged[points[2].id]
+    assert heat(found).axes, "it is drawn all the same"
+    assert damage_of_newest(fresh) == {}
+    fresh.close()
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=8), st.integers(1, 30))

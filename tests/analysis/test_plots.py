@@ -80,6 +80,22 @@ def test_heat() -> None:
     changed = np.array([[0.0, 1.0], [0.5, 0.0], [0.0, 0.0]])
     found = HeatMap("web", "vda", 1 << 30, 1 << 29, ("a", "b", "c"), times, changed)
     assert "web vda: where it changes part of each 512 MiB" in drawn(plots.heat(found))
+    torn = replace(
+        found, changed=np.array([[0.0, 1.0], [np.nan, np.nan], [np.nan, np.nan]]), damaged={"b": "cut short"}
+    )
+    assert "grey: a map is damaged" in drawn(plots.heat(torn))
+
+
+def test_where_nothing_ever_changed() -> None:
+    """As of VMs that sleep: the page of a host with only such ones has to come all the same."""
+    asleep = FRAME.assign(bytes_changed=0, bytes_new=0, bytes_stored=0, bytes_read=0)
+    assert "Change calendar" in drawn(plots.change_calendar(asleep))
+    assert VM in drawn(plots.week_profile(asleep, VM))
+    assert "Tier hot" in drawn(plots.tier_fill(asleep, fill_of(asleep, "hot", 0.0, NOW), None))
+    assert "What was stored" in drawn(plots.largest(asleep))
+    assert "nothing strange" in drawn(plots.incident(asleep, VM, "vda", []))
+    for made in forecast_change(asleep, NOW).forecasts[:1]:
+        drawn(plots.change_forecast(asleep, made))
 
 
 def test_cost_of_tiers() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from vmcellar.catalog.catalog import Catalog, repositories
 from vmcellar.catalog.databases import FILE, Database, SqliteFile
 from vmcellar.catalog.models import Anomaly, Stage
 from vmcellar.catalog.rebuild import rebuild
-from vmcellar.errors import PermanentError, UsageError
+from vmcellar.errors import PermanentError, TransientError, UsageError
 
 OTHER = "cd" * 16
 
@@ -112,5 +114,37 @@ def test_what_is_no_other_catalog_is_refused_and_left_as_it_is(target: Catalog, 
     with pytest.raises(PermanentError, match="holds no catalog"):
         copying.open_source(copying.place_of(str(tmp_path / "empty")), target)
     (tmp_path / "text").write_text("no database" * 1000)
-    with pytest.raises(PermanentError, match="not a database"):
+    with pytest.raises(PermanentError, match="not a database") as caught:
         copying.open_source(copying.place_of(str(tmp_path / "text")), target)
+    assert "--from" in caught.value.hint
+    assert "move it away" not in caught.value.hint, "it may be anything"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://", "must be like postgresql"),
+        ("postgresql://cellar@db", "must be like postgresql"),
+        ("postgres://cellar@db/history", "must be like postgresql"),
+        ("mysql://cellar@db/history", "must be like postgresql"),
+        ("postgresql://cellar@db:five/history", "port must be a number"),
+        ("postgresql://cellar:hunter2@db/history", "holds a password"),
+    ],
+)
+def test_a_url_that_names_no_catalog_is_said_to_be_so(url: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why) as caught:
+        copying.place_of(url)
+    assert "~/.pgpass" in caught.value.hint
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_source_that_is_away_or_misnamed_is_told_by_what_the_user_typed(target: Catalog) -> None:
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
+        url = f"postgresql://cellar@127.0.0.1:{nobody.getsockname()[1]}/history"
+        with pytest.raises(TransientError, match="history: ") as caught:
+            copying.open_source(copying.place_of(url), target)
+        assert caught.value.hint == "check that the server runs, and what --from names"
+        with pytest.raises(PermanentError, match="nosuch") as caught_too:
+            copying.open_source(copying.place_of(f"{url}?nosuch=1"), target)
+    assert caught_too.value.hint == "check what --from names"

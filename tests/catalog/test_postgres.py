@@ -14,7 +14,7 @@ import pytest
 from lab.postgres import Postgres
 from tests.catalog.conftest import fresh
 from tests.catalog.filled import REPOSITORY, fill, same_rows
-from tests.catalog.rows import run
+from tests.catalog.rows import run, segment
 from vmcellar.catalog import databases
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.databases import FILE, PostgresServer, SqliteFile, database_of
@@ -62,8 +62,19 @@ def test_a_statement_that_takes_too_long_is_ended_and_the_options_of_the_url_hol
             connection.exec_driver_sql("SET LOCAL statement_timeout = 50")
             connection.exec_driver_sql("SELECT pg_sleep(60)")
 
-    with pytest.raises(TransientError, match="statement timeout"):
+    with pytest.raises(TransientError, match="statement timeout") as caught:
         sleep()
+    assert "statement_timeout%3D300s" in caught.value.hint
+
+
+def test_a_value_that_does_not_fit_and_a_standby_are_no_matter_of_rights(postgres: Postgres) -> None:
+    catalog = Catalog(fresh(postgres), REPOSITORY)
+    with pytest.raises(PermanentError, match="out of range") as caught:
+        catalog.add([run("r1", repository=REPOSITORY), segment("r1", retries=1 << 70)])
+    assert "please report this" in caught.value.hint
+    with pytest.raises(PermanentError, match="read-only") as caught, catalog.reading() as connection:
+        connection.exec_driver_sql("DELETE FROM runs")
+    assert "primary" in caught.value.hint
 
 
 def test_a_connection_that_the_server_ends_may_be_tried_again(postgres: Postgres) -> None:

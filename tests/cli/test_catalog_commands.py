@@ -15,6 +15,11 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
     monkeypatch.setattr("vmcellar.analysis.quality.time", SimpleNamespace(time=lambda: now))
 
 
+def told(**figures: int) -> dict[str, object]:
+    """What `catalog rebuild --json` says."""
+    return {"points": 0, "added": 0, "gone": 0, "evidence": 0, "unreadable": {}} | figures
+
+
 def test_rebuild_reads_the_history_back_and_show_tells_it(
     cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -24,7 +29,7 @@ def test_rebuild_reads_the_history_back_and_show_tells_it(
     assert first.code == 0, first.err
     assert "3 points in the repository: 3 added to the catalog, 0 noted as gone" in first.err
     assert "failed attempts, segments and the stages' times per disk are not known" in first.err
-    assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 3, "added": 0, "gone": 0, "evidence": 0}
+    assert json.loads(cli("catalog", "rebuild", "--json").out) == told(points=3)
     shown = json.loads(cli("catalog", "show", "--json").out)
     assert {vm["vm"]: (vm["runs"], vm["failed"]) for vm in shown["vms"]} == {"db1": (1, 0), "web1": (2, 0)}
     assert shown["quarantined"] == []
@@ -44,7 +49,24 @@ def test_show_names_the_rows_that_no_analysis_uses(cli: Cli, cellar: Cellar, mon
 def test_rebuild_notes_points_that_a_prune_dropped(cli: Cli) -> None:
     cli("catalog", "rebuild")
     assert cli("prune", "--keep-last", "1").code == 0
-    assert json.loads(cli("catalog", "rebuild", "--json").out) == {"points": 2, "added": 0, "gone": 1, "evidence": 0}
+    assert json.loads(cli("catalog", "rebuild", "--json").out) == told(points=2, gone=1)
+
+
+def test_a_damaged_point_is_named_is_not_gone_and_ends_nothing(cli: Cli, cellar: Cellar) -> None:
+    """As where a history was lost, and one record of the repository is damaged."""
+    (file,) = cellar.folder.rglob(f"points/{cellar.first.id}")
+    whole = file.read_bytes()
+    file.chmod(0o600)
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    first = cli("catalog", "rebuild")
+    assert (first.code, "2 added to the catalog" in first.err) == (1, True)
+    assert cellar.first.id in first.err
+    assert "verify --all" in first.err
+    file.write_bytes(whole)
+    assert cli("catalog", "rebuild").code == 0
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    again = json.loads(cli("catalog", "rebuild", "--json").out)
+    assert (again["points"], again["gone"], list(again["unreadable"])) == (2, 0, [cellar.first.id])
 
 
 def test_export_writes_parquet(cli: Cli, cellar: Cellar) -> None:

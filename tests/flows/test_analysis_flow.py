@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from tests.analysis.attacked import attack, attacked_history, note_runs
 from tests.flows.seen import Seen
 from tests.repository.writing import back_up
 from vmcellar.backup import wanted_full
+from vmcellar.catalog.models import StorageAdvice
 from vmcellar.config import load_config
 from vmcellar.engine import open_engine
 from vmcellar.policy.timetable import read_advised
+from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import pins
 
@@ -98,3 +101,39 @@ def test_it_publishes_quality_tables_and_plots(seen: Seen, tmp_path: Path) -> No
     assert "## Capacity" in str(found["history"].data)
     assert str(found["plot-tier-hot"].data).startswith("data:image/png;base64,")
     assert found["plot-tier-hot"].type == "image"
+
+
+def test_a_damaged_map_is_named_and_all_else_is_told(seen: Seen, tmp_path: Path) -> None:
+    (tmp_path / "pass").write_text("correct horse\n")
+    config = tmp_path / "vmcellar.yaml"
+    config.write_text("tiers: {hot: repo}\nkey: {file: pass}\nstate: state\n")
+    repository = Repository.init(load_config(config))
+    points: list[RestorePoint] = []
+    packs: list[set[Path]] = [set()]
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(3):
+            change = [(number << 20, bytes([number]) * (1 << 20))]
+            parent = points[-1] if points else None
+            points.append(back_up(repository, pool, change, 8 << 20, parent, vm="web1", time=time.time() - 600))
+            packs.append({path for path in (tmp_path / "repo/meta").rglob("*") if path.is_file()})
+    repository.close()
+    (own,) = packs[3] - packs[2]
+    own.chmod(0o600)
+    own.write_bytes(bytes(own.stat().st_size))
+    engine = open_engine(config)
+    advised = StorageAdvice(
+        id="a1", repository=engine.catalog.repository, about="consolidation", vm="", time=time.time(),
+        today="many packs", advised="vmcellar consolidate", figure=100.0, predicted=10.0,
+    )  # fmt: skip
+    engine.catalog.add([advised])
+    told = asyncio.run(analyse_history(AnalyseHistory(config=str(config))))
+    engine.repository.close()
+    assert (told["rows"], told["damaged"]) == (3, 1)
+    found = seen.artifacts(seen.flow_run("analyse history"))
+    page = str(found["history"].data)
+    assert page.startswith("## Damaged")
+    assert f"web1: point {points[2].id}, disk vda: " in page
+    assert "cannot be measured" in page, "what consolidation brought"
+    assert "## Capacity" in page
+    assert "| web1 |" in page
+    assert "plot-heat-map" in found

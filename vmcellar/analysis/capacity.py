@@ -14,7 +14,7 @@ from vmcellar.catalog import models
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.policy.costs import month_cost, offers
 from vmcellar.repository.layout import PACK_BYTES
-from vmcellar.upkeep.survey import survey
+from vmcellar.upkeep.survey import lying
 from vmcellar.upkeep.tierstat import summaries
 
 if TYPE_CHECKING:
@@ -110,8 +110,10 @@ def _days_to_full(found: TierCapacity, now: float) -> DaysToFull:
 
 
 def tiers_now(repository: Repository, config: Config, now: float) -> list[TierUse]:
-    """What lies on each tier that answers. Lists all packs of all tiers; raises what that raises."""
-    found = summaries(repository, survey(repository), config.price_tables(), now)
+    """What lies on each tier that answers. Lists all packs of all tiers and reads none, so that no damage keeps it from
+    telling; raises what listing hot raises.
+    """
+    found = summaries(repository, lying(repository), config.price_tables(), now)
     return [TierUse(one.name, one.bytes + one.metadata, one.free, one.cost_month) for one in found if not one.away]
 
 

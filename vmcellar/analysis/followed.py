@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -21,6 +21,7 @@ from vmcellar.analysis.capacity import tiers_now
 from vmcellar.analysis.gains import LEAST_RUNS
 from vmcellar.analysis.storing import RECENT_DAYS, REPOSITORY, rule_text, rule_today
 from vmcellar.catalog.models import StorageAdvice
+from vmcellar.errors import IntegrityError
 from vmcellar.policy.governing import governing_job
 from vmcellar.upkeep.consolidate import consolidate
 
@@ -46,7 +47,7 @@ UNITS = {
 @dataclass(frozen=True, slots=True)
 class StorageGain:
     """One piece of advice, given at `time` (seconds since the epoch): the figure of then, what was predicted of it, and
-    what `came`; None while it is not followed, or too early to tell.
+    what `came`; None while it is not followed, or too early to tell. `damaged`: damage forbids to measure it.
     """
 
     about: str
@@ -58,6 +59,7 @@ class StorageGain:
     predicted: float
     came: float | None
     verdict: str
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +133,16 @@ def note(catalog: Catalog, proposals: Sequence[Proposal], sight: Sight) -> int:
 
 def storage_gains(catalog: Catalog, sight: Sight) -> list[StorageGain]:
     """The newest advice on each subject and what came of it. What is seen to be followed for the first time is noted as
-    followed from now on.
+    followed from now on. Where damage forbids to measure a figure, the verdict says so.
     """
     newest = {(row.about, row.vm): row for row in catalog.storage_advice()}
     found, begun = [], []
     for _, row in sorted(newest.items()):
-        whole = None if row.about == "compression" else sight.figure(row.about, row.vm, 0.0)
+        try:
+            whole = None if row.about == "compression" else sight.figure(row.about, row.vm, 0.0)
+        except IntegrityError as error:
+            found.append(replace(_of(row, None, f"cannot be measured: {error.message}"), damaged=True))
+            continue
         followed = sight.is_followed(row, whole)
         if followed and row.followed is None:
             row.followed = sight.now
@@ -158,6 +164,10 @@ def _gain(row: StorageAdvice, sight: Sight, whole: float | None, *, followed: bo
     else:
         came = whole
         verdict = _verdict(row, came, "not known: nothing is stored")
+    return _of(row, came, verdict)
+
+
+def _of(row: StorageAdvice, came: float | None, verdict: str) -> StorageGain:
     what = row.vm or REPOSITORY
     return StorageGain(
         row.about, what, row.time, row.advised, UNITS[row.about], row.figure, row.predicted, came, verdict

@@ -1,18 +1,19 @@
 """Where a disk changes: the differences of its maps from point to point, as a matrix of time by place.
 
-Costs time in proportion to what differs between the points, as equal parts of two maps are never read.
+Costs time in proportion to what differs between the points, as equal parts of two maps are never read. Maps that are
+damaged are read as a whole, to know whose they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmcellar.errors import PermanentError
+from vmcellar.errors import IntegrityError, PermanentError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,9 @@ MOST_POINTS = 200
 class HeatMap:
     """`changed[i, j]`: the share (0 to 1) of cell j of the disk that differs between the point before and `points[i]`,
     which is of `times[i]`. A cell is `cell` bytes (the last one may be smaller), `size` the disk's largest size.
+
+    `damaged` tells what is wrong with each map that cannot be read, by its point; the rows that it takes part in are
+    NaN.
     """
 
     vm: str
@@ -38,6 +42,7 @@ class HeatMap:
     points: tuple[str, ...]
     times: tuple[datetime, ...]
     changed: NDArray[np.float64]
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def bytes_changed(self) -> NDArray[np.float64]:
@@ -59,7 +64,7 @@ def heat_map(
     """The heat map of one disk of one VM, over its newest points, or the newest ones `until` then (seconds since the
     epoch). Reads the maps alone, never the disk's bytes.
 
-    PermanentError when fewer than two points have the disk; IntegrityError for a damaged map.
+    PermanentError when fewer than two points have the disk. A damaged map ends nothing (`HeatMap.damaged`).
     """
     wanted = (point for point in repository.points_of(vm) if until is None or point.time <= until)
     found = [(point, record) for point in wanted if (record := _disk_of(point, disk))]
@@ -72,13 +77,35 @@ def heat_map(
     size = max(record.size for _, record in chosen)
     cell = max(1, -(-size // columns))
     edges = _edges(size, cell)
-    rows = [
-        _covered(list(repository.map(before).differences(repository.map(after))), edges) / np.diff(edges)
-        for (_, before), (_, after) in pairwise(chosen)
-    ]
+    rows: list[NDArray[np.float64]] = []
+    for (_, before), (_, after) in pairwise(chosen):
+        try:
+            differ = list(repository.map(before).differences(repository.map(after)))
+            rows.append(_covered(differ, edges) / np.diff(edges))
+        except IntegrityError:
+            rows.append(np.full(len(edges) - 1, np.nan))
+    torn = any(np.isnan(row).any() for row in rows)
+    damaged = {point.id: told for point, record in chosen if (told := damage_of(repository, record))} if torn else {}
     later = [point for point, _ in chosen[1:]]
     ids, times = tuple(point.id for point in later), tuple(point.when for point in later)
-    return HeatMap(vm, disk, size, cell, ids, times, np.array(rows))
+    return HeatMap(vm, disk, size, cell, ids, times, np.array(rows), damaged)
+
+
+def damage_of_newest(repository: Repository) -> dict[tuple[str, str, str], str]:
+    """What is wrong with maps of the newest readable point of each VM, by VM, point and disk. Reads them whole."""
+    newest = {point.vm: point for point in repository.readable_points()}.values()
+    each = ((point, disk) for point in newest for disk in point.disks)
+    return {(point.vm, point.id, disk.target): told for point, disk in each if (told := damage_of(repository, disk))}
+
+
+def damage_of(repository: Repository, record: DiskRecord) -> str:
+    """What is wrong with the map of a disk, "" if it is whole. Reads all of it."""
+    try:
+        for _ in repository.map(record).rows():
+            pass
+    except IntegrityError as error:
+        return error.message
+    return ""
 
 
 def _disk_of(point: RestorePoint, target: str) -> DiskRecord | None:

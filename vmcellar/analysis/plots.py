@@ -54,7 +54,7 @@ def tier_fill(frame: pd.DataFrame, fill: Fill, room: float | None, days: int = 1
         return nothing(title, f"No forecast: {fill.refusal}.")
     past_days, past = _stored_until_now(frame, fill, days)
     ahead = np.arange(min(days, len(fill.used) - 1) + 1)
-    top = 1.3 * max(float(fill.used[ahead[-1]]), room or 0.0)  # wide intervals may leave the sheet
+    top = 1.3 * max(float(fill.used[ahead[-1]]), room or 0.0, 1.0)  # wide intervals may leave the sheet
     scale, unit = in_bytes(top)
     when = fill.days_to(room) if room else None
     daily, daily_unit = in_bytes(fill.per_day)
@@ -100,10 +100,11 @@ def change_calendar(frame: pd.DataFrame, most: int = 24) -> Figure:
     figure, (axis,) = sheet("Change calendar", about, height=1.6 + 0.22 * len(table))
     values = table.to_numpy(dtype=float)
     floor = max(1.0, float(np.nanmax(values)) / 3e3)
-    scale, unit = in_bytes(float(np.nanmax(values)))
+    top = max(float(np.nanmax(values)), 3 * floor)  # also where nothing changed at all
+    scale, unit = in_bytes(top)
     shown = axis.pcolormesh(
         np.arange(values.shape[1] + 1), np.arange(len(table) + 1), np.maximum(values, floor) / scale,
-        cmap=HEAT, norm=LogNorm(floor / scale, float(np.nanmax(values)) / scale), edgecolors="white", linewidth=0.3,
+        cmap=HEAT, norm=LogNorm(floor / scale, top / scale), edgecolors="white", linewidth=0.3,
     )  # fmt: skip
     axis.set_yticks(np.arange(len(table)) + 0.5, [str(vm) for vm in table.index])
     axis.invert_yaxis()
@@ -140,12 +141,15 @@ def heat(found: HeatMap) -> Figure:
     """A disk's heat map: each row is one backup, newest at the bottom, each column a part of the disk."""
     scale, unit = in_bytes(found.size)
     about = f"part of each {found.cell / in_bytes(found.cell)[0]:.3g} {in_bytes(found.cell)[1]} that changed, by backup"
+    about += "; grey: a map is damaged" if found.damaged else ""
     figure, (axis,) = sheet(
         f"{found.vm} {found.disk}: where it changes", about, height=2.4 + min(5.0, 0.07 * len(found.times))
     )
     edges = np.append(np.arange(0, found.size, found.cell), found.size) / scale
     values = np.where(found.changed > 0, np.maximum(found.changed, 1e-4), np.nan)
     rows = np.arange(len(found.times) + 1)
+    torn = np.where(np.isnan(found.changed), 1.0, np.nan)
+    axis.pcolormesh(edges, rows, torn, cmap="Greys", vmin=0.0, vmax=3.0)
     shown = axis.pcolormesh(edges, rows, values, cmap="YlOrRd", norm=LogNorm(1e-4, 1.0))
     step = max(1, len(found.times) // 12)
     axis.set_yticks(rows[:-1:step] + 0.5, [f"{moment:%d %b %H:%M}" for moment in found.times[::step]])
@@ -248,7 +252,8 @@ def change_forecast(frame: pd.DataFrame, made: Forecast, past_days: int = 21) ->
     hours = np.diff(seconds, prepend=np.nan) / 3600
     shown = (seconds >= begin) & (seconds <= made.starts[0]) & (hours > 0)
     rate = own["bytes_changed"].to_numpy()[shown] / hours[shown]
-    scale, unit = in_bytes(float(max(rate.max() if len(rate) else 0.0, np.max(made.high[80]) / made.step)))
+    top = max(float(rate.max()) if len(rate) else 0.0, float(np.max(made.high[80])) / made.step, 1.0)
+    scale, unit = in_bytes(top)
     figure, (axis,) = sheet(f"{made.vm} {made.disk}: change per hour", made.note)
     axis.plot(_times(seconds[shown]), rate / scale, color=INK, linewidth=1.0)
     times = _times(made.starts + made.step * 1800.0)
@@ -258,7 +263,7 @@ def change_forecast(frame: pd.DataFrame, made: Forecast, past_days: int = 21) ->
     axis.plot(times, made.middle / made.step / scale, color=BLUE, linewidth=1.4)
     label_end(axis, times[-1], float(made.middle[-1] / made.step / scale), "forecast\n80 and 95 %", BLUE)
     axis.axvline(times[0], color=SOFT, linewidth=0.8)
-    axis.set_ylim(0, 1.25 * float(max(rate.max() if len(rate) else 0.0, np.max(made.high[80]) / made.step)) / scale)
+    axis.set_ylim(0, 1.25 * top / scale)
     _dated(axis, f"{unit} per hour")
     return figure
 

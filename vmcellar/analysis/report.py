@@ -14,19 +14,22 @@ from vmcellar.analysis.capacity import capacity, tiers_now, use_rows
 from vmcellar.analysis.figures import png
 from vmcellar.analysis.fill import fill_of
 from vmcellar.analysis.forecast import forecast_change
-from vmcellar.analysis.heat import heat_map
+from vmcellar.analysis.heat import damage_of_newest, heat_map
 from vmcellar.analysis.objectives import rpo, rto
 from vmcellar.analysis.overview import overview
 from vmcellar.analysis.picks import strongest, worst_first
 from vmcellar.analysis.quality import findings, quarantine, validate
 from vmcellar.analysis.source import targets
 from vmcellar.catalog.rebuild import refresh
-from vmcellar.errors import VmcellarError
+from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from matplotlib.figure import Figure
 
     from vmcellar.analysis.capacity import TierUse
+    from vmcellar.analysis.heat import HeatMap
     from vmcellar.analysis.picks import Incident
     from vmcellar.catalog.catalog import Catalog
     from vmcellar.config.model import Config
@@ -41,7 +44,7 @@ BAD_MOST = 100
 @dataclass(frozen=True, slots=True)
 class Quality:
     """What was found of a history: `runs` and `rows` that there are, `bad` ones that are not used, and what Great
-    Expectations said of the whole (`ok`: no row is bad). `markdown` tells it.
+    Expectations said of the whole (`ok`: no row is bad). `markdown` tells it. `damaged`: see `Analysis`.
     """
 
     runs: int
@@ -49,26 +52,38 @@ class Quality:
     bad: int
     ok: bool
     markdown: str
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """`sections` are titles and their Markdown, `images` names (letters and dashes) and PNGs."""
+    """`sections` are titles and their Markdown, `images` names (letters and dashes) and PNGs. `damaged` names what was
+    found that cannot be read, of points and maps of disks: by far not all is read here.
+    """
 
     sections: dict[str, str]
     images: dict[str, bytes]
+    damaged: tuple[str, ...] = ()
 
     @property
     def markdown(self) -> str:
-        """All sections on one page."""
-        return "\n\n".join(f"## {title}\n\n{text}" for title, text in self.sections.items())
+        """All sections on one page, what is damaged first."""
+        damaged = {"Damaged": listed(self.damaged)} if self.damaged else {}
+        return "\n\n".join(f"## {title}\n\n{text}" for title, text in (damaged | self.sections).items())
+
+
+def listed(damaged: Iterable[str]) -> str:
+    """Damage as Markdown, with what to do; "" for none."""
+    lines = [f"- {each}" for each in damaged]
+    return "\n".join([*lines, "", "`vmcellar verify --all` tells what else is damaged."]) if lines else ""
 
 
 def check(catalog: Catalog, repository: Repository) -> Quality:
     """Bring the catalog up to the repository and judge its history. The first call of a process loads Great
     Expectations, 10 s; one at a time in a process.
     """
-    refresh(catalog, repository)
+    unreadable = refresh(catalog, repository).unreadable
+    damaged = tuple(f"point {point}: {problem}" for point, problem in sorted(unreadable.items()))
     frame = read.history(catalog)
     now = repository.clock()
     _, bad = quarantine(frame, now)
@@ -79,15 +94,17 @@ def check(catalog: Catalog, repository: Repository) -> Quality:
             f"{len(frame)} rows of {frame['run_id'].nunique()} runs; {len(bad)} are not used.",
             tables.markdown(tables.quality(findings(frame, now)), "Every rule is met by every row."),
             tables.markdown(shown, ""),
+            listed(damaged),
         ]
     )
-    return Quality(int(frame["run_id"].nunique()), len(frame), len(bad), verdict.ok, text.strip())
+    return Quality(int(frame["run_id"].nunique()), len(frame), len(bad), verdict.ok, text.strip(), damaged)
 
 
 def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysis:
     """Capacity, RPO, RTO, what is strange and what is coming, by the good rows of the catalog; notes the use of tiers.
 
-    Asks every tier what lies on it, and reads maps of one disk's points. Raises what that and the catalog raise.
+    Asks every tier what lies on it, and reads maps of one disk's points; those that are damaged are named (`damaged`),
+    and all else goes on. Raises what the tiers and the catalog raise.
     """
     now = repository.clock()
     standing = tiers_now(repository, config, now)
@@ -118,24 +135,35 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
         "time-to-restore": plots.rto(measured, targets(config, vms, "rto")),
     }
     incident = strongest(found)
-    figures |= _heat_plot(repository, good, incident)
+    damaged = _damaged_newest(repository) if any(gain.damaged for gain in brought) else set()
+    if (changes := _heat_map(repository, good, incident)) is not None:
+        figures["heat-map"] = plots.heat(changes)
+        damaged |= {_damage(changes.vm, point, changes.disk, told) for point, told in changes.damaged.items()}
     if any(tier.costs for tier in outlook):
         figures["cost-of-tiers"] = plots.tier_costs(outlook)
     if incident is not None:
         figures["incident"] = plots.incident(good, incident.vm, incident.disk, incident.together)
-    return Analysis(sections, {name: png(figure) for name, figure in figures.items()})
+    return Analysis(sections, {name: png(figure) for name, figure in figures.items()}, tuple(sorted(damaged)))
 
 
-def _heat_plot(repository: Repository, good: pd.DataFrame, incident: Incident | None) -> dict[str, Figure]:
+def _damage(vm: str, point: str, disk: str, told: str) -> str:
+    return f"{vm}: point {point}, disk {disk}: {told}"
+
+
+def _damaged_newest(repository: Repository) -> set[str]:
+    return {_damage(*place, told) for place, told in damage_of_newest(repository).items()}
+
+
+def _heat_map(repository: Repository, good: pd.DataFrame, incident: Incident | None) -> HeatMap | None:
     """Where the disk of the strongest incident changes, else the one that changed most; none without two points."""
     if good.empty:
-        return {}
+        return None
     changed = good.astype({"vm": "object", "disk": "object"}).groupby(["vm", "disk"])["bytes_changed"].sum()
     vm, disk = (incident.vm, incident.disk) if incident else changed.sort_values().index[-1]
     try:
-        return {"heat-map": plots.heat(heat_map(repository, str(vm), str(disk), most_points=HEAT_POINTS))}
-    except VmcellarError:  # a map of that disk is damaged, or it has one point alone
-        return {}
+        return heat_map(repository, str(vm), str(disk), most_points=HEAT_POINTS)
+    except PermanentError:  # it has one point alone
+        return None
 
 
 def _tier_plots(good: pd.DataFrame, standing: list[TierUse], now: float) -> dict[str, Figure]:

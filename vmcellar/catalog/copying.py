@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Table, delete, insert, select, tuple_
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError
@@ -16,6 +17,7 @@ from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.databases import Database, PostgresServer, SqliteFile
 from vmcellar.catalog.models import Base, Run
 from vmcellar.catalog.schema import is_there
+from vmcellar.config.catalogplace import CatalogPlace
 from vmcellar.errors import PermanentError, UsageError
 
 BATCH = 100
@@ -41,8 +43,19 @@ class Copied:
 
 
 def place_of(text: str) -> Database:
-    """A catalog by the name of its file, or by a URL without a password (libpq looks for it in `~/.pgpass`)."""
-    return PostgresServer(text) if text.startswith("postgresql://") else SqliteFile(Path(text))
+    """A catalog by the name of its file, or by a URL without a password (libpq looks for it in `~/.pgpass`).
+
+    UsageError for a URL of another form; its password is not repeated.
+    """
+    if "://" not in text:
+        return SqliteFile(Path(text))
+    hint = "name a file, or postgresql://USER@HOST:PORT/DATABASE with its password in ~/.pgpass"
+    try:
+        CatalogPlace(url=text)
+    except ValidationError as error:
+        why = "; ".join(each["msg"].removeprefix("Value error, ").partition(":")[0] for each in error.errors())
+        raise UsageError(f"the URL of the other catalog {why}", hint=hint) from None
+    return PostgresServer(text, said_in="what --from names")
 
 
 def open_source(database: Database, target: Catalog) -> Catalog:
@@ -62,7 +75,10 @@ def open_source(database: Database, target: Catalog) -> Catalog:
             if not is_there(connection):
                 raise none
     except DatabaseError as error:
-        raise database.explain(error) from error
+        told = database.explain(error)
+        if isinstance(database, SqliteFile) and isinstance(told, PermanentError):
+            told.hint = "name a file that holds a catalog with --from"
+        raise told from error
     return Catalog(database, target.repository)
 
 

@@ -39,6 +39,18 @@ _PASSING = frozenset({"08", "40", "53", "57"})
 """SQLSTATE classes of what may pass: connection, rolled back, no resources, an operator's hand (PostgreSQL, appendix
 A)."""
 _LOCK_NOT_AVAILABLE = "55P03"
+_QUERY_CANCELED = "57014"
+_OVERLONG = (
+    "if it comes again, see what keeps the server busy, or give it longer by the URL of `catalog:`: "
+    f"`?options=-c%20statement_timeout%3D{5 * STATEMENT_SECONDS}s`"
+)
+_HINTS = {
+    "22": "a value of the history does not fit its column, which no version should write: please report this",
+    "23": "a row contradicts another one: `vmcellar catalog show` names rows that no analysis uses",
+    "25": "the server takes no writes: name the primary one, not a standby",
+    "42": "check the rights of its user: it must own the tables, or be allowed to make them",
+}
+"""What to do, by the SQLSTATE class of what does not pass: data, constraint, transaction state, access rule or name."""
 
 
 class Database(Protocol):
@@ -133,9 +145,12 @@ class PostgresServer:
 
     reading: Mapping[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
-    def __init__(self, url: str, password: str | None = None) -> None:
-        """`url` is `postgresql://USER@HOST:PORT/DATABASE`, with libpq's parameters (`?sslmode=verify-full`)."""
+    def __init__(self, url: str, password: str | None = None, *, said_in: str = "`catalog:` in vmcellar.yaml") -> None:
+        """`url` is `postgresql://USER@HOST:PORT/DATABASE`, with libpq's parameters (`?sslmode=verify-full`); `said_in`
+        is where people wrote it.
+        """
         place = make_url(url)
+        self._said_in = said_in
         self.name = place.set(query={}).render_as_string(hide_password=True)
         self.engine = create_engine(_with_driver(place, password), poolclass=NullPool, connect_args=_patience(place))
 
@@ -165,13 +180,13 @@ class PostgresServer:
         if isinstance(error, OperationalError) and state == _LOCK_NOT_AVAILABLE:
             return TransientError(f"catalog {self.name} is in use by other processes: {text}")
         if isinstance(error, OperationalError) and (state is None or state[:2] in _PASSING):
-            return TransientError(
-                f"catalog {self.name}: {text}", hint="check that the server runs, and `catalog:` in vmcellar.yaml"
-            )
-        return PermanentError(
-            f"catalog {self.name}: {text}",
-            hint="check the rights of its user: it must own the tables, or be allowed to make them",
-        )
+            hint = _OVERLONG if state == _QUERY_CANCELED else f"check that the server runs, and {self._said_in}"
+            return TransientError(f"catalog {self.name}: {text}", hint=hint)
+        if state is None:  # it never came to the server
+            hint = f"check {self._said_in}"
+        else:
+            hint = _HINTS.get(state[:2], "look for this message in the server's log, which tells the statement")
+        return PermanentError(f"catalog {self.name}: {text}", hint=hint)
 
 
 def _with_driver(place: URL, password: str | None) -> URL:

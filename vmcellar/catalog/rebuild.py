@@ -7,14 +7,15 @@ stage, segments, retries, changes of schedules.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vmcellar.catalog.models import Base, Point, Run, RunDisk, Stage
 from vmcellar.catalog.proofs import row_of
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository import evidence, layout
+from vmcellar.repository.unreadable import unreadable
 from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
@@ -31,21 +32,23 @@ BATCH = 500
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
     """`points` were there, of which `added` were new to the catalog; `gone` it knew, and they are no more.
-    `evidence` of verifications and drills was new to it, too.
+    `evidence` of verifications and drills was new to it, too. `unreadable` points are there and damaged, and why.
     """
 
     points: int
     added: int
     gone: int
     evidence: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def refresh(catalog: Catalog, repository: Repository) -> RebuildReport:
-    """`rebuild` from a repository, with its evidence. Raises what reading the points raises; evidence that cannot be
-    read is left out with a warning.
+    """`rebuild` from a repository, with its evidence. Raises what the tier and the catalog raise; a point that is
+    damaged is named and not taken to be gone, evidence that cannot be read is left out with a warning.
     """
-    report = rebuild(catalog, repository.points(), repository.clock())
-    return replace(report, evidence=_add_evidence(catalog, repository))
+    damaged = unreadable(repository)
+    report = rebuild(catalog, repository.readable_points(), repository.clock(), damaged)
+    return replace(report, evidence=_add_evidence(catalog, repository), unreadable=damaged)
 
 
 def _add_evidence(catalog: Catalog, repository: Repository) -> int:
@@ -61,8 +64,11 @@ def _add_evidence(catalog: Catalog, repository: Repository) -> int:
     return len(rows)
 
 
-def rebuild(catalog: Catalog, points: Sequence[RestorePoint], now: float) -> RebuildReport:
-    """Add what the catalog lacks of these points, which must be all of the repository; nothing is ever deleted.
+def rebuild(
+    catalog: Catalog, points: Sequence[RestorePoint], now: float, damaged: Collection[str] = ()
+) -> RebuildReport:
+    """Add what the catalog lacks of these points, which must be all of the repository but for the ids of those that are
+    there and `damaged`; nothing is ever deleted.
 
     Rows that a run wrote itself stay as they are: they know more. May run beside backups and be stopped at any time.
     """
@@ -79,7 +85,7 @@ def rebuild(catalog: Catalog, points: Sequence[RestorePoint], now: float) -> Reb
             catalog.add_new(rows)
         except PermanentError:  # a backup that ended meanwhile wrote one of them; whatever else it is comes again
             catalog.add(rows)
-    gone = catalog.mark_gone([point.id for point in points], now)
+    gone = catalog.mark_gone([*(point.id for point in points), *damaged], now)
     return RebuildReport(len(points), len(missing), gone)
 
 

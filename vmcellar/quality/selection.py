@@ -10,10 +10,9 @@ from vmcellar.config.placement import REST, Placement
 from vmcellar.errors import VmcellarError
 from vmcellar.policy.governing import governing_job
 from vmcellar.policy.risk import Facts
-from vmcellar.repository import evidence, layout
+from vmcellar.repository import evidence
 from vmcellar.repository.evidence import EvidenceName, Standing
 from vmcellar.repository.points import RestorePoint
-from vmcellar.tiers.base import NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.config.model import Config
@@ -86,22 +85,6 @@ def _tier(placement: Placement | None, age: float) -> str:
 def _age(names: Sequence[EvidenceName | None], now: float) -> float | None:
     times = [each.when.timestamp() for each in names if each is not None]
     return max(0.0, now - max(times)) if times else None
-
-
-def unreadable(repository: Repository) -> dict[str, str]:
-    """The points whose record cannot be read, and why: damaged, forged, or put under another's name."""
-    known = {point.id for point in repository.readable_points()}
-    found = {}
-    for key, _ in repository.tier.list(layout.POINTS):
-        name = key.removeprefix(layout.POINTS)
-        if name not in known:
-            try:
-                repository.point(name)
-            except NotFoundError:
-                continue
-            except VmcellarError as error:
-                found[name] = error.message
-    return found
 
 
 def age_of_newest(points: Sequence[RestorePoint], point: RestorePoint, now: float) -> float | None:

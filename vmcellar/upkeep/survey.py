@@ -99,14 +99,21 @@ def survey(
     warning: what only they need is not moved.
     """
     cancel = cancel or CancelToken()
-    lying, away = _listed(repository, strict=strict, cancel=cancel)
+    there, away = _listed(repository, strict=strict, cancel=cancel)
     repository.index.refresh()
     points = repository.readable_points()
     walk = _Walk(repository, needed, young_since, used or {}, progress, cancel)
     seen = walk.run(points)
-    packs = (Pack(key, size, tuple(tiers), *seen.get(key, (None, inf))) for key, (size, tiers) in sorted(lying.items()))
-    lost = () if away else tuple(key for key in sorted(seen.keys() - lying.keys()) if not repository.tier.exists(key))
+    packs = (Pack(key, size, tuple(tiers), *seen.get(key, (None, inf))) for key, (size, tiers) in sorted(there.items()))
+    lost = () if away else tuple(key for key in sorted(seen.keys() - there.keys()) if not repository.tier.exists(key))
     return Survey(tuple(packs), lost, len(points), away, walk.mixed())
+
+
+def lying(repository: Repository) -> Survey:
+    """What lies on each tier that answers, and nothing of what needs it: no map is read, so all packs are of no age."""
+    found, away = _listed(repository, strict=False, cancel=CancelToken())
+    packs = (Pack(key, size, tuple(tiers), None, inf) for key, (size, tiers) in sorted(found.items()))
+    return Survey(tuple(packs), (), 0, away)
 
 
 def _listed(

@@ -9,9 +9,11 @@ import typer
 
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, open_repository, read_config
+from vmcellar.errors import IntegrityError
 
 if TYPE_CHECKING:
     from vmcellar.catalog.catalog import Catalog
+    from vmcellar.catalog.rebuild import RebuildReport
     from vmcellar.repository.repository import Repository
 
 group = typer.Typer(help="The history of backups: rebuild it from the repository, export it, show what it holds.")
@@ -34,8 +36,9 @@ def open_catalog(ctx: typer.Context, config: Path | None) -> tuple[Repository, C
 def rebuild(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Add to the catalog what the repository's points and evidence tell, and note which points are gone.
 
-    Nothing is deleted, and what runs wrote themselves stays. What no point holds is not there afterwards: runs that
-    failed, the stages' times per disk (points have their sums), segments and retries.
+    A point that is damaged is named, and makes the exit code 1 after all others were read. Nothing is deleted, and what
+    runs wrote themselves stays. What no point holds is not there afterwards: runs that failed, the stages' times per
+    disk (points have their sums), segments and retries.
     """
     from dataclasses import asdict
 
@@ -45,7 +48,16 @@ def rebuild(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption
     report = refresh(catalog, repository)
     if as_json:
         print_json(asdict(report))
-        return
+    else:
+        _tell(report)
+    if report.unreadable:
+        raise IntegrityError(
+            "; ".join(f"{point}: {problem}" for point, problem in sorted(report.unreadable.items())),
+            hint="the catalog keeps what it knew of these points; `vmcellar verify --all` tells what else is damaged",
+        )
+
+
+def _tell(report: RebuildReport) -> None:
     note(f"{report.points} points in the repository: {report.added} added to the catalog, {report.gone} noted as gone")
     note(f"{report.evidence} verifications and drills added")
     if report.added:
