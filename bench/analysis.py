@@ -146,10 +146,17 @@ def _prove_forecasts(base: Settings) -> None:
 
 def _prove_fill(base: Settings) -> None:
     for newcomers in (0.0, base.newcomers):
-        found = score_fill(replace(base, vms=60, days=200, newcomers=newcomers), 60)
-        shares = found[["within10", "in80", "in95"]].mean().round(3).to_dict()
-        off = (found["said"] - 30).abs().median() / 30
-        print(f"full in 30 days, newcomers {newcomers:.0%}: median error {off:.1%}, {shares}")
+        _show_fill(f"newcomers {newcomers:.0%}", replace(base, vms=60, days=200, newcomers=newcomers), 60)
+    for kind in CLASSES:
+        _show_fill(f"{kind} alone", replace(base, vms=60, days=200, newcomers=0.0, classes=(kind,)), 20)
+
+
+def _show_fill(name: str, settings: Settings, tiers: int) -> None:
+    found = score_fill(settings, tiers)
+    shares = found[["within10", "in80", "in95"]].mean().round(3).to_dict()
+    off = (found["said"] - 30).abs() / 30
+    errors = f"{off.median():.1%}, mean {off.mean():.1%}, 90th percentile {off.quantile(0.9):.1%}"
+    print(f"full in 30 days, {name}, {tiers} tiers: median error {errors}, {shares}")
 
 
 def _prove_anomalies(base: Settings) -> None:

@@ -69,6 +69,15 @@ def test_a_damaged_point_is_named_is_not_gone_and_ends_nothing(cli: Cli, cellar:
     assert (again["points"], again["gone"], list(again["unreadable"])) == (2, 0, [cellar.first.id])
 
 
+@pytest.mark.usefixtures("cellar")
+@pytest.mark.parametrize("command", ["forecast", "anomalies", "advise"])
+def test_a_catalog_without_a_run_is_said_to_be_the_reason(cli: Cli, command: str) -> None:
+    done = cli(command)
+    assert done.code == 0, done.err
+    assert "there is no history to go by; `vmcellar catalog rebuild`" in done.err
+    assert "there is no history" not in cli(command, "--sample", "1").err
+
+
 def test_export_writes_parquet(cli: Cli, cellar: Cellar) -> None:
     cli("catalog", "rebuild")
     done = cli("catalog", "export", "out", "--json")

@@ -53,7 +53,7 @@ def place_of(text: str) -> Database:
     try:
         CatalogPlace(url=text)
     except ValidationError as error:
-        why = "; ".join(each["msg"].removeprefix("Value error, ").partition(":")[0] for each in error.errors())
+        why = "; ".join(each["msg"].removeprefix("Value error, ").partition(": ")[0] for each in error.errors())
         raise UsageError(f"the URL of the other catalog {why}", hint=hint) from None
     return PostgresServer(text, said_in="what --from names")
 

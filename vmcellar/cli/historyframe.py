@@ -61,6 +61,8 @@ def read_frame(ctx: typer.Context, source: Source, vm: str | None = None) -> tup
         if found.empty:
             raise UsageError(f"{vm} is not in this history", hint=f"it holds {_some(good)}")
         return found, now
+    if good.empty:
+        note("there is no history to go by; `vmcellar catalog rebuild` reads it back from the repository")
     return good, now
 
 
