@@ -9,6 +9,7 @@ Release waits for the exports alone, so the VM is let go before the packs are ma
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, cast
 
 from prefect import State, flow, get_run_logger
@@ -69,7 +70,7 @@ async def _backed_up(request: BackupVm, work: Activity, threads: TaskThreads, ho
         stages.let_vm_go(engine, vm)
         raise
     try:
-        await run_hooks(hooks, hooks.thawed)
+        await run_hooks(hooks, partial(hooks.thawed, engine.run(handle.run_id).check_pressure))
         async with progress_artifact(vm, work):
             done = await _Segments(threads, config, handle, held).run(work)
         return await threads.value(tasks.commit, config, handle.run_id, vm, after=done)

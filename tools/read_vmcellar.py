@@ -245,6 +245,7 @@ class Repository:
         self.ids = {what: derive(keys.ids, what) for what in (b"chunk id", b"node id")}
         self.epochs: dict[bytes, bytes] = {}
         self.places: dict[bytes, list[Place]] = {}
+        self.unreadable: set[str] = set()
         self.scanned = False
         for path in every_file(folders, "index"):
             try:
@@ -361,8 +362,9 @@ class Repository:
     # Points, section 9
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """All points that are whole, by id; the others are named."""
-        seen = set()
+        """All points that are whole, by id; the others are named, and in `unreadable` at the end."""
+        seen: set[str] = set()
+        self.unreadable = set()
         for path in sorted(every_file(self.folders, "points"), key=lambda path: path.name):
             if path.name not in seen:
                 try:
@@ -370,6 +372,8 @@ class Repository:
                     seen.add(path.name)
                 except (Damage, OSError, ValueError, KeyError) as error:
                     warn(f"point {path}: {error}")
+                    self.unreadable.add(path.name)
+        self.unreadable -= seen
 
     def _point(self, path: Path) -> dict[str, Any]:
         point_id = path.name.encode()
@@ -392,7 +396,11 @@ class Repository:
         vm, at, _ = name.rpartition("@latest")
         found = [p for p in self.points() if (p["vm"] == vm if at else p["id"].startswith(name))]
         if at and found:
-            return max(found, key=lambda point: (point["time"], point["id"]))
+            latest = max(found, key=lambda point: (point["time"], point["id"]))
+            newer = sorted(name for name in self.unreadable if name > latest["id"])  # ids begin with the time
+            if newer:
+                raise Damage(f"{newer[-1]} cannot be read and may be {name}: give the id of the point that you want")
+            return latest
         if len(found) != 1:
             raise Damage(f"{len(found)} points are named {name}")
         return found[0]
@@ -475,19 +483,26 @@ def restore_disk(repository: Repository, name: str, target: str, output: Path, b
     rows = list(located(repository, repository.rows(bytes.fromhex(disk["root"]), disk["level"], 0, losses), losses))
     part = output.with_name(output.name + ".part")
     try:
-        with part.open("xb") as file:
+        with open(part, "xb", opener=private) as file:
             file.truncate(disk["size"])
             write_rows(repository, file, rows, losses)
             file.flush()
             os.fsync(file.fileno())
-    except Damage:
-        part.unlink()
+    except FileExistsError as error:
+        raise Damage(f"{part} exists: another run writes it, or was killed; remove it if it was") from error
+    except BaseException:
+        part.unlink(missing_ok=True)
         raise
     part.rename(output)
     print(f"{output}: {disk['size']} bytes, disk {target} of {point['vm']} at {point['id']}")
     if losses.count:
         warn(f"{losses.count} ranges are lost, see above: they hold zeroes now")
     return 1 if losses.count else 0
+
+
+def private(path: str, flags: int) -> int:
+    """Disks and definitions of VMs are nobody else's to read."""
+    return os.open(path, flags, 0o600)
 
 
 def located(repository: Repository, rows: Iterator[Row], losses: Losses) -> Iterator[Row]:
@@ -529,7 +544,7 @@ def restore_artifacts(repository: Repository, name: str, directory: Path) -> int
         if len(data) != artifact["size"]:
             raise Damage(f"artifact {artifact['name']} has {len(data)} bytes instead of {artifact['size']}")
         path = directory / Path(artifact["name"]).name
-        with path.open("xb") as file:
+        with open(path, "xb", opener=private) as file:
             file.write(data)
         print(path)
     return 0

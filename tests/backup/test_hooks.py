@@ -90,6 +90,20 @@ def test_a_failure_that_is_only_to_be_warned_of_stops_nothing(engine: Engine) ->
     assert "exit code 3" in point.hooks[0]
 
 
+def test_while_the_vm_is_held_a_hook_is_stopped_before_scratch_space_is_full(engine: Engine, tmp_path: Path) -> None:
+    with_hooks(engine, {"when": "thawed", "run": "sleep 3600"}, noting(tmp_path / "note", "thawed"))
+
+    def full() -> None:
+        raise PermanentError("scratch space is 95% full")
+
+    hooks = Hooks(engine, REQUEST)
+    hooks.thawed(full)
+    assert [failure.partition(": ")[2] for failure in hooks.failures] == ["stopped on request"]
+    assert not (tmp_path / "note").exists()
+    hooks.finish(None)
+    assert (tmp_path / "note").read_text() == "thawed vm mine  \n", "what undoes something runs in any case"
+
+
 def test_a_failure_afterwards_leaves_the_point_and_makes_the_run_red(engine: Engine) -> None:
     with_hooks(engine, {"when": "after", "run": "echo still frozen; exit 1"})
     point = pipeline.run(engine, REQUEST)

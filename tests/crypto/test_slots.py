@@ -7,7 +7,10 @@ import traceback
 import pytest
 
 from tests.crypto.store import CHEAP, WORD, MemoryStore, flips, passphrase_mode, recipient_mode, seal_pack
-from vmcellar.crypto import documents, slots
+from vmcellar.crypto import documents, recipients, slots
+from vmcellar.crypto.epochs import Epochs, share
+from vmcellar.crypto.holders import Recipient
+from vmcellar.crypto.meta_seal import MetaSeal
 from vmcellar.crypto.passphrase import Argon2Cost
 from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.crypto.secrets import Secrets
@@ -145,6 +148,37 @@ def test_a_host_slot_is_no_reason_to_remove_the_last_recipient(store: MemoryStor
     recipient_mode(store, public)
     with pytest.raises(PermanentError, match="last key"):
         slots.remove(store, public.id)
+
+
+def test_a_recipient_that_alone_opens_some_backups_is_removed_by_force_only(store: MemoryStore) -> None:
+    """A host in recipient mode cannot give the epochs of earlier processes to a recipient that comes later."""
+    alice, bob = PrivateKey.generate(), PrivateKey.generate()
+    secrets = recipient_mode(store, alice.public)
+    ring = slots.unlock(store, WORD)
+    epoch = ring.epoch_id
+    sealed = ring.pack_cipher(epoch, b"p" * 16).seal(0, b"last year's disk")
+    recipients.add_recipient(store, secrets, bob.public)
+    with pytest.raises(PermanentError, match=f"1 epoch keys are sealed to {alice.public.id} alone"):
+        slots.remove(store, alice.public.id)
+    opened = slots.unlock_private(store, alice).pack_cipher(epoch, b"p" * 16).open(0, sealed)
+    assert bytes(opened) == b"last year's disk"
+    slots.remove(store, bob.public.id)
+    recipients.add_recipient(store, secrets, bob.public)
+    epochs = Epochs(store, MetaSeal(secrets.meta), (), [alice])
+    assert not share(store, epochs, Recipient(bob.public)).locked
+    slots.remove(store, alice.public.id)
+    opened = slots.unlock_private(store, bob).pack_cipher(epoch, b"p" * 16).open(0, sealed)
+    assert bytes(opened) == b"last year's disk"
+
+
+def test_the_last_passphrase_stays_while_recipients_lack_its_epochs(store: MemoryStore) -> None:
+    secrets = passphrase_mode(store)
+    _ = slots.unlock(store, WORD).epoch_id
+    (first,) = (info.id for info in slots.list_slots(store))
+    recipients.add_recipient(store, secrets, PrivateKey.generate().public)
+    with pytest.raises(PermanentError, match="1 epoch keys are sealed to"):
+        slots.remove(store, first)
+    slots.remove(store, first, force=True)
 
 
 def test_nothing_secret_is_shown(store: MemoryStore) -> None:

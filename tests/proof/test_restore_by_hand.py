@@ -284,6 +284,32 @@ def damages(data: bytes) -> Iterator[bytes]:
 OBJECTS = sorted(str(path.relative_to(FIXTURE)) for path in FIXTURE.rglob("*") if path.is_file())
 
 
+def test_latest_is_not_an_older_point_when_the_newest_cannot_be_read(attempt: Attempt, kept: Path) -> None:
+    repository = attempt.reader.Repository([kept], attempt.reader.keys_of(attempt.secrets))
+    assert repository.point("web@latest")["id"] == LATEST
+    (kept / "points" / LATEST).write_bytes(b"")
+    with pytest.raises(attempt.reader.Damage, match=f"{LATEST} cannot be read and may be web@latest"):
+        repository.point("web@latest")
+    assert repository.point(FIRST)["id"] == FIRST
+
+
+def test_images_are_nobody_elses_to_read_and_a_full_disk_leaves_nothing(
+    attempt: Attempt, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempt(kept) == 0
+    assert attempt.output.stat().st_mode & 0o777 == 0o600
+    attempt.output.unlink()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(attempt.reader.os, "fsync", full)
+    repository = attempt.reader.Repository([kept], attempt.reader.keys_of(attempt.secrets))
+    with pytest.raises(OSError, match="no space left"):
+        attempt.reader.restore_disk(repository, LATEST, "vda", attempt.output, False)
+    assert list(attempt.output.parent.glob(attempt.output.name + "*")) == []
+
+
 @pytest.mark.parametrize("name", OBJECTS)
 def test_a_damaged_object_costs_nothing_or_is_named(attempt: Attempt, kept: Path, name: str) -> None:
     data = (kept / name).read_bytes()

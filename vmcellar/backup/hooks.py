@@ -10,8 +10,9 @@ import logging
 import os
 import pwd
 import stat
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SHOWN = 500
 """Characters of a command's output, its last, that stand in errors and reports."""
+WATCH_SECONDS = 0.5
+"""Between two looks at scratch space while a hook runs beside a held VM."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -40,7 +43,7 @@ class Hooks:
         self._engine = engine
         self._request = request
         self._hooks = job.hooks if job else ()
-        self._thawed = False
+        self._owed = [hook for hook in self._hooks if hook.when == "thawed"]
         self.lines: list[str] = []
         self.failures: list[str] = []
         self.point: PointSummary | None = None
@@ -58,12 +61,17 @@ class Hooks:
                     hint="mend the command, or give it `on_failure: warn` (docs/configuration.md)",
                 )
 
-    def thawed(self) -> None:
-        """Run those of `thawed`, once; a failure is noted, and the backup goes on."""
-        if not self._thawed:
-            self._thawed = True
-            for hook in self._of("thawed"):
-                self._run(hook, CancelToken())
+    def thawed(self, check_pressure: Callable[[], None] | None = None) -> None:
+        """Run those of `thawed` that did not run yet; a failure is noted, and the backup goes on.
+
+        The VM is held meanwhile and nothing is read: once `check_pressure` raises, the hook that runs is stopped,
+        before the guest's writes fail (pitfall 11). Whoever reads next finds the same pressure, and gives up; those
+        that did not begin run at the end.
+        """
+        token = CancelToken()
+        with _watched(check_pressure, token):
+            while self._owed and not token.cancelled:
+                self._run(self._owed.pop(0), token)
 
     def finish(self, error: BaseException | None) -> None:
         """Run those of `thawed` that are still owed, and those of `after`; `error` is what ended the backup."""
@@ -142,6 +150,32 @@ class Hooks:
             values["VMCELLAR_POINT"] = self.point.id if self.point else ""
             values["VMCELLAR_ERROR"] = " ".join(str(getattr(error, "message", error or "")).replace("\0", "").split())
         return values
+
+
+@contextmanager
+def _watched(check_pressure: Callable[[], None] | None, token: CancelToken) -> Iterator[None]:
+    """Cancel the token as soon as the check raises, while the block runs."""
+    ended = threading.Event()
+
+    def watch(check: Callable[[], None]) -> None:
+        while not ended.wait(WATCH_SECONDS):
+            try:
+                check()
+            except Exception as error:  # whatever it is, the backup cannot go on as it should
+                log.warning("hooks are stopped: %s", getattr(error, "message", error))
+                token.cancel()
+                return
+
+    if check_pressure is None:
+        yield
+        return
+    thread = threading.Thread(target=watch, args=(check_pressure,), name="hooks-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

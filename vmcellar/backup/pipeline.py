@@ -44,7 +44,7 @@ def run(
     with noting_failure(engine, request), at_work(engine, request), hooked(engine, request, cancel) as hooks:
         handle = stages.snapshot(engine, request, cancel)
         try:
-            hooks.thawed()
+            hooks.thawed(engine.run(handle.run_id).check_pressure)
             load_ahead()
             _work(engine, handle, progress, cancel)
             hooks.point = point = stages.commit(engine, handle.run_id)

@@ -59,9 +59,9 @@ def add_recipient(config: Config, file: Path, sheet: Path | None, label: str) ->
     return slot, len(shared.locked)
 
 
-def remove_slot(config: Config, slot: str) -> None:
-    """Delete a slot."""
-    slots.remove(_tier(config), slot)
+def remove_slot(config: Config, slot: str, *, force: bool) -> None:
+    """Delete a slot; see `slots.remove`."""
+    slots.remove(_tier(config), slot, force=force)
 
 
 def rotate_keys(

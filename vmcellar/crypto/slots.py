@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vmcellar.crypto import documents, passphrase, recipients
 from vmcellar.crypto.base import SmallObjects
 from vmcellar.crypto.documents import Fields
-from vmcellar.crypto.epochs import drop
+from vmcellar.crypto.epochs import by_epoch, drop
 from vmcellar.crypto.keyring import RepositoryKeyring
 from vmcellar.crypto.names import KEYS, now
 from vmcellar.crypto.passphrase import Argon2Cost
@@ -138,8 +138,9 @@ def _info(name: str, data: bytes) -> SlotInfo:
     return SlotInfo(slot, kind, str(fields.get("label", "")), str(fields.get("created", "")))
 
 
-def remove(store: SmallObjects, slot: str) -> None:
-    """Delete a slot; PermanentError when there is none, or nobody could read disks any more without it.
+def remove(store: SmallObjects, slot: str, *, force: bool = False) -> None:
+    """Delete a slot; PermanentError when there is none, when it is the last that reads disks, or, without `force`, when
+    backups are sealed to it alone.
 
     What is sealed to a recipient goes as well, where another recipient has it; a rotation takes the rest.
     """
@@ -150,8 +151,29 @@ def remove(store: SmallObjects, slot: str) -> None:
         raise PermanentError(f"the repository has no key slot {slot}", hint=hint)
     if not any(info.id != slot and info.kind in (PASSPHRASE, RECIPIENT) for info in found):
         raise PermanentError(f"{slot} is the last key that opens the repository", hint="add another one first")
+    alone = _sealed_to_it_alone(store, found, slot)
+    if alone and not force:
+        raise PermanentError(
+            f"{len(alone)} epoch keys are sealed to {slot} alone: nobody could read what was backed up under them",
+            hint="give them to another key first: `vmcellar key rotate --recipient NEW.pub --identity OLD.key`; "
+            "or repeat with --force",
+        )
     store.delete(KEYS + slot)
     drop(store, [slot], [info.id for info in found if info.id != slot and info.kind == RECIPIENT])
+
+
+def _sealed_to_it_alone(store: SmallObjects, found: Sequence[SlotInfo], slot: str) -> list[bytes]:
+    """The epochs that no other slot opens, as far as names tell: masters are of passphrases, all else of recipients."""
+    kind = next(info.kind for info in found if info.id == slot)
+    recipients = {info.id for info in found if info.kind == RECIPIENT}
+    passphrases = any(info.id != slot and info.kind == PASSPHRASE for info in found)
+    alone = []
+    for epoch, holders in by_epoch(store).items():
+        masters = set(holders) - recipients
+        opened = slot in holders if kind == RECIPIENT else kind == PASSPHRASE and bool(masters)
+        if opened and not (recipients - {slot}).intersection(holders) and not (passphrases and masters):
+            alone.append(epoch)
+    return alone
 
 
 def _bound(slot: str, kind: str, shown: Fields) -> bytes:

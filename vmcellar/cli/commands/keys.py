@@ -90,12 +90,15 @@ def add(
 def remove(
     ctx: typer.Context,
     slot: Annotated[str, typer.Argument(metavar="SLOT", help="The key's id, as `key list` shows it.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where it alone opens some backups: nobody reads them again.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove a key. The last one that opens the repository stays."""
+    """Remove a key. The last one that opens the repository stays, and one that alone opens some backups."""
     from vmcellar.cli.keywork import remove_slot
 
-    remove_slot(read_config(ctx, config), slot)
+    remove_slot(read_config(ctx, config), slot, force=force)
     sys.stdout.write(f"removed key {slot}\n")
     note("who had it may have kept the keys inside: `vmcellar key rotate` changes those for what comes")
 
