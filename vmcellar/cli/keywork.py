@@ -59,7 +59,7 @@ def add_recipient(config: Config, file: Path, sheet: Path | None, label: str) ->
     return slot, len(shared.locked)
 
 
-def remove_slot(config: Config, slot: str, *, force: bool) -> None:
+def remove_slot(config: Config, slot: str, *, force: bool = False) -> None:
     """Delete a slot; see `slots.remove`."""
     slots.remove(_tier(config), slot, force=force)
 
