@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -129,13 +129,21 @@ class _SegmentExport:
         try:
             with ThreadPoolExecutor(readers, thread_name_prefix=f"export-{self._target}") as pool:
                 futures = [pool.submit(self._reader, progress, inner) for _ in range(readers)]
-                raise_first(futures)
+                raise_first(futures, lambda: self._look(inner))
         finally:
             self.writer.close()
         rows = np.zeros(len(self._rows), LANDED)
         for i, (offset, length, place, chunk) in enumerate(sorted(self._rows)):
             rows[i] = (offset, length, place, np.frombuffer(chunk, np.uint8))
         return rows
+
+    def _look(self, readers: CancelToken) -> None:
+        """Beside the readers, which look for each chunk: one may wait long for its next one, or for a compressor."""
+        try:
+            self._run.check_pressure()
+        except BaseException:
+            readers.cancel()
+            raise
 
     def _reader(self, progress: ProgressSink, cancel: CancelToken) -> None:
         def sink(offset: int, data: memoryview) -> bool:
@@ -211,14 +219,14 @@ class _SegmentExport:
         return [self.writer.append(piece) for _, piece in chunks]
 
 
-def raise_first(futures: Sequence[Future[None]]) -> None:
+def raise_first(futures: Sequence[Future[None]], look: Callable[[], None] = lambda: None) -> None:
     """Wait for all readers; raise the error that came first, not the stop it caused in the other reader.
 
-    The wait is in pieces: a signal that the kernel gave to another thread, as after SIGCONT, is handled by the main
-    thread only between them.
+    `look` is called while it waits; what it raises comes out at once. The wait is in pieces: a signal that the kernel
+    gave to another thread, as after SIGCONT, is handled by the main thread only between them.
     """
     while wait(futures, timeout=LOOK_SECONDS).not_done:
-        pass
+        look()
     errors = [future.exception() for future in futures]
     real = [error for error in errors if error is not None]
     if not real:

@@ -26,7 +26,7 @@ PLAN_ROW = np.dtype([("segment", "<u4"), ("offset", "<u8"), ("length", "<u8"), (
 
 PRESSURE_LIMIT = 0.9
 """Scratch space may fill to this share before the backup gives up for the guest's sake (pitfall 11)."""
-PRESSURE_SECONDS = 1.0
+PRESSURE_SECONDS = 0.25
 """How often the scratch space is looked at."""
 WAIT_SECONDS = 0.2
 """How often a wait for a connection looks at the cancel token."""
@@ -121,7 +121,7 @@ class Run:
             free.release()
 
     def check_pressure(self) -> None:
-        """Give up for the guest's sake when scratch space is nearly full; cheap, looks once a second."""
+        """Give up for the guest's sake when scratch space is nearly full; cheap, looks four times a second."""
         now = time.monotonic()
         with self._lock:
             if now - self._looked < PRESSURE_SECONDS:
