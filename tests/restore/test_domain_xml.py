@@ -123,13 +123,30 @@ def test_boot_files_that_the_point_lacks_are_dropped_and_named() -> None:
 
 
 def test_ports_and_sockets_are_new() -> None:
-    domain, _ = rewritten()
+    domain, dropped = rewritten()
     assert domain.find("devices/channel/source") is None
     assert domain.find("devices/serial/source").get("path") == "/r/web-serial.log"  # type: ignore[union-attr]  # None fails
     assert domain.find("devices/graphics").attrib == {"type": "vnc", "port": "-1", "autoport": "yes"}  # type: ignore[union-attr]  # None fails
     assert domain.find("devices/vsock/cid").attrib == {"auto": "yes"}  # type: ignore[union-attr]  # None fails
     assert domain.find("seclabel") is None
-    assert domain.find("{http://libvirt.org/schemas/domain/qemu/1.0}commandline") is not None
+    assert domain.find("{http://libvirt.org/schemas/domain/qemu/1.0}commandline") is None, "it may be the old VM's disk"
+    assert any(words.startswith("qemu:commandline") for words in dropped)
+
+
+def test_nothing_is_shared_with_the_old_vm_and_all_that_goes_is_named() -> None:
+    shares = """
+        <filesystem type='mount'><source dir='/srv/web'/><target dir='share'/></filesystem>
+        <shmem name='ring'><model type='ivshmem-plain'/></shmem>
+        <redirdev bus='usb' type='spicevmc'/>
+        <interface type='hostdev'><mac address='52:54:00:00:00:09'/></interface>
+    </devices>"""
+    new = rewrite_domain(OLD.replace("</devices>", shares), "x", NEW_UUID, FILES)
+    devices = ET.fromstring(new.xml).find("devices")  # noqa: S314
+    assert devices is not None
+    gone = ("filesystem", "shmem", "redirdev", "interface[@type='hostdev']")
+    assert [devices.find(tag) for tag in gone] == [None] * 4
+    for words in ("filesystem /srv/web", "shmem ring", "redirdev", "network card of type hostdev"):
+        assert words in new.dropped
 
 
 @pytest.mark.parametrize("xml", ["", "<domain", "<domain/>"])

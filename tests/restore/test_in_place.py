@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import time
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -98,6 +99,7 @@ def test_a_guest_that_runs_shuts_down_in_order(world: World, vm: LabGuest, libvi
     point = point_of(world, vm, {})
     vm.start()
     job = InPlace(world.repository, point, Connection(libvirt_daemons), world.settings.state, Wishes(stop=True))
+    world.clock = time.time()
     job.prepare(lambda: world.add(dict(world.models[point.id])).id)
     job.run(no_progress, CancelToken())
     assert vm.domain.state() == [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN], "not by force"
@@ -110,9 +112,73 @@ def backing_up(world: World, vm: LabGuest, *targets: str) -> Callable[[], str]:
     def back_up() -> str:
         assert vm.domain.isActive()
         vm.domain.destroy()
+        world.clock = time.time()
         return world.add({target: world.models[world.last.id][target] for target in targets if world.last}).id
 
     return back_up
+
+
+def test_the_safety_point_is_of_now_and_not_of_a_run_that_died_hours_ago(
+    world: World, vm: LabGuest, libvirt_daemons: str
+) -> None:
+    point = point_of(world, vm, {})
+    vm.start(paused=True)
+    job = InPlace(world.repository, point, Connection(libvirt_daemons), world.settings.state, Wishes(stop=True))
+    taken: list[str] = []
+
+    def back_up() -> str:
+        taken.append(world.add(dict(world.models[point.id])).id)
+        return taken[-1]
+
+    with pytest.raises(PermanentError, match="is older than this command"):
+        job.prepare(back_up)
+    assert len(taken) == 2
+    assert vm.domain.isActive()
+
+
+def test_it_knows_that_it_will_succeed_before_the_vm_goes_off(world: World, vm: LabGuest, libvirt_daemons: str) -> None:
+    point = point_of(world, vm, {})
+    vm.start(paused=True)
+    vm.domain.blockResize("vda", 2 * SIZE, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    job = InPlace(world.repository, point, Connection(libvirt_daemons), world.settings.state, Wishes(stop=True))
+    with pytest.raises(PermanentError, match="it does not fit"):
+        job.prepare(no_backup)
+    assert vm.domain.isActive()
+
+
+def redefined(vm: LabGuest, old: str, new: str) -> None:
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    xml = vm.domain.XMLDesc(flags)
+    assert old in xml
+    vm.domain.connect().defineXML(xml.replace(old, new))
+
+
+def test_a_definition_that_names_another_disk_than_the_one_that_runs_is_refused(
+    world: World, vm: LabGuest, libvirt_daemons: str, tmp_path: Path
+) -> None:
+    """The safety point would hold the disk that runs, and the other one be overwritten."""
+    point = point_of(world, vm, {})
+    other = tmp_path / "prepared.raw"
+    other.write_bytes(b"prepared".ljust(SIZE))
+    vm.start(paused=True)
+    redefined(vm, str(vm.paths["vdb"]), str(other))
+    job = InPlace(world.repository, point, Connection(libvirt_daemons), world.settings.state, Wishes(stop=True))
+    with pytest.raises(PermanentError, match=r"runs with disk vdb on .* its definition names .*prepared.raw"):
+        job.prepare(no_backup)
+    assert vm.domain.isActive()
+
+
+def test_what_does_not_begin_at_the_first_byte_of_its_file_is_refused(
+    world: World, vm: LabGuest, libvirt_daemons: str
+) -> None:
+    point = point_of(world, vm, {})
+    before = vm.paths["vdb"].read_bytes()
+    source = f"<source file='{vm.paths['vdb']}'"
+    slices = "<slices><slice type='storage' offset='1048576' size='1048576'/></slices>"
+    redefined(vm, f"{source}/>", f"{source}>{slices}</source>")
+    with pytest.raises(PermanentError, match="disk vdb is a slice of a larger file"):
+        in_place(world, point, libvirt_daemons)
+    assert vm.paths["vdb"].read_bytes() == before
 
 
 def test_what_the_safety_point_does_not_hold_is_copied(world: World, vm: LabGuest, libvirt_daemons: str) -> None:

@@ -14,9 +14,11 @@ from vmcellar.cli.ontorun import Reach
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import config_path, open_engine
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import UsageError
+from vmcellar.errors import UsageError, VmcellarError
+from vmcellar.policy.governing import governing_job
 
 if TYPE_CHECKING:
+    from vmcellar.repository.repository import Repository
     from vmcellar.restore.in_place import InPlaceReport, Wishes
 
 
@@ -40,9 +42,12 @@ def overwrite_vm(ctx: typer.Context, name: str, wishes: Wishes, reach: Reach) ->
     def back_up() -> str:
         from vmcellar.cli.backuprun import run_backups
 
-        outcome = run_backups(config_path(ctx, reach.config), [point.vm])
+        governing = governing_job(engine.config.backups, point.vm, point.job)  # it says which disks are left out
+        outcome = run_backups(config_path(ctx, reach.config), [point.vm], governing.name if governing else "")
         outcome.raise_first_failure()
-        return str(outcome.points[0].id)
+        safety = str(outcome.points[0].id)
+        _pin(engine.repository, safety, f"{point.vm} before it was made what it was in {point.id}")
+        return safety
 
     job.prepare(back_up)
     with engine.vm_lock(point.vm), cancel_on_signals() as cancel, progress_bars() as progress:
@@ -53,12 +58,23 @@ def overwrite_vm(ctx: typer.Context, name: str, wishes: Wishes, reach: Reach) ->
         _print(report)
 
 
+def _pin(repository: Repository, safety: str, why: str) -> None:
+    """No retention drops what the VM was before, until somebody says so."""
+    from vmcellar.upkeep import pins
+
+    try:
+        pins.pin(repository, repository.point(safety), why)
+    except VmcellarError as error:
+        note(f"note: point {safety}, which holds what the VM was before, is not pinned: {error.message}")
+
+
 def _print(report: InPlaceReport) -> None:
     from vmcellar.cli.render.ontos import onto_text
 
     console().print(onto_text(report.onto))
     if report.safety:
-        console().print(f"  what {report.vm} was before is point {report.safety}")
+        console().print(f"  what {report.vm} was before is point {report.safety}, which is pinned:")
+        console().print(f"  once it is not needed, type: vmcellar pin {report.safety} --remove", soft_wrap=True)
     for path in report.kept:
         console().print(f"  kept: {path}", soft_wrap=True)
     for what in report.brought_back:

@@ -94,7 +94,7 @@ def _local(given: Path, image_format: ImageFormat | None) -> Destination:
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise UsageError(f"{given} is neither a file nor a block device", hint="name a disk image, or --to DIR")
     found: ImageFormat = "qcow2" if start.startswith(_QCOW2_MAGIC) else "raw"
-    if image_format is None and found == "qcow2":
+    if image_format != "raw" and found == "qcow2":
         _refuse_external_data(given, start)
     return Destination(str(given), "block" if stat.S_ISBLK(mode) else "file", image_format or found, path)
 
@@ -109,7 +109,8 @@ def _refuse_external_data(given: Path, start: bytes) -> None:
     if int.from_bytes(start[_FEATURES]) & _EXTERNAL_DATA:
         raise PermanentError(
             f"{given} looks like a qcow2 image that keeps its data in another file",
-            hint="give --format qcow2 if you made it so, else --format raw; nothing was written",
+            hint="restore with --to DIR instead; if its guest wrote that header onto a raw disk, give --format raw; "
+            "nothing was written",
         )
 
 

@@ -21,6 +21,9 @@ BOOT_FILES = (NVRAM, "kernel", "initrd", "dtb")
 """Elements of `os` that name a file, and the artifacts of a restore point that hold it."""
 
 TPM_ARCHIVE = "tpm.tar"
+SHARES = ("filesystem", "redirdev", "shmem")
+"""Devices that a VM has in common with its host or with others."""
+COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
 """The artifact that holds the state of an emulated TPM."""
 
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
@@ -89,6 +92,7 @@ def rewrite_domain(xml: str, name: str, uuid: str, files: RestoredFiles, network
     if devices is None:
         raise IntegrityError("the domain XML in the restore point has no devices")
     _set_disks(devices, files, dropped)
+    _drop_shares(domain, devices, dropped)
     _drop_host_resources(devices, dropped)
     _set_networks(devices)
     _plug(devices, networks)
@@ -178,6 +182,25 @@ def _point_disk_at(disk: ET.Element, image: Path, image_format: str) -> None:
         disk.insert(0, driver)
     driver.set("type", image_format)
     disk.insert(1, ET.Element("source", {"file": str(image)}))
+
+
+def _drop_shares(domain: ET.Element, devices: ET.Element, dropped: list[str]) -> None:
+    """What the copy would have together with the old VM: its folders, its memory, and what its definition hands to QEMU
+    past libvirt, which may be its disk.
+    """
+    for tag in SHARES:
+        for element in devices.findall(tag):
+            source = element.find("source")
+            names = [element.get("name", ""), *(source.attrib.values() if source is not None else ())]
+            dropped.append(f"{tag} {' '.join(name for name in names if name)}".strip())
+            devices.remove(element)
+    for interface in devices.findall("interface[@type='hostdev']"):
+        dropped.append("network card of type hostdev")
+        devices.remove(interface)
+    for element in domain.findall(COMMAND_LINE):
+        words = " ".join(each.get("value", "") for each in element if each.tag.endswith("arg"))
+        dropped.append(f"qemu:commandline {words}".strip())
+        domain.remove(element)
 
 
 def _drop_host_resources(devices: ET.Element, dropped: list[str]) -> None:

@@ -16,17 +16,17 @@ import libvirt
 
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository.evidence import SCREENSHOT_MAX
+from vmcellar.restore.domain_xml import COMMAND_LINE, SHARES
 from vmcellar.sources.libvirt_agent import AGENT_CHANNEL
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SERIAL_LOG = "serial.log"
-_SHARES = ("filesystem", "redirdev", "smartcard", "hub", "shmem")
+_SHARES = (*SHARES, "smartcard", "hub")
 _PORTS = ("serial", "parallel", "console", "channel")
 _HARMLESS = frozenset({"pty", "file", "unix", "null", "vc", "spicevmc", "spiceport", "qemu-vdagent"})
 """Types of ports that stay within this host; paths of files and sockets are set anew by every restore."""
-_COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
 
 
 def isolated_xml(xml: str, folder: Path, network: str) -> str:
@@ -46,7 +46,7 @@ def isolated_xml(xml: str, folder: Path, network: str) -> str:
             _move(interface, network)
         else:
             devices.remove(interface)
-    for element in domain.findall(_COMMAND_LINE):
+    for element in domain.findall(COMMAND_LINE):
         domain.remove(element)
     _cut_off(devices)
     _log_serial(devices, folder / SERIAL_LOG)

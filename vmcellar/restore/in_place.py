@@ -29,7 +29,8 @@ from vmcellar.restore.define import TPM_STATE, place_tpm_state
 from vmcellar.restore.destinations import Destination, find_destination
 from vmcellar.restore.domain_xml import NVRAM, nvram_file
 from vmcellar.restore.in_use import LibvirtMachines
-from vmcellar.restore.onto import OntoReport, restore_onto
+from vmcellar.restore.onto import OntoReport, check_size, restore_onto
+from vmcellar.restore.plan import survey
 from vmcellar.restore.restore import DOMAIN_XML
 from vmcellar.restore.targets import ImageFormat
 from vmcellar.restore.thaw import refuse_asleep
@@ -102,9 +103,42 @@ class InPlace:
                 f"{self._point.vm} is running",
                 hint="shut it down, or give --stop: it is then backed up, shut down, and restored; nothing was written",
             )
-        self._safety = self._repository.point(back_up())
+        self._refuse_what_would_fail()
+        self._safety = self._present(back_up)
         self._refuse_what_cannot_be_kept(f"was backed up, but not all of it: point {self._safety.id}")
         self._shut_down()
+
+    def _present(self, back_up: Callable[[], str]) -> RestorePoint:
+        """A point of an instant from now on: a backup may first finish a run that died, of hours ago (`recover`)."""
+        asked = time.time()
+        for _ in range(2):
+            found = self._repository.point(back_up())
+            if found.time >= asked:
+                return found
+        raise PermanentError(
+            f"{self._point.vm}: the backup before the restore gave point {found.id}, which is older than this command",
+            hint="is the host's clock being set? Type the command again; nothing was written",
+        )
+
+    def _refuse_what_would_fail(self) -> None:
+        """What `restore_onto` would find once the VM is off: damage in the point, disks of another size. And disks that
+        the running VM has elsewhere than its definition says, which the safety point would not hold.
+        """
+        survey(self._repository, self._point, list(self.disks), best_effort=False, cancel=CancelToken())
+        try:
+            now = _sources(self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+            sizes = {target: int(self._domain.blockInfo(target)[0]) for target in self.disks if target in now}
+        except libvirt.libvirtError as error:
+            raise explain(error, self._point.vm, "looking at its disks") from error
+        defined = _sources(self._xml)
+        for target, onto in self.disks.items():
+            if now.get(target) != defined[target]:
+                raise PermanentError(
+                    f"{self._point.vm} runs with disk {target} on {now.get(target) or 'nothing'}, but its definition "
+                    f"names {defined[target]}",
+                    hint="shut it down and see which is right (`virsh dumpxml --inactive`); nothing was written",
+                )
+            check_size(self._point.disk(target), onto, sizes[target])
 
     def run(self, progress: ProgressSink, cancel: CancelToken) -> InPlaceReport:
         """Keep, overwrite, bring back; errors as those of `restore_onto`."""
@@ -160,6 +194,7 @@ class InPlace:
             if monitors:
                 pool, _, image = words.removeprefix("rbd:").partition("/")
                 rbd_images.refuse_other_cluster(pool, image, monitors)
+            _refuse_special(self._point.vm, record.target, here[record.target])
             image_format = _format(here[record.target])
             found[record.target] = find_destination(words, record.size, image_format, volumes)
         return found
@@ -259,6 +294,20 @@ def _words(element: ET.Element) -> str:
     if source.get("pool"):
         return f"vol:{source.get('pool')}/{source.get('volume')}"
     return source.get("file") or source.get("dev") or ""
+
+
+def _refuse_special(vm: str, target: str, element: ET.Element) -> None:
+    """What the guest sees of such a disk does not begin at the first byte of its file or device."""
+    for path, what in (
+        ("encryption", "is encrypted by QEMU"),
+        ("source/encryption", "is encrypted by QEMU"),
+        ("source/slices", "is a slice of a larger file or device"),
+    ):
+        if element.find(path) is not None:
+            raise PermanentError(
+                f"{vm}: disk {target} {what}: it cannot be overwritten in place",
+                hint="restore its bytes with --to DIR, and write them through QEMU; nothing was written",
+            )
 
 
 def _format(element: ET.Element) -> ImageFormat:

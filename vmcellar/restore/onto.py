@@ -114,11 +114,11 @@ def _open(stack: ExitStack, record: DiskRecord, onto: Destination, state: Path, 
     refuse_used(onto, machines)
     stack.enter_context(claimed(onto))
     image = stack.enter_context(ImageServer(onto.name, onto.options(), held.lock))
-    _check_size(record, onto, image.size)
+    check_size(record, onto, image.size)
     return _Opened(record, onto, image, held)
 
 
-def _check_size(record: DiskRecord, onto: Destination, size: int) -> None:
+def check_size(record: DiskRecord, onto: Destination, size: int) -> None:
     """An image must be as large as the disk; what is cut from a pool in units of its own may be larger."""
     if size == record.size or (size > record.size and onto.kind != "file"):
         return
