@@ -14,6 +14,7 @@ import libvirt
 from vmcellar.restore.boot_journal import Boot
 from vmcellar.restore.define import hypervisor_account
 from vmcellar.restore.qcow2_overlay import write_overlay
+from vmcellar.restore.restore import write_file
 from vmcellar.restore.serve import Address, Opening, Server
 from vmcellar.tiers.local import make_directory
 
@@ -58,8 +59,7 @@ def write_artifacts(repository: Repository, point: RestorePoint, folder: Path) -
     written = {}
     for artifact in point.artifacts:
         path = written[artifact.name] = folder / artifact.name
-        path.write_bytes(repository.artifact(artifact))
-        path.chmod(0o600)
+        write_file(path, repository.artifact(artifact))
     return written
 
 

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 _QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_VERSION = slice(4, 8)
 QCOW2_OLD = "qcow2 version 2: no bitmap (`qemu-img amend -o compat=1.1 IMAGE` while the VM is off)"
+_COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+_BESIDE = (
+    ("devices/hostdev[@type='scsi']", "hostdev", "a SCSI device of the host passed through"),
+    ("devices/hostdev[@type='scsi_host']", "scsi_host", "a SCSI target of the host (vhost)"),
+    ("devices/memory[@model='nvdimm']", "nvdimm", "an NVDIMM"),
+)
 _COVERED_TYPES = frozenset({"file", "block", "network", "volume"})
 
 
@@ -35,16 +41,35 @@ def read_layout(xml: str, excluded: Collection[str], elsewhere: libvirt.virConne
     """
     disks: list[SourceDisk] = []
     uncovered: list[UncoveredDisk] = []
-    for element in ET.fromstring(xml).iterfind("devices/disk"):  # noqa: S314
+    domain = ET.fromstring(xml)  # noqa: S314
+    for element in domain.iterfind("devices/disk"):
         target = _attribute(element, "target", "dev")
         refusal = _refusal(element, target in excluded)
         if refusal is not None:
             uncovered.append(UncoveredDisk(target, refusal[0], refusal[1]))
         else:
             disks.append(_source_disk(element, target, elsewhere))
+    for name, what in beside_disks(domain):
+        left = "excluded by the policy" if name in excluded else f"{what}: QEMU's block layer does not serve it"
+        uncovered.append(UncoveredDisk(name, left, name in excluded))
     present = {d.target for d in disks} | {u.target for u in uncovered}
     warnings = tuple(f"{name}: excluded, but the VM has no such disk" for name in sorted(set(excluded) - present))
     return Layout(tuple(disks), tuple(uncovered), warnings)
+
+
+def beside_disks(domain: ET.Element) -> list[tuple[str, str]]:
+    """What may hold data and is no disk to libvirt: (a name by which a job can exclude it, what it is).
+
+    Names are libvirt's aliases, which a user can set (`<alias name='ua-data'/>`); else the kind and its number.
+    """
+    found = []
+    for path, kind, what in _BESIDE:
+        for number, element in enumerate(domain.iterfind(path)):
+            found.append((_attribute(element, "alias", "name") or f"{kind}{number}", what))
+    words = [arg.get("value", "") for arg in domain.iterfind(f"{_COMMAND_LINE}commandline/{_COMMAND_LINE}arg")]
+    if any(word.startswith(("-drive", "-blockdev", "-hd", "-pflash")) for word in words):
+        found.append(("commandline", "a disk given to QEMU past libvirt (qemu:commandline)"))
+    return found
 
 
 def decide(

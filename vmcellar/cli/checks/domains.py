@@ -13,6 +13,7 @@ from vmcellar.cli.checks.finding import Finding
 from vmcellar.cli.checks.remote import certificate_findings, remote_findings
 from vmcellar.config.model import Libvirt
 from vmcellar.errors import TransientError
+from vmcellar.sources.libvirt_disks import beside_disks
 
 LIBVIRT_LEAST = 7_002_000
 QEMU_LEAST = 4_002_000
@@ -135,8 +136,8 @@ def disk_findings(name: str, tree: ET.Element) -> Iterator[Finding]:
             yield _uncovered(name, target, "a SCSI device passed through")
         elif device == "disk":
             yield from _format_finding(name, target, disk)
-    for _ in tree.iterfind("devices/hostdev[@type='scsi']"):
-        yield _uncovered(name, "hostdev", "a SCSI host device passed through")
+    for target, what in beside_disks(tree):
+        yield _uncovered(name, target, what)
 
 
 def _uncovered(name: str, target: str, what: str) -> Finding:
