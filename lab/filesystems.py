@@ -117,7 +117,7 @@ def _build(work: Path) -> None:
         with (work / f"{spec.target}.raw").open("wb") as file:
             file.truncate(spec.size)
     _encrypt(work / "vda.raw")
-    guestfs = _launched([work / f"{spec.target}.raw" for spec in DISKS])
+    guestfs = launched([work / f"{spec.target}.raw" for spec in DISKS])
     try:
         _fill(guestfs, packed)
         guestfs.shutdown()
@@ -126,7 +126,8 @@ def _build(work: Path) -> None:
     packed.unlink()
 
 
-def _launched(images: list[Path]) -> Any:
+def launched(images: list[Path]) -> Any:
+    """libguestfs's own binding with these raw images, writable, in an appliance that runs."""
     try:
         guestfs = importlib.import_module("guestfs").GuestFS(python_return_dict=True)
     except ImportError as error:

@@ -23,11 +23,37 @@ with cancel_on_signals() as cancel:
 """
 
 
+AT_PROMPT = """
+import sys
+from vmcellar.cli.signals import cancel_on_signals, leave_on_term
+from vmcellar.errors import CancelledError
+try:
+    with leave_on_term():
+        try:
+            with cancel_on_signals():
+                pass
+            print("ready", flush=True)
+            sys.stdin.readline()
+        finally:
+            print("lease released")
+except CancelledError as error:
+    sys.exit(error.exit_code)
+"""
+
+
+def test_sigterm_at_a_prompt_closes_what_was_opened() -> None:
+    with waiting("", AT_PROMPT) as process:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "lease released\n")
+
+
 @contextmanager
-def waiting(then: str) -> Iterator[subprocess.Popen[str]]:
+def waiting(then: str, program: str = WAITS) -> Iterator[subprocess.Popen[str]]:
     """A process that waits to be cancelled, and then does `then`."""
-    command = [sys.executable, "-c", WAITS.format(then=then)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", program.format(then=then)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

@@ -29,7 +29,7 @@ from vmcellar.restore.bring_back import Wanted, run_restore
 from vmcellar.restore.destinations import Destination, find_destination
 from vmcellar.restore.domain_xml import RestoredFiles
 from vmcellar.restore.drill_alive import Life, Watch
-from vmcellar.restore.drill_copy import Copy
+from vmcellar.restore.drill_copy import Copy, judge_reads
 from vmcellar.restore.in_use import LibvirtMachines, NoMachines, claimed
 from vmcellar.restore.onto import restore_onto
 from vmcellar.restore.serve_notes import ReadNotes
@@ -261,6 +261,14 @@ def test_only_damage_speaks_against_a_point_whose_served_disks_could_not_be_read
     wrong = {check.name: check.found for check in one._checks if not check.ok}
     expected = {"alive": "the VM was stopped"} if failed else {}
     assert wrong == expected | ({"reads": "pack is damaged"} if raised else {})
+
+
+def test_a_drill_that_waited_for_our_own_rate_says_which_and_what_to_do() -> None:
+    with pytest.raises(PermanentError, match="says nothing about the point") as caught:
+        judge_reads({}, 30.0, ("cold", "hot"), failed=True)
+    assert "cold and hot wait for `restores:`" in str(caught.value.hint)
+    assert "method: restore" in str(caught.value.hint)
+    assert judge_reads({}, 30.0, ("hot",), failed=False) == []
 
 
 def test_how_long_reads_took_is_told_also_while_they_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:

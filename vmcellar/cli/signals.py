@@ -45,3 +45,19 @@ def cancel_on_signals(also: Callable[[], object] = _nothing) -> Iterator[CancelT
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def leave_on_term() -> Iterator[None]:
+    """SIGTERM raises CancelledError where the main thread is, as Ctrl-C raises KeyboardInterrupt, so that all that was
+    opened is closed. For what waits for a person and has no work of its own to stop.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise CancelledError("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -22,6 +22,8 @@ _LIBRARY = "libguestfs.so.0"
 _END_OF_OPTIONS = -1
 _READONLY, _FORMAT, _PROTOCOL, _SERVER, _BLOCKSIZE = 0, 1, 5, 6, 12  # GUESTFS_ADD_DRIVE_OPTS_* of guestfs.h
 _OPEN_READONLY = 0  # GUESTFS_CRYPTSETUP_OPEN_READONLY
+_NO_MODIFY = 1  # GUESTFS_XFS_REPAIR_NOMODIFY
+_CORRECT = 0  # GUESTFS_E2FSCK_CORRECT
 _EXCLUDES = 2  # GUESTFS_TAR_OUT_OPTS_EXCLUDES
 _TAR = "--sparse --format=pax --xattrs --acls --numeric-owner --anchored"
 """Options of the appliance's tar, through its environment: pax keeps nanoseconds and any name, holes are not sent."""
@@ -95,6 +97,14 @@ class Guestfs:
             *(_PROTOCOL, b"nbd", _SERVER, _strings([f"unix:{socket}".encode()]), _END_OF_OPTIONS),
         )
         self._call("add_drive_opts", export.encode(), *options)
+
+    def add_image(self, path: str) -> None:
+        """Add a raw image. What the appliance writes is thrown away, as with `add_nbd`."""
+        self._call("add_drive_opts", path.encode(), _READONLY, ctypes.c_int(1), _FORMAT, b"raw", _END_OF_OPTIONS)
+
+    def has(self, feature: str) -> bool:
+        """Whether the appliance has the programs for it; of guestfs(3), "AVAILABILITY"."""
+        return bool(self._call("feature_available", _strings([feature.encode()])))
 
     def launch(self) -> None:
         """Start the appliance: 2 to 20 s. GuestfsError, with a hint, when it cannot."""
@@ -170,6 +180,40 @@ class Guestfs:
     def mount(self, device: bytes, path: bytes) -> None:
         """Mount in the appliance, read-only."""
         self._call("mount_ro", device, path)
+
+    def read(self, device: bytes, length: int, offset: int) -> bytes:
+        """Bytes of a device; fewer at its end."""
+        size = ctypes.c_size_t()
+        place = ctypes.c_int64(offset)
+        address = self._call("pread_device", device, ctypes.c_int(length), place, ctypes.byref(size))
+        content = ctypes.string_at(address, size.value)
+        _free(address)
+        return content
+
+    def mount_writable(self, device: bytes, path: bytes) -> None:
+        """Mount in the appliance; its kernel replays a journal, and writes."""
+        self._call("mount", device, path)
+
+    def xfs_problem(self, device: bytes) -> str:
+        """What xfs_repair would repair, without doing it; empty when that is nothing. GuestfsError: it did not run."""
+        status = self._call("xfs_repair", device, _NO_MODIFY, ctypes.c_int(1), _END_OF_OPTIONS)
+        return f"xfs_repair -n ended with {status}" if status else ""
+
+    def btrfs_problem(self, device: bytes) -> str:
+        """What `btrfs check` finds; empty when that is nothing."""
+        try:
+            self._call("btrfs_fsck", device, _END_OF_OPTIONS)
+        except GuestfsError as error:
+            return error.message
+        return ""
+
+    def ext_problem(self, device: bytes) -> str:
+        """What `e2fsck -p` leaves to a person; empty when that is nothing. It corrects counts: a writable device."""
+        try:
+            self._call("e2fsck", device, _CORRECT, ctypes.c_int(1), _END_OF_OPTIONS)
+        except GuestfsError as error:
+            return error.message
+        return ""
 
     def unmount(self) -> None:
         """Unmount everything."""
@@ -261,6 +305,7 @@ _ADDRESSES = frozenset(
     {
         *("list_devices", "list_partitions", "lvs", "list_filesystems", "inspect_os", "inspect_get_mountpoints"),
         *("vfs_type", "vfs_label", "realpath", "ls", "lstatnslist", "readlinklist", "btrfs_subvolume_list"),
+        "pread_device",
     }
 )
 

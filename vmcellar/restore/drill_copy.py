@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,8 @@ class Copy:
     sizes: Mapping[str, int]
     served: Boot | None = None
     server: Server | None = None
+    limited: tuple[str, ...] = ()
+    """The tiers whose reads wait for a rate of ours, `restores:`."""
 
     def check_served(self, *, failed: bool) -> list[Check]:
         """A failed check when a read of its served disks met damage; to be asked at the end of the drill.
@@ -57,11 +59,16 @@ class Copy:
                 "nbdkit, which served the disks of the drill, ended by itself (this says nothing about the point)",
                 hint="try again; its own words stand above",
             )
-        return judge_reads(self.server.read_errors, self.server.longest_read, failed=failed)
+        return judge_reads(self.server.read_errors, self.server.longest_read, self.limited, failed=failed)
 
 
-def judge_reads(errors: Mapping[type[VmcellarError], str], longest: float, *, failed: bool) -> list[Check]:
-    """What the reads that failed, by kind, and the seconds of the longest say. See `Copy.check_served`."""
+def judge_reads(
+    errors: Mapping[type[VmcellarError], str], longest: float, limited: Sequence[str] = (), *, failed: bool
+) -> list[Check]:
+    """What the reads that failed, by kind, and the seconds of the longest say. See `Copy.check_served`.
+
+    A read that waited for our own rate counts as any other: a sound guest runs out of the drill's limits by it, too.
+    """
     if damage := errors.get(IntegrityError):
         return [Check("reads", "no damage", damage, ok=False)]
     if failed:
@@ -74,9 +81,16 @@ def judge_reads(errors: Mapping[type[VmcellarError], str], longest: float, *, fa
             raise PermanentError(  # not tried again at once: a drill takes minutes then
                 f"the drill failed while the repository was slow: a read of the VM's disks took {longest:.0f} s "
                 "(this says nothing about the point)",
-                hint=_HINT,
+                hint=_limited_hint(limited) if limited else _HINT,
             )
     return []
+
+
+def _limited_hint(limited: Sequence[str]) -> str:
+    return (
+        f"reads of {' and '.join(limited)} wait for `restores:`, and a guest with them: "
+        "drill with `method: restore`, which restores before it boots, or give it a higher rate"
+    )
 
 
 def restored(
@@ -107,4 +121,5 @@ def served(
     server = held.enter_context(serving(repository, opening, entry, point, point.disks))
     artifacts = write_artifacts(repository, point, Path(entry.folder))
     files = RestoredFiles(Path(entry.folder), "qcow2", write_overlays(entry, used), artifacts)
-    return Copy(files, {disk.target: disk.size for disk in point.disks}, entry, server)
+    limited = tuple(sorted(repository.restore_pace.throttles))
+    return Copy(files, {disk.target: disk.size for disk in point.disks}, entry, server, limited)

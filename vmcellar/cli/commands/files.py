@@ -17,7 +17,7 @@ import typer
 
 from vmcellar.cli.output import console, note, print_error
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, config_path
-from vmcellar.cli.signals import cancel_on_signals
+from vmcellar.cli.signals import cancel_on_signals, leave_on_term
 from vmcellar.errors import CancelledError, PermanentError, UsageError, VmcellarError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def files(
     keys = _passphrases(key or [])
     opening = Opening(config_path(ctx, config), read_private(identity) if identity else None)
     if action is Action.shell:
-        with opened(opening, point, tuple(disk or ())) as inside:
+        with leave_on_term(), opened(opening, point, tuple(disk or ())) as inside:
             inside.unlock(keys)
             _shell(inside, as_json)
         return
