@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
-from tests.backup.world import EmptySource, again, make_engine
+from tests.backup.world import EmptyCapture, EmptySource, again, make_engine
 from tests.faults.cellar import Cellar, stand_ins
 from tests.tiers.faulty import FaultyTier
 from vmcellar.backup import cataloguing, pipeline, recover, stages
 from vmcellar.backup.entropy import EntropySampler, entropy
 from vmcellar.backup.model import BackupRequest
 from vmcellar.config.catalogplace import CatalogPlace
+from vmcellar.config.jobs import BackupJob
 from vmcellar.config.model import Config
 from vmcellar.engine import Engine
 from vmcellar.errors import CancelledError, PermanentError, TransientError
 from vmcellar.progress import CancelToken, no_progress
+from vmcellar.sources.base import CaptureRequest, UnknownVmError
 
 REQUEST = BackupRequest("web", job="nightly")
 
@@ -112,6 +114,22 @@ def test_a_run_that_fails_is_noted_with_its_error(tmp_path: Path) -> None:
         pipeline.run(engine, REQUEST)
     (run,) = rows(engine, "runs")
     assert (run["outcome"], run["error"], run["point_id"]) == ("failed", "web: libvirt is away", None)
+
+
+def test_a_name_that_was_mistyped_is_no_vm_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alert for it would never end. One that a job names counts: it was there, and should be."""
+
+    def unknown(request: CaptureRequest) -> EmptyCapture:
+        raise UnknownVmError(f"{request.vm}: no such VM")
+
+    made = make_engine(tmp_path)
+    jobs = (BackupJob(name="nightly", domains=("web", "db*")),)
+    engine = Engine(made.config.model_copy(update={"backups": jobs}), made.repository, made.source)
+    monkeypatch.setattr(engine.source, "begin", unknown)
+    for request in (BackupRequest("wbe"), BackupRequest("db9"), BackupRequest("web"), REQUEST):
+        with pytest.raises(UnknownVmError):
+            pipeline.run(engine, request)
+    assert [(run["vm"], run["job"]) for run in rows(engine, "runs")] == [("web", ""), ("web", "nightly")]
 
 
 def test_a_run_that_is_stopped_is_noted_as_cancelled(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_what_is_no_history_is_bad_use(cli: Cli, tmp_path: Path, parquet: Path) 
     pd.read_parquet(parquet).drop(columns=["bytes_changed"]).to_parquet(text)
     assert "bytes_changed" in cli("anomalies", "--history", str(text)).err
     unknown = cli("forecast", "web", "--history", str(parquet))
-    assert (unknown.code, "web is not in this history" in unknown.err) == (2, True)
+    assert (unknown.code, "web is not in this history" in unknown.err) == (1, True)
     assert cli("forecast").code == 2
 
 

@@ -61,12 +61,17 @@ def test_many_points_of_any_name_stay_in_columns(cellar: Cellar) -> None:
     assert len({cell_len(line) for line in lines}) == 1
 
 
-def test_list_of_an_unknown_vm_is_empty_and_says_so(cli: Cli, cellar: Cellar) -> None:
+def test_a_vm_that_is_not_there_has_one_exit_code_and_near_names(cli: Cli, cellar: Cellar) -> None:
     assert cellar.first
-    result = cli("list", "nobody")
-    assert (result.code, result.out) == (0, "")
-    assert "no restore points of nobody" in result.err
-    assert cli("list", "nobody", "--json").out == "[]\n"
+    for arguments in (("list", "web"), ("show", "web@latest"), ("prune", "web", "--keep-last", "1")):
+        result = cli(*arguments)
+        assert (result.code, result.out) == (1, ""), arguments
+        assert (
+            result.err == "error: web has no restore point\n  did you mean web1? `vmcellar list` shows what there is\n"
+        )
+    listed = cli("list", "web", "--json")
+    assert (listed.code, listed.out) == (1, "[]\n")
+    assert json.loads(listed.err)["exit"] == 1
 
 
 def test_points_are_named_by_id_prefix_or_latest(cli: Cli, cellar: Cellar) -> None:
@@ -125,7 +130,7 @@ def test_a_plan_writes_nothing(cli: Cli, cellar: Cellar) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("restore", "web1@latest"), ("restore", "web1@latest", "--to", "out", "--disk", "vdz"),
+    [("restore", "web1@latest"), ("restore", "web1@latest", "--to", "out", "--disk"),
      ("restore", "web1@latest", "--to", "out", "--format", "vmdk"), ("verify",), ("verify", "web1@latest", "--all")],
 )  # fmt: skip
 def test_bad_use(cli: Cli, cellar: Cellar, arguments: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,52 @@ def test_an_error_of_the_system_names_the_path_and_what_to_do(cli: Cli, monkeypa
     monkeypatch.setattr("vmcellar.config.find_config", refuse)
     result = cli("config", "check")
     assert (result.code, result.err.splitlines()[0]) == (1, "error: /var/lib/vmcellar/cache: Not a directory")
+
+
+def started(*arguments: bytes | str, stdout: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [os.fsencode(each) for each in (sys.executable, "-m", "vmcellar.cli.main", *arguments)]
+    with Path(stdout or os.devnull).open("w") as out:
+        return subprocess.run(
+            command,
+            env={**os.environ, **environment},
+            stdout=out if stdout else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+
+def test_no_name_is_too_much_for_an_encoding(tmp_path: Path) -> None:
+    """Neither on stdout, nor in JSON, nor as an argument where the locale knows ASCII alone."""
+    file = tmp_path / "wéb.yaml"
+    file.write_text("tiers: {hot: /srv/wéb}\n", encoding="utf-8")
+    shown = started("config", "check", "-c", str(file), PYTHONIOENCODING="ascii", PYTHONUTF8="1")
+    assert (shown.returncode, shown.stdout) == (0, f"{tmp_path}/w\\xe9b.yaml: valid, 0 backup jobs\n")
+    text = started("config", "show", "--json", "-c", str(file), PYTHONIOENCODING="ascii", PYTHONUTF8="1").stdout
+    assert json.loads(text)["tiers"]["hot"] == "/srv/wéb"
+    plain = started("backup", "x", "--job", "wéb", "-c", str(file), LC_ALL="C", PYTHONUTF8="0")
+    assert (plain.returncode, "no backup job named wéb" in plain.stderr) == (2, True), plain.stderr
+
+
+def test_an_output_that_is_full_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "vmcellar.yaml"
+    file.write_text("tiers: {hot: /srv}\n")
+    for unbuffered in ("", "1"):
+        done = started("config", "show", "-c", str(file), stdout="/dev/full", PYTHONUNBUFFERED=unbuffered)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[0] == "error: standard output could not be written: No space left on device"
+        assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("list", "--json"), 2), (("list", "--josn", "--json"), 2), (("show", "--json"), 2)]
+)
+def test_with_json_errors_are_one_line_of_json(cli: Cli, arguments: tuple[str, ...], code: int) -> None:
+    result = cli(*arguments)
+    said = json.loads(result.err)
+    assert (result.code, result.out, said["exit"], set(said)) == (code, "", code, {"error", "hint", "exit"})
+    assert "error" not in cli("list", "--help", "--json").err
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -46,8 +46,8 @@ def test_prune_without_options_follows_the_jobs(cli: Cli, cellar: Cellar) -> Non
 def test_prune_of_one_vm_and_bad_use(cli: Cli, cellar: Cellar) -> None:
     entries = json.loads(cli("prune", "db1", "--keep-last", "1", "--dry-run", "--json").out)
     assert [entry["id"] for entry in entries] == [cellar.other.id]
-    for arguments in (("nobody", "--keep-last", "1"), ("--keep-within", "soon"), ("--keep-last", "-1"),
-                      ("--keep-within", "1d", "--keep-last", "1")):  # fmt: skip
+    for arguments in (("--keep-within", "soon"), ("--keep-last", "-1"), ("--keep-within", "1d", "--keep-last", "0"),
+                      ("--keep-last", "0"), ("--keep-last", "0", "--keep-daily", "0")):  # fmt: skip
         assert cli("prune", *arguments).code == 2
     assert len(points(cellar)) == 3
 

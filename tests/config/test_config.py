@@ -113,7 +113,7 @@ def test_odd_files_are_explained(text: str, message: str) -> None:
 
 
 def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a regular file"):
+    with pytest.raises(UsageError, match="this is a directory"):
         find_config(tmp_path)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.restore.world import ARTIFACTS, World, changed_disk, random_disk
-from vmcellar.errors import CancelledError, IntegrityError, PermanentError, UsageError
+from vmcellar.errors import CancelledError, IntegrityError, PermanentError
 from vmcellar.progress import CancelToken
 from vmcellar.repository.points import RestorePoint
 from vmcellar.restore.plan import make_plan
@@ -81,7 +81,7 @@ def test_chosen_disks_and_plan(world: World, tmp_path: Path) -> None:
     assert plan.data == report.disks[0].written > 0
     assert plan.packs >= 1
     assert plan.stored > 0
-    with pytest.raises(UsageError, match="no disk vdx"):
+    with pytest.raises(PermanentError, match="no disk vdx"):
         make_plan(world.repository, point, ["vdx"])
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from vmcellar.errors import UsageError
+from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,6 +86,6 @@ def png(figure: Figure) -> bytes:
 
 
 def need(found: bool, what: str) -> None:
-    """UsageError when a plot is asked of something that is not in the history."""
+    """PermanentError when a plot is asked of something that is not in the history."""
     if not found:
-        raise UsageError(f"{what} is not in this history", hint="`vmcellar catalog show` tells what is")
+        raise PermanentError(f"{what} is not in this history", hint="`vmcellar catalog show` tells what is")

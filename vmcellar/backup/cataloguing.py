@@ -18,6 +18,7 @@ from vmcellar.backup.figures import segment_figures, stage_figures
 from vmcellar.backup.model import BackupRequest
 from vmcellar.backup.runs import Run as BackupRun
 from vmcellar.errors import CancelledError
+from vmcellar.sources.base import UnknownVmError
 
 if TYPE_CHECKING:
     from vmcellar.catalog.models import Base
@@ -42,14 +43,24 @@ def _load() -> None:
 
 @contextmanager
 def noting_failure(engine: Engine, request: BackupRequest) -> Iterator[None]:
-    """Note the attempt as failed or cancelled when the block raises; the error goes on as it is."""
+    """Note the attempt as failed or cancelled when the block raises; the error goes on as it is.
+
+    Not that of a name that was mistyped: there is no such VM, and alerts would ask for its backup for ever.
+    """
     began = time.time()
     try:
         yield
     except BaseException as error:
+        if isinstance(error, UnknownVmError) and not _in_a_job(engine, request):
+            raise
         stopped = isinstance(error, CancelledError) or not isinstance(error, Exception)
         note_failed(engine, request, began, "cancelled" if stopped else "failed", error)
         raise
+
+
+def _in_a_job(engine: Engine, request: BackupRequest) -> bool:
+    """Whether a job runs this, or one names the VM, not by a glob or a tag."""
+    return bool(request.job) or any(request.vm in job.domains for job in engine.config.backups)
 
 
 def note_failed(engine: Engine, request: BackupRequest, began: float, outcome: str, error: BaseException | str) -> None:

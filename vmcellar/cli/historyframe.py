@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmcellar.cli.output import note
-from vmcellar.errors import UsageError
+from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def read_frame(ctx: typer.Context, source: Source, vm: str | None = None) -> tup
     if vm is not None:
         found = good[good["vm"] == vm]
         if found.empty:
-            raise UsageError(f"{vm} is not in this history", hint=f"it holds {_some(good)}")
+            raise PermanentError(f"{vm} is not in this history", hint=f"it holds {_some(good)}")
         return found, now
     if good.empty:
         note("there is no history to go by; `vmcellar catalog rebuild` reads it back from the repository")

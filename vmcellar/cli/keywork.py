@@ -17,9 +17,10 @@ from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.crypto.recipients import add_recipient as add_recipient_slot
 from vmcellar.crypto.rotate import Rotation, rotate_passphrase, rotate_recipient
 from vmcellar.crypto.secrets import Secrets
-from vmcellar.errors import PermanentError, UsageError
+from vmcellar.errors import UsageError
 from vmcellar.repository.layout import CONFIG_KEY
 from vmcellar.tiers.base import Tier
+from vmcellar.tiers.mark import no_repository
 from vmcellar.tiers.registry import open_tiers
 
 
@@ -88,7 +89,7 @@ def paper_key(config: Config, identity: Path | None) -> str:
 def _tier(config: Config) -> Tier:
     tier = open_tiers(config)
     if not tier.exists(CONFIG_KEY):
-        raise PermanentError(f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right place")
+        raise no_repository(tier)
     return tier
 
 

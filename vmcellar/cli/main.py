@@ -5,10 +5,11 @@ Exit codes: 0 done, 1 failed, 2 bad use (command line or configuration), 130 sto
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,11 +44,22 @@ from vmcellar.cli.commands import (
     verify,
     whatif,
 )
-from vmcellar.cli.leaving import leave, open_closed_streams
-from vmcellar.cli.output import print_error
+from vmcellar.cli.leaving import (
+    OutputLostError,
+    drop_output,
+    flush_output,
+    guard_output,
+    leave,
+    open_closed_streams,
+    speak_utf8,
+)
+from vmcellar.cli.output import json_wanted, print_error
 from vmcellar.cli.session import GlobalOptions, set_up_logging
 from vmcellar.cli.signals import EXIT_CANCELLED
-from vmcellar.errors import PermanentError, VmcellarError
+from vmcellar.errors import PermanentError, UsageError, VmcellarError
+
+_BadUse: Any = typer.BadParameter.__base__
+"""Click's error for a command line that it does not understand; Typer has a Click of its own, under no public name."""
 
 app = typer.Typer(
     name="vmcellar",
@@ -118,12 +130,17 @@ for module in (
 
 def main() -> None:
     """Run the command line; never returns."""
+    speak_utf8()
     open_closed_streams()
+    guard_output()
     try:
         _run()
     except SystemExit as stop:
         if _was_interrupted(stop):
             stop.code = EXIT_CANCELLED
+        elif (lost := flush_output()) is not None:
+            _say_lost(lost)
+            stop.code = stop.code or PermanentError.exit_code
         leave(stop)
         raise
 
@@ -137,13 +154,38 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 def _run() -> None:
     try:
+        if json_wanted():
+            _run_for_programs()
         app()
     except VmcellarError as error:
         print_error(error)
         sys.exit(error.exit_code)
+    except OutputLostError as error:
+        _say_lost(error)
+        sys.exit(PermanentError.exit_code)
     except OSError as error:
         print_error(_explained(error))
         sys.exit(PermanentError.exit_code)
+
+
+def _run_for_programs() -> None:
+    """With --json bad use is told as JSON too, which Click would print as a box with words."""
+    try:
+        code = app(standalone_mode=False)
+    except _BadUse as error:
+        print_error(UsageError(error.format_message(), hint="`vmcellar COMMAND --help` shows what it takes"))
+        sys.exit(UsageError.exit_code)
+    except typer.Abort:
+        sys.exit(PermanentError.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say_lost(error: OutputLostError) -> None:
+    """Why stdout could not be written; not a word when its reader went away, as `head` does."""
+    drop_output()
+    if error.errno != errno.EPIPE:
+        hint = "make room where it goes, or send it elsewhere"
+        print_error(PermanentError(f"standard output could not be written: {error.strerror}", hint=hint))
 
 
 def _explained(error: OSError) -> PermanentError:

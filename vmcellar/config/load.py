@@ -44,6 +44,8 @@ def find_config(chosen: Path | None = None) -> Path:
     named = chosen or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
     if named is not None:
         origin = "--config" if chosen else f"${ENVIRONMENT}"
+        if named.is_dir():
+            raise folder_error(named, origin)
         if named.exists() and not named.is_file():
             raise UsageError(
                 f"configuration file {named} ({origin}): not a regular file", hint="it is read more than once"
@@ -57,6 +59,14 @@ def find_config(chosen: Path | None = None) -> Path:
     raise UsageError(
         f"no configuration: neither ./{LOCAL_FILE} nor {SYSTEM_FILE} exists",
         hint="write one with `vmcellar init`, or name one with --config FILE",
+    )
+
+
+def folder_error(path: Path, origin: str) -> UsageError:
+    """The error for a directory in the place of the file."""
+    return UsageError(
+        f"configuration file {path} ({origin}): this is a directory",
+        hint=f"name the file in it, such as {path / LOCAL_FILE}",
     )
 
 

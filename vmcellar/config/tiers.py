@@ -17,6 +17,10 @@ from vmcellar.config.units import DailyWindow, Duration, Size
 
 _CEPH = re.compile(r"ceph::[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
+_PREFIX = re.compile(r"(?!file::)[A-Za-z][A-Za-z0-9+.-]+:")
+"""What looks like a scheme or a host. Taken for a folder's name, it would make a folder on this host, whose owner would
+believe his backups to be elsewhere.
+"""
 _AWS = re.compile(r"\.amazonaws\.com(\.cn)?(:\d+)?/?$")
 _ALWAYS = frozenset({"storage", "prices", "bandwidth", "moves", "restores"})
 _OPTIONS = {
@@ -83,8 +87,11 @@ class TierSettings(Section):
         form = {"ceph": _CEPH, "s3": _S3}.get(self.kind)
         if form is not None and form.fullmatch(self.storage) is None:
             raise ValueError(f"{self.storage}: write ceph::pool/namespace or s3://bucket/prefix, without spaces")
-        if form is None and ("://" in self.storage or "::" in self.storage.removeprefix("file::")):
-            raise ValueError(f"{self.storage}: storage is a directory, ceph::pool/namespace or s3://bucket/prefix")
+        if form is None and _PREFIX.match(self.storage):
+            raise ValueError(
+                f"{self.storage}: storage is a directory, ceph::pool/namespace or s3://bucket/prefix, in these very "
+                f"letters; a directory of this name is written ./{self.storage}"
+            )
         if form is None:
             expand(Path(self.storage.removeprefix("file::")))
         if strange := sorted(self.model_fields_set - _OPTIONS[self.kind]):

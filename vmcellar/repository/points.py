@@ -5,6 +5,7 @@ Sizes are bytes, times are seconds; ids are lower-case hex.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import secrets
@@ -131,12 +132,12 @@ class RestorePoint:
         return datetime.fromtimestamp(self.time, UTC)
 
     def disk(self, target: str) -> DiskRecord:
-        """The disk with this target; UsageError that lists the disks when there is none."""
+        """The disk with this target; PermanentError that lists the disks when there is none."""
         for disk in self.disks:
             if disk.target == target:
                 return disk
         names = ", ".join(disk.target for disk in self.disks) or "none"
-        raise UsageError(f"{self.vm}, point {self.id}: no disk {target}", hint=f"its disks are: {names}")
+        raise PermanentError(f"{self.vm}, point {self.id}: no disk {target}", hint=f"its disks are: {names}")
 
     def artifact(self, name: str) -> Artifact | None:
         """The artifact with this name, if the point has it."""
@@ -211,6 +212,13 @@ def is_point_id(text: str) -> bool:
     return _POINT_ID.fullmatch(text) is not None
 
 
+def unknown_vm(vm: str, known: Iterable[str]) -> PermanentError:
+    """The error for a VM of which there is no point; `known` are those that have some."""
+    near = difflib.get_close_matches(vm, sorted(known), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    return PermanentError(f"{vm} has no restore point", hint=f"{hint}`vmcellar list` shows what there is")
+
+
 def choose(points: Iterable[RestorePoint], name: str) -> RestorePoint:
     """The point that `VM@latest`, an id or a unique prefix of one names; UsageError when none or several."""
     every = list(points)
@@ -219,7 +227,7 @@ def choose(points: Iterable[RestorePoint], name: str) -> RestorePoint:
         own = [point for point in every if point.vm == vm]
         if own:
             return max(own, key=lambda point: (point.time, point.id))
-        raise PermanentError(f"{vm} has no restore point", hint="type `vmcellar list` to see what there is")
+        raise unknown_vm(vm, {point.vm for point in every})
     found = [point for point in every if point.id.startswith(name)] if name else []
     if len(found) == 1:
         return found[0]

@@ -35,6 +35,7 @@ from vmcellar.repository.read_ahead import contents
 from vmcellar.repository.restore_pace import TierPace, restore_pace
 from vmcellar.repository.salvage import read_packs
 from vmcellar.tiers.base import NotFoundError, Tier
+from vmcellar.tiers.mark import no_repository
 from vmcellar.tiers.registry import add_tier, make_tier, open_tiers
 
 if TYPE_CHECKING:
@@ -246,7 +247,8 @@ class Repository:
         if points.is_point_id(name) and self.tier.exists(layout.point_key(name)):
             return self._read_point(name)
         vm, _, which = name.rpartition("@")
-        return points.choose(self._newest_of(vm) if which == "latest" else self.readable_points(), name)
+        newest = self._newest_of(vm) if which == "latest" else []
+        return points.choose(newest or self.readable_points(), name)
 
     def _newest_of(self, vm: str) -> list[RestorePoint]:
         """The points of a VM in its newest second, without reading those before: ids begin with the time.
@@ -381,9 +383,7 @@ def unlock(tier: Tier, key: bytes | PrivateKey) -> tuple[Keyring, bytes]:
     try:
         data = tier.get(layout.CONFIG_KEY)
     except NotFoundError as error:
-        raise PermanentError(
-            f"{tier!r} holds no repository", hint="type `vmcellar init`, or name the right place"
-        ) from error
+        raise no_repository(tier) from error
     found = config_object.parse(data)
     keyring = slots.unlock(tier, key) if isinstance(key, bytes) else slots.unlock_private(tier, key)
     config_object.check(keyring, found)

@@ -10,11 +10,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from vmcellar.errors import PermanentError
+
 if TYPE_CHECKING:
     from vmcellar.sources.nbd import ExportReader
 
 ClearAction = Literal["job-aborted", "checkpoint-removed", "scratch-removed", "stopped", "thawed"]
 Consistency = Literal["quiesced", "crash"]
+
+
+class UnknownVmError(PermanentError):
+    """The hypervisor knows no VM of that name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import libvirt
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.sources.base import UnknownVmError
 from vmcellar.sources.libvirt_keepalive import open_alive
 from vmcellar.sources.libvirt_uri import other_host
 
@@ -71,7 +72,7 @@ class Connection:
         atexit.unregister(self.close)
 
     def domain(self, vm: str) -> libvirt.virDomain:
-        """The domain of that name; PermanentError with similar names when there is none.
+        """The domain of that name; UnknownVmError with similar names when there is none.
 
         This call also mends a broken connection, so operations begin with it.
         """
@@ -153,11 +154,11 @@ class Connection:
                 return None
             raise
 
-    def _no_such(self, vm: str) -> PermanentError:
+    def _no_such(self, vm: str) -> UnknownVmError:
         names = self.names()
         near = difflib.get_close_matches(vm, names, n=3, cutoff=0.5) or names[:5]
         hint = f"did you mean {', '.join(near)}?" if near else "this libvirt has no VM at all;"
-        return PermanentError(f"{vm}: no such VM at {self.uri}", hint=f"{hint} `virsh list --all` shows them all")
+        return UnknownVmError(f"{vm}: no such VM at {self.uri}", hint=f"{hint} `virsh list --all` shows them all")
 
     def _connection(self) -> libvirt.virConnect:
         with self._lock:

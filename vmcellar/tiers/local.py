@@ -71,10 +71,10 @@ class LocalTier:
         try:
             found = self.path.stat()
         except OSError as error:
-            command = "vmcellar init" if self.name == "hot" else f"vmcellar tiers add {self.name}"
+            new = "" if self.name == "hot" else f"; if the place is new, `vmcellar tiers add {self.name}` makes it"
             raise PermanentError(
                 f"{self!r}: {os.strerror(error.errno or 0)}",
-                hint=f"mount its file system, or make the directory with `{command}`",
+                hint=f"{self.path} is missing: see with `findmnt` whether its file system is mounted{new}",
             ) from error
         if not stat.S_ISDIR(found.st_mode):
             raise PermanentError(f"{self!r} is not a directory", hint="name a directory in vmcellar.yaml")

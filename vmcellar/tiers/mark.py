@@ -55,6 +55,20 @@ def check_mark(hot: Tier, other: Tier) -> None:
         raise _foreign(other)
 
 
+def no_repository(tier: Tier) -> PermanentError:
+    """The error for a place without a repository. Its file system may just not be mounted: a repository that is made
+    below the mount point then would be a second one, without the points of the first.
+    """
+    look = (
+        "see with `findmnt` whether its file system is mounted"
+        if tier.kind == "local"
+        else "see whether it is the right place"
+    )
+    return PermanentError(
+        f"{tier!r} holds no repository", hint=f"{look}; only where there never was one, type `vmcellar init`"
+    )
+
+
 def refuse_same_place(tiers: Sequence[Tier]) -> None:
     """PermanentError when two of these lead to the same place, by whatever names: a copy there is no second copy, and
     deleting either deletes both. A small object is written to each in turn, and looked for on the others.

@@ -12,6 +12,7 @@ from vmcellar.errors import PermanentError
 from vmcellar.tiers.base import Tier
 from vmcellar.tiers.cellar import CellarTier
 from vmcellar.tiers.local import LocalTier, make_directory
+from vmcellar.tiers.local_errors import translate
 from vmcellar.tiers.mark import ReadOnlyTier, check_mark, is_mirror, write_mark
 
 
@@ -77,8 +78,15 @@ def make_tier(name: str, settings: TierSettings, state: Path) -> Tier:
     if settings.kind == "local":
         try:
             make_directory(settings.directory)
-        except OSError as error:
+        except (FileExistsError, NotADirectoryError) as error:
             raise PermanentError(
-                f"{settings.directory}: {error.strerror}", hint="run as root, or name a directory that you may write"
+                f"{error.filename or settings.directory}: this is a file, not a directory",
+                hint="name a directory; it is made if need be",
             ) from error
+        except FileNotFoundError as error:  # from a file system whose folders the kernel makes
+            raise PermanentError(
+                f"{settings.directory}: no directory can be made there", hint="name one on a disk"
+            ) from error
+        except OSError as error:
+            raise translate(error, str(settings.directory)) from error
     return open_tier(name, settings, state)

@@ -57,7 +57,10 @@ def _key(config: Config) -> Finding:
 def _tier(folder: Path) -> Finding:
     if not folder.is_dir():
         return Finding(
-            "tier hot", "failed", f"{folder}: no such folder", f"mount it, or vmcellar init --tier hot={folder}"
+            "tier hot",
+            "failed",
+            f"{folder}: {'this is a file' if folder.exists() else 'no such folder'}",
+            "mount its file system (`findmnt` shows what is mounted), or correct tiers.hot",
         )
     try:
         _write_probe(folder / _PROBE)

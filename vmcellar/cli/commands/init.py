@@ -50,6 +50,10 @@ def init(
 
     chosen = config or ctx.find_root().obj.config
     path = chosen or Path(os.environ.get("VMCELLAR_CONFIG") or "vmcellar.yaml")
+    if path.is_dir():
+        from vmcellar.config.load import folder_error
+
+        raise folder_error(path, "--config" if chosen else "$VMCELLAR_CONFIG")
     if path.exists():
         _refuse_options_for_existing(path, tier, passphrase_file)
         made = create(path.absolute(), None, recipient or [])
@@ -71,7 +75,10 @@ def _refuse_options_for_existing(path: Path, tier: str | None, passphrase_file: 
 
 def _answers(tier: str | None, passphrase_file: Path | None, folder: Path) -> tuple[str, Path]:
     """The hot tier's storage and the passphrase file, from the options, else asked on the terminal."""
-    storage = _tier_storage(tier) if tier is not None else str(_ask("Directory of the repository", "--tier hot=DIR"))
+    if tier is not None:
+        storage = _storage(_tier_storage(tier), f"--tier {tier}")
+    else:
+        storage = _storage(_ask("Directory of the repository", "--tier hot=DIR"), "the repository's place")
     if passphrase_file is None:
         passphrase_file = _ask_passphrase(folder)
     return storage, passphrase_file.absolute()
@@ -81,23 +88,44 @@ def _tier_storage(text: str) -> str:
     name, equals, storage = text.partition("=")
     if not equals or not storage:
         raise UsageError(f"--tier {text}: a tier is written NAME=STORAGE", hint="such as --tier hot=/srv/vmcellar")
+    if name in ("warm", "cold"):
+        raise UsageError(
+            f"--tier {text}: init makes the tier hot, and the others with it where an existing configuration names "
+            "them",
+            hint=f"make hot first; then write `{name}: {storage}` under tiers: in the file, and type "
+            f"`vmcellar tiers add {name}`",
+        )
     if name != "hot":
-        raise UsageError(f"--tier {text}: this version has the tier hot only", hint=f"use --tier hot={storage}")
-    if storage.startswith(("s3:", "ceph:")):
-        return storage
-    return str(Path(storage).expanduser().absolute())
+        raise UsageError(f"--tier {text}: there is no tier {name}", hint=f"write --tier hot={storage}")
+    return storage
 
 
-def _ask(question: str, option: str) -> Path:
+def _storage(text: str, said: str) -> str:
+    """A storage string as the configuration has it; UsageError by the configuration's own check, before any folder is
+    made of it.
+    """
+    from pydantic import ValidationError
+
+    from vmcellar.config.tiers import TierSettings
+
+    try:
+        settings = TierSettings.model_validate(text)
+    except ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{said}: {why}", hint="nothing was made") from error
+    return str(settings.directory.absolute()) if settings.kind == "local" else settings.storage
+
+
+def _ask(question: str, option: str) -> str:
     if not sys.stdin.isatty():
         raise UsageError(f"{option} is missing, and there is no terminal to ask on", hint=f"add {option}")
-    return Path(str(typer.prompt(question, err=True))).expanduser().absolute()
+    return str(typer.prompt(question, err=True))
 
 
 def _ask_passphrase(folder: Path) -> Path:
     """A file with a passphrase: an existing one, or a new one of the words that are typed twice."""
-    path = _ask("File that holds the passphrase, or is to hold it", "--passphrase-file FILE")
-    path = folder / path
+    name = _ask("File that holds the passphrase, or is to hold it", "--passphrase-file FILE")
+    path = folder / Path(name).expanduser()
     if path.exists():
         return path
     passphrase = str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True))

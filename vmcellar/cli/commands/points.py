@@ -27,13 +27,14 @@ def list_points(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List restore points, oldest first."""
+    """List restore points, oldest first. Exit 1 when VM is given and has none."""
     from vmcellar.cli.render.evidence import standing_json
     from vmcellar.cli.render.points import MANY, point_json, points_lines, points_table
     from vmcellar.repository import evidence
+    from vmcellar.repository.points import unknown_vm
 
     repository = open_repository(ctx, config)
-    points = repository.points_of(vm) if vm else repository.readable_points()
+    points = repository.points_of(vm) if vm is not None else repository.readable_points()
     standings = evidence.standings(repository.tier)
     points = evidence.judged(sorted(points, key=lambda point: (point.time, point.id)), standings)
     if as_json:
@@ -42,8 +43,10 @@ def list_points(
         sys.stdout.writelines(f"{line}\n" for line in points_lines(points))
     elif points:
         console().print(points_table(points))
-    else:
-        note(f"no restore points{f' of {vm}' if vm else ''} yet; `vmcellar backup VM` makes one")
+    elif vm is None:
+        note("no restore points yet; `vmcellar backup VM` makes one")
+    if vm is not None and not points:
+        raise unknown_vm(vm, {point.vm for point in repository.readable_points()})
 
 
 def show(ctx: typer.Context, point: PointArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:

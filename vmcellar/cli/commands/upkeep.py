@@ -15,7 +15,9 @@ from vmcellar.errors import UsageError
 if TYPE_CHECKING:
     from vmcellar.policy.retention import Rules
     from vmcellar.repository.points import RestorePoint
+    from vmcellar.repository.repository import Repository
 
+_AGES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
@@ -36,12 +38,12 @@ def _keep(what: str) -> typer.models.OptionInfo:
 def prune(
     ctx: typer.Context,
     vms: Annotated[list[str] | None, typer.Argument(metavar="[VM]...", help="Only the points of these VMs.")] = None,
-    keep_last: Annotated[int, _keep("The newest N points.")] = 0,
-    keep_hourly: Annotated[int, _keep("The newest point of each of N hours.")] = 0,
-    keep_daily: Annotated[int, _keep("The newest point of each of N days.")] = 0,
-    keep_weekly: Annotated[int, _keep("The newest point of each of N ISO weeks.")] = 0,
-    keep_monthly: Annotated[int, _keep("The newest point of each of N months.")] = 0,
-    keep_yearly: Annotated[int, _keep("The newest point of each of N years.")] = 0,
+    keep_last: Annotated[int | None, _keep("The newest N points.")] = None,
+    keep_hourly: Annotated[int | None, _keep("The newest point of each of N hours.")] = None,
+    keep_daily: Annotated[int | None, _keep("The newest point of each of N days.")] = None,
+    keep_weekly: Annotated[int | None, _keep("The newest point of each of N ISO weeks.")] = None,
+    keep_monthly: Annotated[int | None, _keep("The newest point of each of N months.")] = None,
+    keep_yearly: Annotated[int | None, _keep("The newest point of each of N years.")] = None,
     keep_within: Annotated[
         str | None, typer.Option(metavar="TIME", help="All points younger than this, such as 30d; stands alone.")
     ] = None,
@@ -66,7 +68,7 @@ def prune(
 
         choose = engine.rules_for_all(rules) if rules else engine.rules_of_jobs(read_config(ctx, config).backups)
         repository = open_repository(ctx, config)
-        points = evidence.sound(_of_vms(repository.points(), vms or []), evidence.standings(repository.tier))
+        points = evidence.sound(_of_vms(repository, vms or []), evidence.standings(repository.tier))
         pinned = pins.pinned(repository)
         plan = engine.plan(points, choose, pins=pinned, now=repository.clock(), zone=local_zone())
         dropped = [] if dry_run else engine.drop(repository, plan, progress, cancel)
@@ -80,14 +82,19 @@ def prune(
     note(prune_summary(plan, len(dropped), dry_run))
 
 
-def _rules(counts: tuple[int, ...], within: str | None) -> Rules | None:
+def _rules(given: tuple[int | None, ...], within: str | None) -> Rules | None:
     from vmcellar.config.jobs import KeepByAge
     from vmcellar.config.units import parse_duration
 
+    chosen = {name: count for name, count in zip(_AGES, given, strict=True) if count is not None}
     if within is None:
-        names = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
-        return KeepByAge(**dict(zip(names, counts, strict=True))) if any(counts) else None
-    if any(counts):
+        if chosen and not any(chosen.values()):
+            raise UsageError(
+                f"--keep-{next(iter(chosen))} 0 and no other --keep option: that is no rule",
+                hint="give a number above 0, or no --keep option at all: then the jobs' retention holds",
+            )
+        return KeepByAge(**chosen) if chosen else None
+    if chosen:
         raise UsageError("--keep-within stands alone", hint="leave the other --keep options out")
     try:
         return parse_duration(within)
@@ -95,11 +102,14 @@ def _rules(counts: tuple[int, ...], within: str | None) -> Rules | None:
         raise UsageError(f"--keep-within {within}: {error}") from error
 
 
-def _of_vms(points: list[RestorePoint], vms: list[str]) -> list[RestorePoint]:
+def _of_vms(repository: Repository, vms: list[str]) -> list[RestorePoint]:
+    from vmcellar.repository.points import unknown_vm
+
+    points = repository.points()
     known = {point.vm for point in points}
     for vm in vms:
         if vm not in known:
-            raise UsageError(f"{vm} has no restore point", hint="type `vmcellar list` to see what there is")
+            raise unknown_vm(vm, known)
     return [point for point in points if not vms or point.vm in vms]
 
 
