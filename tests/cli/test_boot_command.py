@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
-from vmcellar.cli.commands.boot import PIN_NOTE
+from vmcellar.cli.commands.boot import PIN_NOTE, pin_for_boot, unpin_after_boot
+from vmcellar.config.load import load_config
 from vmcellar.errors import CancelledError
+from vmcellar.repository.repository import Repository
 from vmcellar.restore.boot import Booter, BootReport
 from vmcellar.restore.boot_journal import BootJournal, begin, new_entry
+from vmcellar.upkeep.pins import pinned
 
 
 @pytest.mark.parametrize("words", [[], ["web1@latest", "--status"], ["--finish", "a", "--abort", "b"]])
@@ -88,3 +92,28 @@ def test_no_retention_drops_the_point_while_a_vm_needs_it(
         pass
     assert cli("boot", "--finish", "web1-now").code == 0
     assert pinned() == ["mine"], "what a user pinned stays pinned"
+
+
+def test_a_pin_that_another_hosts_vm_needs_stays(cellar: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hosts boot one point: the first that is done leaves it pinned, whoever pinned it."""
+    config = load_config(cellar.config)
+    repository = Repository.open(config)
+    here = os.uname()
+
+    def on(name: str) -> None:
+        node = os.uname_result((here.sysname, name, *here[2:]))
+        monkeypatch.setattr("os.uname", lambda: node)
+
+    on("b")
+    with repository.reading("serve web1"):
+        on("a")
+        pin_for_boot(repository, cellar.first.id)
+        unpin_after_boot(config, repository, cellar.first.id)
+        assert pinned(repository) == {cellar.first.id}
+        on("b")
+        unpin_after_boot(config, repository, cellar.first.id)
+        assert pinned(repository) == {cellar.first.id}
+    on("a")
+    unpin_after_boot(config, repository, cellar.first.id)
+    assert pinned(repository) == set()
+    repository.close()

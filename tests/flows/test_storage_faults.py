@@ -1,4 +1,5 @@
-"""A remote tier that goes away in the middle of a backup that a worker runs: with VMCELLAR_FAULTS=1, two minutes.
+"""A remote tier that goes away in the middle of a backup that a worker runs: with VMCELLAR_FAULTS=1, two minutes; with
+VMCELLAR_FAULTS=long also for ten minutes.
 
 The server is moto's S3 (`lab.glacier`), the network before it `lab.faultproxy`, which resets all requests meanwhile.
 """
@@ -6,6 +7,7 @@ The server is moto's S3 (`lab.glacier`), the network before it `lab.faultproxy`,
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,4 +119,26 @@ def test_storage_gone_for_less_than_a_task_is_tried_and_for_longer(place: Site, 
     assert len(place.cellar.points(place.guest)) == 1
     assert place.seen.ended(place.trigger(), SECONDS).name == "Completed"
     assert len(place.cellar.points(place.guest)) == 2
+    assert_complete(place)
+
+
+@pytest.mark.skipif(os.environ.get("VMCELLAR_FAULTS") != "long", reason="twelve minutes: set VMCELLAR_FAULTS=long")
+def test_storage_gone_for_ten_minutes_in_mid_backup(place: Site, network: FaultProxy) -> None:
+    """Each run that meets it fails and has let the VM go; the first one after it is complete, and nothing is left."""
+    run, failed = begin(place), 0
+    with gone(network):
+        place.let_go()
+        back = time.monotonic() + 600
+        while True:
+            ended = place.seen.ended(run, 3 * SECONDS)
+            assert ended.name == "Failed", ended.message
+            assert not job_runs(place.guest)
+            failed += 1
+            if time.monotonic() >= back:
+                break
+            place.guest.poke("vda", failed * MIB, MIB, seed=failed)
+            run = place.trigger()
+    print(f"{failed} runs failed in ten minutes")
+    assert place.seen.ended(place.trigger(), SECONDS).name == "Completed"
+    assert len(place.cellar.points(place.guest)) == 1
     assert_complete(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from contextlib import AbstractContextManager, ExitStack
@@ -69,15 +70,15 @@ def boot(
 
             journal = stack.enter_context(go_on(settings.state, abort))
             booter.abort(journal)
-            _unpin(settings, repository, journal.entry.point)
+            unpin_after_boot(settings, repository, journal.entry.point)
             note(f"VM {abort} and its images were removed")
             return
         journal = stack.enter_context(_journal(settings, repository, point, finish, name, to))
-        _pin(repository, journal.entry.point)
+        pin_for_boot(repository, journal.entry.point)
         try:
             _go(booter, journal, as_json)
         finally:
-            _unpin(settings, repository, journal.entry.point)
+            unpin_after_boot(settings, repository, journal.entry.point)
 
 
 def _open(
@@ -122,7 +123,7 @@ def _journal(
     return begin(settings.state, new_entry(chosen, str(uuid.uuid4()), found.id, found.vm, folder, targets))
 
 
-def _pin(repository: Repository, point: str) -> None:
+def pin_for_boot(repository: Repository, point: str) -> None:
     """No retention drops the point while the VM needs it, also when this process dies. A mirror cannot be written."""
     from vmcellar.upkeep import pins
 
@@ -133,8 +134,19 @@ def _pin(repository: Repository, point: str) -> None:
         note(f"note: point {point} is not pinned, so keep prune from it until the VM is finished: {error.message}")
 
 
-def _unpin(settings: Config, repository: Repository, point: str) -> None:
-    """Unless a VM on this host still needs it, or somebody else pinned it."""
+def _served_elsewhere(repository: Repository, vm: str) -> str:
+    """Another host that serves a point of this VM, perhaps the same one; empty where none does."""
+    from vmcellar.repository import leases
+
+    now, here = repository.clock(), os.uname().nodename
+    for lease in leases.found(repository.tier, repository.keyring):
+        if lease.newest.what == f"serve {vm}" and lease.newest.host != here and not lease.stale(now):
+            return lease.newest.host
+    return ""
+
+
+def unpin_after_boot(settings: Config, repository: Repository, point: str) -> None:
+    """Unless a VM on this host still needs it, another host serves this VM now, or somebody else pinned it."""
     from vmcellar.restore.boot_journal import all_boots
     from vmcellar.upkeep import pins
 
@@ -142,7 +154,12 @@ def _unpin(settings: Config, repository: Repository, point: str) -> None:
         return
     try:
         found = pins.listed(repository).get(point)
-        if found is not None and found.note == PIN_NOTE:
+        if found is None or found.note != PIN_NOTE or found.host != os.uname().nodename:
+            return
+        elsewhere = _served_elsewhere(repository, repository.point(point).vm)
+        if elsewhere:
+            note(f"note: point {point} stays pinned, as {elsewhere} serves it (`vmcellar pin {point} --remove`)")
+        else:
             pins.unpin(repository, point)
     except VmcellarError as error:
         note(f"note: point {point} stays pinned (`vmcellar pin {point} --remove`): {error.message}")
