@@ -7,16 +7,18 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
 
-from lab.filesystems import MTIME, PASSPHRASE, SECRET, SPARSE_SIZE, WINDOWS_FILES, FileSystems
+from lab.filesystems import MTIME, PASSPHRASE, SECRET, SPARSE_SIZE, WINDOWS_FILES, FileSystems, use_working_accelerator
 from tests.proof.cellar import Cellar
 from vmcellar.cli.commands import files
 from vmcellar.cli.main import app
@@ -27,6 +29,7 @@ from vmcellar.guestfiles.inside import Inside, sector_sizes
 from vmcellar.guestfiles.listing import list_path, shown
 from vmcellar.guestfiles.patterns import all_but
 from vmcellar.progress import CancelToken
+from vmcellar.repository import leases
 
 pytestmark = pytest.mark.libvirt
 MIB = 1 << 20
@@ -159,6 +162,31 @@ def test_without_a_name_the_guests_own_tree_is_meant(mounted: Mount) -> None:
     guestfs = mounted("").guestfs
     assert b"hostname" in [one.name for one in list_path(guestfs, b"/etc")]
     assert b"plain" in [one.name for one in list_path(guestfs, b"/data/tree")]  # another file system, by fstab
+
+
+@pytest.mark.skipif("VMCELLAR_EVERY_GUEST" not in os.environ, reason="half a minute: set VMCELLAR_EVERY_GUEST=1")
+def test_one_appliance_serves_all_commands_of_a_shell(cellar: Cellar, place: Path) -> None:
+    """A process of its own, as a person starts it; a command that fails ends no other, and no lease is left."""
+    (point,) = cellar.engine.repository.points()
+    lines = (
+        "ls vg0/data:/tree",
+        f"get vda1:/tree/plain {place}/one",
+        "get vda1:/nowhere x",
+        f"get vdc:/tree/plain {place}/two",
+    )
+    with patch.dict(os.environ):
+        use_working_accelerator()
+        done = subprocess.run(
+            [sys.executable, "-m", "vmcellar.cli.main", "files", "-c", cellar.file, point.id, "shell"],
+            input="".join(f"{line}\n" for line in lines),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert "plain" in done.stdout
+    assert (done.returncode, "1 of the commands failed" in done.stderr, "/nowhere" in done.stderr) == (1, True, True)
+    assert [(place / name).read_bytes() for name in ("one", "two")] == [b"plain text\n"] * 2
+    assert leases.found(cellar.engine.repository.tier, cellar.engine.repository.keyring) == []
 
 
 def test_a_device_node_is_never_made(mounted: Mount, place: Path) -> None:
