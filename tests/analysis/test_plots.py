@@ -21,7 +21,7 @@ from vmcellar.analysis.heat import HeatMap
 from vmcellar.analysis.history import empty_history
 from vmcellar.analysis.sample import TUNING, generate
 from vmcellar.config.prices import Prices
-from vmcellar.errors import UsageError
+from vmcellar.errors import PermanentError
 
 FRAME = generate(replace(TUNING, seed=2, vms=4, days=60)).frame
 NOW = float(seconds_of(FRAME["started"]).max())
@@ -49,7 +49,7 @@ def test_calendar_and_week() -> None:
     assert "Change calendar" in drawn(plots.change_calendar(FRAME))
     assert "No incremental backup" in drawn(plots.change_calendar(empty_history()))
     assert VM in drawn(plots.week_profile(FRAME, VM))
-    with pytest.raises(UsageError, match="nobody"):
+    with pytest.raises(PermanentError, match="nobody"):
         plots.week_profile(FRAME, "nobody")
 
 

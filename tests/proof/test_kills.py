@@ -208,7 +208,11 @@ def lose(cellar: Cellar, what: str) -> int:
     if what == "nothing":
         return 0
     if what == "a landing":
-        found = sorted(path for path in cellar.config.landing.dir.rglob("*.land") if path.stat().st_size)
+        packed = {path.name.removesuffix(".compress.json") for path in cellar.config.state.rglob("*.compress.json")}
+        landings = cellar.config.landing.dir.rglob("*.land")
+        found = sorted(path for path in landings if path.stat().st_size and path.stem not in packed)
+        if not found:  # all were compressed by then: one that is still there is needed no more
+            return 0
     else:
         found = sorted((cellar.base / "repository" / "staging").rglob("*.pack"))
     found[0].unlink()
