@@ -122,6 +122,7 @@ def test_storage_gone_for_less_than_a_task_is_tried_and_for_longer(place: Site, 
     assert_complete(place)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(os.environ.get("VMCELLAR_FAULTS") != "long", reason="twelve minutes: set VMCELLAR_FAULTS=long")
 def test_storage_gone_for_ten_minutes_in_mid_backup(place: Site, network: FaultProxy) -> None:
     """Each run that meets it fails and has let the VM go; the first one after it is complete, and nothing is left."""
