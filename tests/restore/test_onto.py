@@ -398,3 +398,13 @@ def test_what_a_vm_uses_is_refused(world: World, make_guest: GuestFactory, vm_tm
         restore_onto(world.repository, point, onto_base, world.settings.state, machines_at(libvirt_daemons))
     restore()
     assert restored_bytes(image, "qcow2", 4 * MIB) == world.models[point.id]["vda"]
+
+
+def test_a_qcow2_of_version_2_with_a_backing_format_keeps_no_data_elsewhere(tmp_path: Path) -> None:
+    """Its header ends where version 3 has that flag: the name of the backing format lies there."""
+    base, image = tmp_path / "base.qcow2", tmp_path / "image.qcow2"
+    create: list[str | Path] = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    subprocess.run([*create, base, "1M"], check=True)
+    subprocess.run([*create, "-o", "compat=0.10", "-b", base, "-F", "qcow2", image], check=True)
+    assert int.from_bytes(image.read_bytes()[72:80]) & 4
+    assert find_destination(str(image), MIB, "qcow2", NoVolumes()).format == "qcow2"

@@ -22,6 +22,7 @@ from vmcellar.restore.targets import ImageFormat
 Kind = Literal["file", "block", "rbd"]
 
 _QCOW2_MAGIC = b"QFI\xfb"
+_VERSION = slice(4, 8)
 _FEATURES = slice(72, 80)  # incompatible features: QEMU's docs/interop/qcow2.txt, header of version 3
 _EXTERNAL_DATA = 1 << 2
 
@@ -106,7 +107,7 @@ def _start(path: Path) -> bytes:
 
 def _refuse_external_data(given: Path, start: bytes) -> None:
     """The guest of a raw disk may have written this header, and would have us write into a file that it names."""
-    if int.from_bytes(start[_FEATURES]) & _EXTERNAL_DATA:
+    if int.from_bytes(start[_VERSION]) > 2 and int.from_bytes(start[_FEATURES]) & _EXTERNAL_DATA:  # 2 has no such field
         raise PermanentError(
             f"{given} looks like a qcow2 image that keeps its data in another file",
             hint="restore with --to DIR instead; if its guest wrote that header onto a raw disk, give --format raw; "
