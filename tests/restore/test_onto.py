@@ -366,16 +366,6 @@ def test_a_file_under_a_loop_device_is_refused(world: World, tmp_path: Path, loo
     assert (tmp_path / "backing").read_bytes() == before
 
 
-def test_a_header_that_a_guest_may_have_written_is_not_believed(tmp_path: Path) -> None:
-    """A raw disk that looks like a qcow2 image whose data is a file of the host."""
-    victim, disk = tmp_path / "victim", tmp_path / "disk"
-    options = f"data_file={victim},data_file_raw=on"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, disk, str(MIB)], check=True)
-    with pytest.raises(PermanentError, match="data in another file"):
-        disk_at(disk)
-    assert find_destination(str(disk), MIB, "raw", NoVolumes()).format == "raw"
-
-
 @pytest.mark.libvirt
 def test_what_a_vm_uses_is_refused(world: World, make_guest: GuestFactory, vm_tmp: Path, libvirt_daemons: str) -> None:
     guest = make_guest((DiskSpec("vda", 4 * MIB),))
@@ -398,13 +388,3 @@ def test_what_a_vm_uses_is_refused(world: World, make_guest: GuestFactory, vm_tm
         restore_onto(world.repository, point, onto_base, world.settings.state, machines_at(libvirt_daemons))
     restore()
     assert restored_bytes(image, "qcow2", 4 * MIB) == world.models[point.id]["vda"]
-
-
-def test_a_qcow2_of_version_2_with_a_backing_format_keeps_no_data_elsewhere(tmp_path: Path) -> None:
-    """Its header ends where version 3 has that flag: the name of the backing format lies there."""
-    base, image = tmp_path / "base.qcow2", tmp_path / "image.qcow2"
-    create: list[str | Path] = ["qemu-img", "create", "-q", "-f", "qcow2"]
-    subprocess.run([*create, base, "1M"], check=True)
-    subprocess.run([*create, "-o", "compat=0.10", "-b", base, "-F", "qcow2", image], check=True)
-    assert int.from_bytes(image.read_bytes()[72:80]) & 4
-    assert find_destination(str(image), MIB, "qcow2", NoVolumes()).format == "qcow2"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import pytest
+
 from vmcellar.cli.checks.domains import disk_findings
 from vmcellar.sources.libvirt_disks import read_layout
 
@@ -30,9 +32,12 @@ def test_each_is_named_and_makes_the_run_red_until_it_is_excluded() -> None:
     assert layout.warnings == ()
 
 
-def test_a_command_line_without_a_disk_is_nothing() -> None:
-    layout = read_layout(DOMAIN % "<qemu:arg value='-fw_cfg'/>", ())
-    assert "commandline" not in {found.target for found in layout.uncovered}
+@pytest.mark.parametrize(
+    ("word", "named"), [("--blockdev", True), ("-hda", True), ("-fw_cfg", False), ("-hdachs", False), ("drive", False)]
+)
+def test_a_disk_on_the_command_line_is_named_and_nothing_else_there(word: str, named: bool) -> None:
+    layout = read_layout(DOMAIN % f"<qemu:arg value='{word}'/>", ())
+    assert ("commandline" in {found.target for found in layout.uncovered}) == named
 
 
 def test_doctor_names_them_as_a_job_excludes_them() -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.backup.hostcommand import Ended, run_command
 from vmcellar.backup.model import BackupRequest, PointSummary
+from vmcellar.backup.runs import PRESSURE_SECONDS
 from vmcellar.errors import CancelledError, PermanentError, VmcellarError
 from vmcellar.progress import CancelToken
 
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 SHOWN = 500
 """Characters of a command's output, its last, that stand in errors and reports."""
-WATCH_SECONDS = 0.5
-"""Between two looks at scratch space while a hook runs beside a held VM."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -68,6 +67,8 @@ class Hooks:
         before the guest's writes fail (pitfall 11). Whoever reads next finds the same pressure, and gives up; those
         that did not begin run at the end.
         """
+        if not self._owed:
+            return
         token = CancelToken()
         with _watched(check_pressure, token):
             while self._owed and not token.cancelled:
@@ -158,7 +159,7 @@ def _watched(check_pressure: Callable[[], None] | None, token: CancelToken) -> I
     ended = threading.Event()
 
     def watch(check: Callable[[], None]) -> None:
-        while not ended.wait(WATCH_SECONDS):
+        while not ended.wait(PRESSURE_SECONDS):
             try:
                 check()
             except Exception as error:  # whatever it is, the backup cannot go on as it should

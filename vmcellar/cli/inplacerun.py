@@ -18,6 +18,7 @@ from vmcellar.errors import UsageError, VmcellarError
 from vmcellar.policy.governing import governing_job
 
 if TYPE_CHECKING:
+    from vmcellar.repository.points import RestorePoint
     from vmcellar.repository.repository import Repository
     from vmcellar.restore.in_place import InPlaceReport, Wishes
 
@@ -45,11 +46,11 @@ def overwrite_vm(ctx: typer.Context, name: str, wishes: Wishes, reach: Reach) ->
         governing = governing_job(engine.config.backups, point.vm, point.job)  # it says which disks are left out
         outcome = run_backups(config_path(ctx, reach.config), [point.vm], governing.name if governing else "")
         outcome.raise_first_failure()
-        safety = str(outcome.points[0].id)
-        _pin(engine.repository, safety, f"{point.vm} before it was made what it was in {point.id}")
-        return safety
+        return str(outcome.points[0].id)
 
     job.prepare(back_up)
+    if job.safety is not None:
+        _pin(engine.repository, job.safety, f"{point.vm} before it was made what it was in {point.id}")
     with engine.vm_lock(point.vm), cancel_on_signals() as cancel, progress_bars() as progress:
         report = job.run(progress, cancel)
     if reach.as_json:
@@ -58,14 +59,15 @@ def overwrite_vm(ctx: typer.Context, name: str, wishes: Wishes, reach: Reach) ->
         _print(report)
 
 
-def _pin(repository: Repository, safety: str, why: str) -> None:
+def _pin(repository: Repository, safety: RestorePoint, why: str) -> None:
     """No retention drops what the VM was before, until somebody says so."""
     from vmcellar.upkeep import pins
 
     try:
-        pins.pin(repository, repository.point(safety), why)
+        pins.pin(repository, safety, why)
+        note(f"point {safety.id} is pinned; once it is not needed, type: vmcellar pin {safety.id} --remove")
     except VmcellarError as error:
-        note(f"note: point {safety}, which holds what the VM was before, is not pinned: {error.message}")
+        note(f"note: point {safety.id}, which holds what the VM was before, is not pinned: {error.message}")
 
 
 def _print(report: InPlaceReport) -> None:
@@ -73,8 +75,7 @@ def _print(report: InPlaceReport) -> None:
 
     console().print(onto_text(report.onto))
     if report.safety:
-        console().print(f"  what {report.vm} was before is point {report.safety}, which is pinned:")
-        console().print(f"  once it is not needed, type: vmcellar pin {report.safety} --remove", soft_wrap=True)
+        console().print(f"  what {report.vm} was before is point {report.safety}")
     for path in report.kept:
         console().print(f"  kept: {path}", soft_wrap=True)
     for what in report.brought_back:

@@ -276,10 +276,7 @@ def sound(points: Iterable[RestorePoint], standing: Mapping[str, Standing]) -> l
     that stay verified may be built on and relied on. All points of each VM must be given.
     """
     every = list(points)
-    by_vm: dict[str, list[RestorePoint]] = {}
-    for point in every:
-        by_vm.setdefault(point.vm, []).append(point)
-    doubted = {name for of_vm in by_vm.values() for name in doubtful(of_vm, standing)}
+    doubted = doubtful(every, standing)
     return [replace(point, verified=False) if point.id in doubted else point for point in every]
 
 
@@ -287,7 +284,7 @@ def doubtful(points: Iterable[RestorePoint], standing: Mapping[str, Standing]) -
     """The ids of points that must not be a parent: evidence speaks against them, or against what they were made from.
 
     An incremental takes what did not change from its parent, so a fault is handed down until all is read anew. A kind
-    "full" ends that. `points` are those of one VM.
+    "full" ends that. `points` are all those of one VM or of several.
     """
     found: set[str] = set()
     for point in sorted(points, key=lambda point: (point.time, point.id)):

@@ -87,7 +87,7 @@ def _local(given: Path, image_format: ImageFormat | None) -> Destination:
     path = Path(os.path.realpath(given))
     try:
         mode = path.stat().st_mode
-        start = _start(path) if stat.S_ISREG(mode) else b""
+        start = _start(path) if stat.S_ISREG(mode) or image_format == "qcow2" else b""
     except OSError as error:
         raise PermanentError(
             f"{given}: {error.strerror}", hint="--onto names a disk that is there; --to DIR makes new images"

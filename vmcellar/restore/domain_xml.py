@@ -21,10 +21,11 @@ BOOT_FILES = (NVRAM, "kernel", "initrd", "dtb")
 """Elements of `os` that name a file, and the artifacts of a restore point that hold it."""
 
 TPM_ARCHIVE = "tpm.tar"
-SHARES = ("filesystem", "redirdev", "shmem")
-"""Devices that a VM has in common with its host or with others."""
-COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
 """The artifact that holds the state of an emulated TPM."""
+
+_SHARES = ("filesystem", "redirdev", "shmem", "smartcard")
+"""Devices that a VM has in common with its host or with others."""
+_COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
 
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
@@ -188,7 +189,7 @@ def _drop_shares(domain: ET.Element, devices: ET.Element, dropped: list[str]) ->
     """What the copy would have together with the old VM: its folders, its memory, and what its definition hands to QEMU
     past libvirt, which may be its disk.
     """
-    for tag in SHARES:
+    for tag in _SHARES:
         for element in devices.findall(tag):
             source = element.find("source")
             names = [element.get("name", ""), *(source.attrib.values() if source is not None else ())]
@@ -197,7 +198,7 @@ def _drop_shares(domain: ET.Element, devices: ET.Element, dropped: list[str]) ->
     for interface in devices.findall("interface[@type='hostdev']"):
         dropped.append("network card of type hostdev")
         devices.remove(interface)
-    for element in domain.findall(COMMAND_LINE):
+    for element in domain.findall(_COMMAND_LINE):
         words = " ".join(each.get("value", "") for each in element if each.tag.endswith("arg"))
         dropped.append(f"qemu:commandline {words}".strip())
         domain.remove(element)

@@ -1,8 +1,8 @@
 """The VM of a drill: the point's domain without a way out, and with a serial console that can be read.
 
 No network card, or one on an isolated libvirt network: two machines with one identity must never meet. Ports that lead
-to other hosts or devices lead nowhere, and what the definition hands to QEMU past libvirt is left out: it may be a
-network or the old VM's disk. Shared folders, host devices and sockets are left out as in every restore.
+to other hosts or devices lead nowhere. Shared folders, host devices, sockets, and what the definition hands to QEMU
+past libvirt, which may be a network or the old VM's disk, are left out as in every restore (`domain_xml`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import libvirt
 
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository.evidence import SCREENSHOT_MAX
-from vmcellar.restore.domain_xml import COMMAND_LINE, SHARES
 from vmcellar.sources.libvirt_agent import AGENT_CHANNEL
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SERIAL_LOG = "serial.log"
-_SHARES = (*SHARES, "smartcard", "hub")
 _PORTS = ("serial", "parallel", "console", "channel")
 _HARMLESS = frozenset({"pty", "file", "unix", "null", "vc", "spicevmc", "spiceport", "qemu-vdagent"})
 """Types of ports that stay within this host; paths of files and sockets are set anew by every restore."""
@@ -38,16 +36,13 @@ def isolated_xml(xml: str, folder: Path, network: str) -> str:
     devices = domain.find("devices")
     if devices is None:
         raise IntegrityError("the domain XML in the restore point has no devices")
-    for tag in _SHARES:
-        for element in devices.findall(tag):
-            devices.remove(element)
+    for hub in devices.findall("hub"):
+        devices.remove(hub)
     for interface in devices.findall("interface"):
         if network:
             _move(interface, network)
         else:
             devices.remove(interface)
-    for element in domain.findall(COMMAND_LINE):
-        domain.remove(element)
     _cut_off(devices)
     _log_serial(devices, folder / SERIAL_LOG)
     return ET.tostring(domain, encoding="unicode")

@@ -70,7 +70,11 @@ class InPlaceReport:
 
 
 class InPlace:
-    """One restore in place. Call `prepare`, then `run` while no backup of the VM can begin."""
+    """One restore in place. Call `prepare`, then `run` while no backup of the VM can begin.
+
+    `safety` is the point that `prepare` took, for a VM that ran: its newest one, so no prune drops it before the caller
+    has pinned it.
+    """
 
     def __init__(
         self, repository: Repository, point: RestorePoint, connection: Connection, state: Path, wishes: Wishes
@@ -81,7 +85,7 @@ class InPlace:
         self._connection = connection
         self._state = state
         self._wishes = wishes
-        self._safety: RestorePoint | None = None
+        self.safety: RestorePoint | None = None
         self._suffix = time.strftime(".before-%Y%m%dT%H%M%SZ", time.gmtime())
         self._domain = connection.domain(point.vm)
         self._xml: str = self._domain.XMLDesc(_SECRETS)
@@ -104,8 +108,8 @@ class InPlace:
                 hint="shut it down, or give --stop: it is then backed up, shut down, and restored; nothing was written",
             )
         self._refuse_what_would_fail()
-        self._safety = self._present(back_up)
-        self._refuse_what_cannot_be_kept(f"was backed up, but not all of it: point {self._safety.id}")
+        self.safety = self._present(back_up)
+        self._refuse_what_cannot_be_kept(f"was backed up, but not all of it: point {self.safety.id}")
         self._shut_down()
 
     def _present(self, back_up: Callable[[], str]) -> RestorePoint:
@@ -151,7 +155,7 @@ class InPlace:
             self._connection.define(self._definition(), self._point.vm)
             brought_back.append("definition")
         left = tuple(sorted({target for target, _ in _disks(self._xml)} - set(self.disks)))
-        safety = self._safety.id if self._safety else ""
+        safety = self.safety.id if self.safety else ""
         return InPlaceReport(self._point.vm, onto, safety, tuple(kept), tuple(brought_back), left)
 
     def _check_same_vm(self) -> None:
@@ -201,7 +205,7 @@ class InPlace:
 
     def _not_backed_up(self) -> list[Destination]:
         """The disks that the safety point does not hold: all without one, else those that a policy leaves out."""
-        held = {disk.target for disk in self._safety.disks} if self._safety else set()
+        held = {disk.target for disk in self.safety.disks} if self.safety else set()
         return [disk for target, disk in self.disks.items() if target not in held]
 
     def _refuse_what_cannot_be_kept(self, why: str) -> None:

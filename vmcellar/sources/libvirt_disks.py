@@ -23,6 +23,8 @@ _BESIDE = (
     ("devices/hostdev[@type='scsi_host']", "scsi_host", "a SCSI target of the host (vhost)"),
     ("devices/memory[@model='nvdimm']", "nvdimm", "an NVDIMM"),
 )
+_DISK_OPTIONS = frozenset({"drive", "blockdev", "hda", "hdb", "hdc", "hdd", "mtdblock", "pflash", "sd"})
+"""Options of QEMU's command line that give a VM a disk; QEMU takes one dash or two. Source: qemu(1)."""
 _COVERED_TYPES = frozenset({"file", "block", "network", "volume"})
 
 
@@ -67,7 +69,7 @@ def beside_disks(domain: ET.Element) -> list[tuple[str, str]]:
         for number, element in enumerate(domain.iterfind(path)):
             found.append((_attribute(element, "alias", "name") or f"{kind}{number}", what))
     words = [arg.get("value", "") for arg in domain.iterfind(f"{_COMMAND_LINE}commandline/{_COMMAND_LINE}arg")]
-    if any(word.startswith(("-drive", "-blockdev", "-hd", "-pflash")) for word in words):
+    if any(word.startswith("-") and word.lstrip("-") in _DISK_OPTIONS for word in words):
         found.append(("commandline", "a disk given to QEMU past libvirt (qemu:commandline)"))
     return found
 
