@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +140,43 @@ def test_a_sound_point_boots_passes_its_checks_and_is_gone(
     assert len(evidence.failed) == len(found) + 1, "both counts of /data"
     assert (found["count /data"], found["count /no 'such'"]) == ("1 files", "0 files")
     assert_kept_until_cleared(world, libvirt_daemons)
+    assert_nothing_left(world, vm_tmp, libvirt_daemons)
+
+
+@pytest.fixture
+def isolated(libvirt_daemons: str) -> Iterator[str]:
+    """A libvirt network that leads nowhere, with this host at 192.168.219.1."""
+    requires("root")
+    Path("/var/lib/libvirt/dnsmasq").mkdir(exist_ok=True)  # libvirt notes addresses there; Debian makes it with dnsmasq
+    connection = libvirt.open(libvirt_daemons)
+    network = connection.networkCreateXML(
+        "<network><name>lab-alone</name><bridge name='labalone0' delay='0'/><dns enable='no'/>"
+        "<ip address='192.168.219.1' netmask='255.255.255.0'/></network>"
+    )
+    yield network.name()
+    network.destroy()
+    connection.close()
+
+
+@pytest.mark.guest
+@pytest.mark.libvirt
+def test_a_service_of_a_guest_on_an_isolated_network_answers(
+    world: World, old: LabGuest, vm_tmp: Path, libvirt_daemons: str, isolated: str
+) -> None:
+    def add_network(domain: ET.Element) -> None:
+        card = ET.SubElement(domain.find("devices") or domain, "interface", type="bridge")
+        ET.SubElement(card, "source", bridge="br-of-production")
+        ET.SubElement(card, "model", type="virtio")
+
+    commands = [
+        {"run": "ip addr add 192.168.219.2/24 dev eth0 && ip link set eth0 up"},
+        {"run": "nc -l -p 5432 >/dev/null 2>&1 </dev/null &"},
+    ]
+    point = point_of(world, old, edit=add_network)
+    asked = order(world, vm_tmp, libvirt_daemons, network=isolated, commands=commands, ports=[5432, 5433])
+    evidence = drill_point(world.repository, point, asked)
+    assert check_of(evidence, "port 5432").found == "192.168.219.2 answers"
+    assert [check.name for check in evidence.failed] == ["port 5433"], "where nothing listens"
     assert_nothing_left(world, vm_tmp, libvirt_daemons)
 
 
