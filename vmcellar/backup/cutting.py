@@ -1,6 +1,6 @@
 """Chunks that begin where the content says so, so that equal files share chunks wherever they lie on their disks.
 
-What was read, at most 1 MiB at a time, is cut before each block of 4 KiB whose first 64 bytes hash to one value in 32:
+What was read, at most 1 MiB at a time, is cut before each block of 4 KiB whose first 64 bytes hash to one value in 24:
 file systems lay files on multiples of 4 KiB, so systems that were installed apart have the same cuts inside the same
 files. A cut is no secret and no promise: readers rely on the map alone (docs/repository-format.md, section 7).
 """
@@ -12,10 +12,12 @@ from itertools import pairwise
 import numpy as np
 
 BLOCK = 4096
-ONE_IN = 32
-"""Blocks between two cuts, on average: 128 KiB. Half of that stores a tenth less, and takes twice the rows."""
+ONE_IN = 24
+"""Blocks between two cuts, on average: 96 KiB. Of 128 KiB a twentieth more is stored, of 64 KiB a twentieth less, in
+half more rows.
+"""
 MOST = 32
-"""Cuts in one buffer: what has more repeats itself, and stays whole. Ordinary content has 8 in 1 MiB, never so many;
+"""Cuts in one buffer: what has more repeats itself, and stays whole. Ordinary content has 11 in 1 MiB, never so many;
 without a limit 4 KiB pieces of a pattern would make maps and memory grow sixteenfold.
 """
 

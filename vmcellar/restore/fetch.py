@@ -1,8 +1,9 @@
 """Move the bytes: packs are read in order with coalesced reads, decoded and checked on all cores, written in any order.
 
 The unit of work is a group: chunks of one pack that one read fetches. A worker reads it, then decrypts, decompresses,
-checks and writes chunk by chunk; all of that frees the GIL. Memory is one read buffer and two chunks per worker, used
-again and again: a chunk is written from where it was decoded.
+checks and writes chunk by chunk, in the order of the disk; all of that frees the GIL. Memory is one read buffer and
+four chunks per worker, used again and again: a long chunk is written from where it was decoded, short ones that follow
+each other together (`gather`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vmcellar.repository.open_packs import OpenPacks
 from vmcellar.repository.packs import Group, Location, groups
 from vmcellar.repository.restore_pace import pay
 from vmcellar.repository.salvage import lend_each
+from vmcellar.restore.gather import Gathered, gathered
 from vmcellar.restore.plan import Resolver, Window, chunk_ids
 from vmcellar.restore.report import LostRange
 from vmcellar.restore.targets import DiskTarget
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from vmcellar.tiers.base import Tier
 
 WORKERS_MAX = 16
-"""At some 8 MiB each, they stay well inside the memory that a restore may take (256 MiB)."""
+"""At some 10 MiB each, they stay well inside the memory that a restore may take (256 MiB)."""
 
 
 def readers_for(tier: Tier) -> int:
@@ -117,19 +119,22 @@ class _WindowJob:
         """Restore one group; CancelledError when stopped."""
         written = 0
         lost: list[LostRange] = []
-        for found, content in lend_each(self.repository.tier, self.repository.keyring, group, self.packs):
-            self.cancel.check()
-            if isinstance(content, VmcellarError):
-                lost += self._lose(found, content)
-            else:
-                written += self._write(found, memoryview(content))
+        objects = tuple(sorted(group.objects, key=lambda found: self.uses[found.chunk][0]))
+        ordered = Group(group.start, group.end, objects)
+        with gathered(self.target) as image:
+            for found, content in lend_each(self.repository.tier, self.repository.keyring, ordered, self.packs):
+                self.cancel.check()
+                if isinstance(content, VmcellarError):
+                    lost += self._lose(found, content)
+                else:
+                    written += self._write(image, found, memoryview(content))
         return Moved(pay(self.repository, group, self.cancel), written, tuple(lost))
 
-    def _write(self, found: Location, plain: memoryview) -> int:
+    def _write(self, image: Gathered, found: Location, plain: memoryview) -> int:
         """Write a chunk wherever the disk has it; CPU and device are kept apart by the other workers."""
         written = 0
         for offset, length, start in self.uses[found.chunk]:
-            self.target.write(offset, plain[start : start + length])
+            image.write(offset, plain[start : start + length])
             written += length
         self.progress("restore", written)
         return written
