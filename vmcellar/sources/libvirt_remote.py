@@ -21,7 +21,7 @@ import libvirt
 from pydantic import TypeAdapter, ValidationError
 
 from vmcellar.config.remote import RemoteHost
-from vmcellar.errors import PermanentError, VmcellarError
+from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.folders import sync_folder
 from vmcellar.sources import libvirt_pool
 from vmcellar.sources.libvirt_connection import BusyError
@@ -131,11 +131,13 @@ class Elsewhere:
         return cls(host, settings) if host else None
 
     def job(self, folder: Path, connection: libvirt.virConnect, vm: str) -> RemoteJob:
-        """The files of a new job. PermanentError with what to do where certificates, pool or connection are not fit."""
+        """The files of a new job. PermanentError with what to do where certificates, pool or connection are not fit;
+        TransientError where the host's address is not known now.
+        """
         check_connection(connection, vm)
         check_certificates(self.settings.certificates)
         scratch = libvirt_pool.folder_of(connection, self.settings.scratch_pool)
-        address = self.settings.address or self._resolved()
+        address = self.settings.address or address_of(self.host)
         port = next(self._ports(), self.settings.port_range()[0])
         pool, certificates = self.settings.scratch_pool, self.settings.certificates
         job = RemoteJob(folder, self.host, address, port, scratch, pool, certificates)
@@ -154,16 +156,22 @@ class Elsewhere:
         start = secrets.randbelow(len(every))
         return (port for port in (*every[start:], *every[:start]) if not is_served(self.host, port))
 
-    def _resolved(self) -> str:
-        """The address at which the host is reached from here: what its name means there may be a loopback address."""
-        try:
-            found = socket.getaddrinfo(self.host, None, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise PermanentError(
-                f"{self.host}: no address of this host is known: {error}",
-                hint="set `libvirt: remote: address:`, or a host name in libvirt.uri that can be looked up",
-            ) from error
-        return str(found[0][4][0])
+
+def address_of(host: str) -> str:
+    """The address at which `host` is reached from here: what its name means there may be a loopback address.
+
+    TransientError where the look-up fails, also where the answer is that there is no such name: libvirt has just
+    reached the host by it, and a resolver that comes back up says so for a while. A name that is wrong for good fails
+    the same after some tries, and `vmcellar doctor` tells of it at once.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise TransientError(
+            f"{host}: its address cannot be looked up: {error}",
+            hint=f"it is tried again; `getent ahosts {host}` must answer on this host (DNS, or /etc/hosts)",
+        ) from error
+    return str(found[0][4][0])
 
 
 def is_served(host: str, port: int) -> bool:

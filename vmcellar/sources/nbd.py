@@ -40,6 +40,10 @@ _LOST = frozenset({errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.EPIP
 
 _UNREACHABLE = _LOST | {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT}
 
+_NO_ERRNO = 0
+"""What libnbd has for errors of other libraries: while it begins to connect only the look-up of the host's name gives
+such a one, as TLS waits for answers of the server, for which only `poll` waits."""
+
 _CERTIFICATES = "tls-certificates"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -246,7 +250,12 @@ class ExportReader:
         for context in contexts:
             handle.add_meta_context(context)
         with self._errors("connecting"):
-            handle.aio_connect_uri(uri)
+            try:
+                handle.aio_connect_uri(uri)
+            except nbd.Error as error:
+                if error.errnum != _NO_ERRNO:
+                    raise
+                raise self.not_found(error) from error
         self._drive(self._connected, "connecting", self._no_cancel)
         return handle
 
@@ -307,6 +316,11 @@ class ExportReader:
             hint="both sides need certificates of one CA, the server's with the host name of libvirt.uri "
             "(docs/remote-hosts.md)",
         )
+
+    def not_found(self, why: object) -> TransientError:
+        """The error for a host whose name cannot be looked up now, as `libvirt_remote.address_of` has it."""
+        hint = "it is tried again; the host's name must lead to its address here (DNS, or /etc/hosts)"
+        return TransientError(f"{self.disk}: the NBD server's host is not found: {why}", hint=hint)
 
     def fails_to_secure(self, error: nbd.Error) -> bool:
         """Whether `error` came while a connection by TLS was made, and not for want of a server."""

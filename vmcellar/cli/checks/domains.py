@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vmcellar.cli.checks.finding import Finding
-from vmcellar.cli.checks.remote import certificate_findings, remote_findings
+from vmcellar.cli.checks.remote import certificate_findings, name_finding, remote_findings
 from vmcellar.config.model import Libvirt
 from vmcellar.errors import TransientError
 from vmcellar.sources.libvirt_disks import beside_disks
@@ -36,6 +36,7 @@ def check_domains(settings: Libvirt) -> Iterator[Finding]:
     host = other_host(uri)
     if host:
         yield from certificate_findings(settings.remote.certificates)
+        yield name_finding(host)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     try:
         connection = open_alive(uri)

@@ -40,6 +40,16 @@ def certificate_findings(folder: Path) -> Iterator[Finding]:
         yield Finding("certificates", "ok", detail)
 
 
+def name_finding(host: str) -> Finding:
+    """Whether the name by which the disks are read leads anywhere from here: libvirt's ssh may know it otherwise."""
+    from vmcellar.sources.libvirt_remote import address_of
+
+    try:
+        return Finding("address", "ok", f"{host} is {address_of(host)} from here")
+    except VmcellarError as error:
+        return failed("address", error)
+
+
 def remote_findings(connection: Any, settings: Libvirt) -> Iterator[Finding]:
     """What is asked of the other host, over a connection to its libvirt."""
     import libvirt
