@@ -39,15 +39,17 @@ class Site:
     environment: dict[str, str]
     worker: subprocess.Popen[bytes] | None = None
     process: int = 0
+    queue: str = ""
 
     @property
     def name(self) -> str:
-        """The host's name, which its queue has, too."""
-        return self.host.name
+        """The name of the queue: the host's own, or `queue`, where the VMs are those of another host."""
+        return self.queue or self.host.name
 
     def start_deploy(self) -> subprocess.Popen[bytes]:
         """Begin to register the host's deployments, as an operator does on it."""
         command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(self.cellar.file), "deploy"]
+        command += ["--host", self.queue] if self.queue else []
         return self.host.popen(command, env=self.environment, cwd=self.host.folder)
 
     def start_worker(self) -> None:
@@ -74,7 +76,7 @@ class Site:
 
     def places(self) -> int:
         """How many places of this host's limit are taken, as the server knows it."""
-        limit: Any = self.seen.client.read_global_concurrency_limit_by_name(f"vmcellar-{self.name}")
+        limit: Any = self.seen.client.read_global_concurrency_limit_by_name(f"vmcellar-{self.host.name}")
         return int(limit.active_slots)
 
     def trigger(self, deployment: str = f"backup-job/{JOB}@") -> UUID:
@@ -144,9 +146,14 @@ def site(
             "backups": [{"name": JOB, "domains": [guest.name]}],
         }
         cellar = Cellar(base, settings if isinstance(hot, Path) else {**settings, "tiers": {"hot": hot}})
-        more = {
-            "PYTHONPATH": f"{HOLD}:{Path(__file__).parents[2]}",
-            "FLOW_TEST_HOLD": str(host.folder),
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
-        }
-        yield Site(host, guest, cellar, seen, {**os.environ, **environment, **more})
+        yield Site(host, guest, cellar, seen, held_on(host, environment))
+
+
+def held_on(host: OtherHost, environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a worker on `host` whose exports stand still."""
+    more = {
+        "PYTHONPATH": f"{HOLD}:{Path(__file__).parents[2]}",
+        "FLOW_TEST_HOLD": str(host.folder),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    return {**os.environ, **environment, **more}

@@ -9,81 +9,31 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from pathlib import Path
 
-import libvirt
 import pytest
 
-from lab.guest import LabGuest
-from lab.otherhost import OtherHost
 from lab.paths import vm_folder
 from lab.pki import Authority
-from lab.require import requires
-from lab.sshd import ADDRESS, SshServer
+from lab.sshd import ADDRESS
 from tests.proof import subprocesses
-from tests.proof.cellar import MIB, Cellar, checkpoints, job_runs
-from tests.proof.conftest import SMALL_DISKS
+from tests.proof.cellar import MIB, checkpoints, job_runs
+from tests.proof.far import Far, far_host
 from vmcellar.backup.recover import recover
 from vmcellar.cli.checks.domains import check_domains
 from vmcellar.errors import PermanentError
-from vmcellar.sources.libvirt_pool import FILES_POOL
 from vmcellar.sources.libvirt_remote import Elsewhere
 
 pytestmark = pytest.mark.libvirt
 
 slow = pytest.mark.skipif(not os.environ.get("VMCELLAR_FAULTS"), reason="ten seconds together: set VMCELLAR_FAULTS=1")
 
-PORTS = "23809-23816"
-POOL = "vmcellar"
-
-
-@dataclass
-class Far:
-    """The other host as a backup host sees it. `guest` is reached by its own socket, as only the tests may."""
-
-    folder: Path
-    host: OtherHost
-    guest: LabGuest
-    uri: str
-    authority: Authority
-    scratch: Path
-
-    def cellar(self, name: str, **remote: object) -> Cellar:
-        """A vmcellar of this host, which knows the other one by SSH alone."""
-        given = {"certificates": str(self.folder / "client"), "ports": PORTS, **remote}
-        return Cellar(self.folder / name, {"libvirt": {"uri": self.uri, "remote": given}})
-
-    def assert_nothing_left(self, cellar: Cellar) -> None:
-        """No job, no scratch file, no pool but that of the administrator."""
-        cellar.assert_let_go(self.guest)
-        assert list(self.scratch.iterdir()) == []
-        assert [p.name() for p in self.guest.connection.listAllStoragePools() if p.name().startswith(FILES_POOL)] == []
-
 
 @pytest.fixture(scope="module")
 def far(libvirt_daemons: str) -> Iterator[Far]:
     """One other host for all tests of this module; each only adds changes."""
     assert libvirt_daemons
-    requires("root")
-    requires("sshd")
-    with vm_folder("remote") as folder, ExitStack() as stack:
-        authority = Authority()
-        server = authority.server(folder / "server", ADDRESS)
-        authority.client(folder / "client")
-        host = stack.enter_context(OtherHost(folder, "far", f'backup_tls_x509_cert_dir = "{server}"\n'))
-        ssh = stack.enter_context(SshServer(folder, host))
-        scratch = folder / "scratch-pool"
-        with closing(libvirt.open(ssh.uri)) as connection:
-            pool = f"<pool type='dir'><name>{POOL}</name><target><path>{scratch}</path></target></pool>"
-            defined = connection.storagePoolDefineXML(pool)
-            defined.build()
-            defined.create()
-        guest = stack.enter_context(LabGuest(folder, SMALL_DISKS[:2], uri=host.uri))
-        guest.start(paused=True)
-        guest.poke("vda", MIB, 12 * MIB, seed=1)
-        yield Far(folder, host, guest, ssh.uri, authority, scratch)
+    with vm_folder("remote") as folder, far_host(folder) as made:
+        yield made
 
 
 def test_a_full_one_killed_and_an_incremental_restore_to_every_byte(far: Far) -> None:
@@ -152,6 +102,6 @@ def test_what_lacks_is_named_with_what_to_type(far: Far) -> None:
 def test_doctor_looks_at_the_other_host(far: Far) -> None:
     settings = far.cellar("doctor").config.libvirt
     found = {finding.check: finding for finding in check_domains(settings)}
-    assert {found[name].status for name in ("libvirt", "QEMU", "certificates")} == {"ok"}
+    assert {found[name].status for name in ("libvirt", "QEMU", "certificates", "address")} == {"ok"}
     assert str(far.scratch) in found["scratch pool"].detail
     assert f"domain {far.guest.name}" in found
