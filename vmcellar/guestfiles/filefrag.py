@@ -90,8 +90,12 @@ def _places(words: list[str]) -> tuple[tuple[int, int], ...] | None:
     matches = [_ROW.fullmatch(row) for row in rows]
     if not _HEADS[1].fullmatch(words[2]) or any(match is None for match in matches):
         return None
-    fields = [_Row(*map(int, match.groups()[:6]), match[7]) for match in matches if match]
-    return _checked(fields, int(size[1]), int(size[3]))
+    return _checked([_row(match) for match in matches if match], int(size[1]), int(size[3]))
+
+
+def _row(match: re.Match[str]) -> _Row:
+    number, first, last, place, place_last, length = map(int, match.groups()[:6])
+    return _Row(number, first, last, place, place_last, length, match[7])
 
 
 def _checked(rows: list[_Row], size: int, block: int) -> tuple[tuple[int, int], ...] | None:
