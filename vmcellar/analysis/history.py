@@ -235,7 +235,7 @@ def read_history(file: Path, weeks: int | None = None) -> pd.DataFrame:
             table = parquet.read_table(opened, filters=None if weeks is None else _since(opened, weeks))
         return conform(table.to_pandas(split_blocks=True, self_destruct=True))
     except (OSError, ValueError, KeyError) as error:
-        why = error.args[0] if isinstance(error, KeyError) else error
+        why = error.args[0] if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
         raise UsageError(f"{file}: {why}", hint="`vmcellar catalog export DIR` writes one") from error
 
 

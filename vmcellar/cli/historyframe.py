@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmcellar.cli.output import note
-from vmcellar.errors import PermanentError
+from vmcellar.errors import PermanentError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,8 @@ HistoryOption = Annotated[
     typer.Option("--history", metavar="FILE", help="A history that `catalog export` wrote, instead of the catalog."),
 ]
 SampleOption = Annotated[
-    int | None, typer.Option("--sample", metavar="SEED", help="A made-up history, to see what the command shows.")
+    int | None,
+    typer.Option("--sample", metavar="SEED", min=0, help="A made-up history, to see what the command shows."),
 ]
 WEEKS = 25
 """What forecasts look back on, and a week more: older history is not loaded."""
@@ -36,6 +37,10 @@ class Source:
     config: Path | None = None
     history: Path | None = None
     sample: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.history is not None and self.sample is not None:
+            raise UsageError("--history and --sample are two histories", hint="give one of them")
 
     @property
     def is_catalog(self) -> bool:

@@ -65,13 +65,12 @@ def advise(
     from vmcellar.cli import applyadvice
 
     where = host or "here"
+    source = Source(config, history, sample)
+    _one_thing(source, {"--apply": apply, "--undo": undo, "--gains": gains, "--storage": storage})
+    wanted = _seconds(rpo)
     if undo:
         applyadvice.undo(read_config(ctx, config), open_catalog(ctx, config)[1], where)
         return
-    if (apply or gains or storage) and (history is not None or sample is not None):
-        hint = "leave --history and --sample out"
-        raise UsageError("--apply, --gains and --storage go by this host's own history", hint=hint)
-    source = Source(config, history, sample)
     frame, now = read_frame(ctx, source)
     if storage:
         _show_storage(ctx, config, frame, as_json=as_json)
@@ -86,17 +85,27 @@ def advise(
     jobs = settings.backups if settings else ()
     at_once = concurrent or (settings.limits.vms if settings else 2)
     own = adapting.own_runs(open_catalog(ctx, config)[1].schedule_changes()) if source.is_catalog else None
-    advice = adapting.advice_for(frame, now, jobs, adapting.Wishes(at_once, budget, even, _seconds(rpo)), own)
+    advice = adapting.advice_for(frame, now, jobs, adapting.Wishes(at_once, budget, even, wanted), own)
     if rpo is None and not any(job.rpo for job in jobs):
         note("no VM has an RPO (rpo: in the configuration, or --rpo): only the load is laid out better")
-    if as_json:
-        print_json({**render.advice_json(advice), "applied": apply})
-    else:
+    if advice.changes and not as_json:
         _show(advice)
     if apply and settings is not None:
         applyadvice.apply(settings, open_catalog(ctx, config)[1], advice, where)
     else:
         note("nothing was changed; times are UTC")
+    if as_json:  # last, as it says whether it was applied
+        print_json({**render.advice_json(advice), "applied": apply})
+
+
+def _one_thing(source: Source, wanted: dict[str, bool]) -> None:
+    """UsageError when more than one thing is to be done, or one with another history than this host's."""
+    named = [name for name, chosen in wanted.items() if chosen]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} cannot be had at once", hint="type one after the other")
+    if named and not source.is_catalog:
+        hint = "leave --history and --sample out"
+        raise UsageError(f"{named[0]} goes by this host's own history", hint=hint)
 
 
 def _show_storage(ctx: typer.Context, config: Path | None, frame: pd.DataFrame, *, as_json: bool) -> None:

@@ -44,7 +44,8 @@ def forecast(
     if as_json:
         print_json(render.outlook_json(outlook, runs))
         return
-    console().print(render.outlook_table(outlook))
+    if outlook.forecasts:
+        console().print(render.outlook_table(outlook))
     if runs:
         console().print(render.next_runs_table(runs))
     for refusal in outlook.refusals:
@@ -71,6 +72,9 @@ def anomalies(
     freezes, growth. What follows is done by the flow analyse-history, as on_anomaly: of the VM's job says.
     """
     source = Source(config, history, sample)
+    if keep_pins and judged is None:
+        hint = "type `vmcellar anomalies VM --judged TEXT --keep-pins`"
+        raise UsageError("--keep-pins goes with --judged", hint=hint)
     if judged is not None:
         _judge(ctx, source, vm, judged, unpin=not keep_pins)
         return

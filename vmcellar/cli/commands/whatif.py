@@ -10,12 +10,14 @@ import typer
 from vmcellar.cli.historyframe import HistoryOption, SampleOption, Source, read_frame
 from vmcellar.cli.output import console, print_json
 from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_config
-from vmcellar.errors import UsageError
+from vmcellar.errors import PermanentError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vmcellar.config.prices import Prices
+
+RULES = "as in hot,warm:14d,cold:30d"
 
 
 def register(app: typer.Typer) -> None:
@@ -52,10 +54,6 @@ def what_if(
     from vmcellar.analysis import whatif
     from vmcellar.cli.render.catalog import scenarios_json, scenarios_table
 
-    frame, now = read_frame(ctx, Source(config, history, sample))
-    if frame.empty:
-        raise UsageError("there is no history to try this on", hint="`vmcellar catalog rebuild` reads it back")
-    at = frame["started"].max() if now is None else pd.Timestamp(now, unit="s", tz="UTC")
     tables = _prices(ctx, config, prices or [])
     rules = [_rule(text, tables) for text in tiers or ["hot"]]
     wanted = [
@@ -63,6 +61,10 @@ def what_if(
         for text, rule in zip(tiers or ["hot"], rules, strict=True)
         for age in keep
     ]
+    frame, now = read_frame(ctx, Source(config, history, sample))
+    if frame.empty:
+        raise PermanentError("nothing to try this on: no backup is known", hint="`vmcellar backup VM` makes one")
+    at = frame["started"].max() if now is None else pd.Timestamp(now, unit="s", tz="UTC")
     outcomes = [whatif.what_if(frame, scenario, tables, at) for scenario in wanted]
     if as_json:
         print_json(scenarios_json(outcomes))
@@ -79,13 +81,17 @@ def _rule(text: str, prices: Mapping[str, Prices]) -> tuple[tuple[str, float], .
     for part in text.split(","):
         tier, _, age = part.strip().partition(":")
         rule.append((tier, _days(age) if age else 0.0))
+        if not tier:
+            raise UsageError(f"--tiers {text!r}: a tier without a name", hint=RULES)
         if tier not in prices:
             raise UsageError(
                 f"--tiers {text}: no price is known of {tier}", hint=f"add --prices {tier}=0.02, or its tier"
             )
-    ages = [age for _, age in rule]
-    if ages[0] != 0 or ages != sorted(set(ages)):
-        raise UsageError(f"--tiers {text}: ages must rise from the first tier on", hint="as in hot,warm:14d,cold:30d")
+    names, ages = zip(*rule, strict=True)
+    if ages[0] != 0 or list(ages) != sorted(set(ages)):
+        raise UsageError(f"--tiers {text}: the first tier has no age, and ages must rise from there on", hint=RULES)
+    if len(set(names)) < len(names):
+        raise UsageError(f"--tiers {text}: a tier is named twice", hint=RULES)
     return tuple(rule)
 
 
@@ -109,6 +115,8 @@ def _prices(ctx: typer.Context, config: Path | None, given: list[str]) -> dict[s
         found = {"hot": Prices()}
     for text in given:
         tier, _, price = text.partition("=")
+        if not tier:
+            raise UsageError(f"--prices {text}: names no tier", hint="as in warm=0.02 or cold=DEEP_ARCHIVE")
         try:
             found[tier] = AWS_PRICES[price] if price in AWS_PRICES else Prices(gb_month=float(price))
         except ValueError as error:
