@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.backup.world import make_engine
 from vmcellar.analysis import consequences
 from vmcellar.backup import snapshot, wanted_full
 from vmcellar.backup.model import BackupRequest
+from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.conditions import conditions
 from vmcellar.catalog.metrics import standing
 from vmcellar.catalog.models import Anomaly
@@ -31,11 +33,12 @@ def attacked(tmp_path: Path) -> Iterator[Attacked]:
     engine.repository.close()
 
 
-def look(world: Attacked, now: float | None = None) -> list[Anomaly]:
+def look(world: Attacked, now: float | None = None, shared: Catalog | None = None) -> list[Anomaly]:
     """What the flow does: write down, then do; the new rows."""
     engine, at = world.engine, now or world.now
-    new = consequences.note(engine.catalog, engine.repository, engine.config, found_at(at), at)
-    consequences.act(engine.catalog, engine.repository, engine.config, at)
+    catalog = shared or engine.catalog
+    new = consequences.note(catalog, engine.repository, engine.config, found_at(at), at)
+    consequences.act(catalog, engine.repository, engine.config, at)
     return new
 
 
@@ -124,6 +127,42 @@ def test_without_a_job_it_is_only_told(attacked: Attacked) -> None:
     assert len(look(attacked)) == 1
     assert pins.pinned(attacked.engine.repository) == set()
     assert wanted(attacked) == ""
+
+
+def elsewhere(world: Attacked, tmp_path: Path) -> Attacked:
+    """Another host with the same repository, and a state of its own."""
+    engine = copy(world.engine)
+    engine.config = engine.config.model_copy(update={"state": tmp_path / "other-host"})
+    return replace(world, engine=engine)
+
+
+def asked_on(world: Attacked) -> str:
+    points = world.engine.repository.points_of(world.vm)
+    return wanted_full.asked(world.engine.config.state, world.vm, points)
+
+
+def test_each_host_that_shares_the_catalog_reads_the_vm_in_full(attacked: Attacked, tmp_path: Path) -> None:
+    other = elsewhere(attacked, tmp_path)
+    assert len(look(attacked)) == 1
+    assert look(other, attacked.now + 60, attacked.engine.catalog) == []
+    assert asked_on(other) == asked_on(attacked) == "its backups looked strange: ransomware"
+    judge(attacked)
+    assert asked_on(attacked) == ""
+    look(other, attacked.now + 120, attacked.engine.catalog)
+    assert asked_on(other) == "", "what was judged on one host is over on all"
+
+
+def test_a_host_without_a_job_for_the_vm_takes_nothing_from_the_one_that_has_it(
+    attacked: Attacked, tmp_path: Path
+) -> None:
+    other = elsewhere(attacked, tmp_path)
+    other.engine.config = other.engine.config.model_copy(update={"backups": ()})
+    assert len(look(other, shared=attacked.engine.catalog)) == 1
+    assert pins.pinned(attacked.engine.repository) == set()
+    assert look(attacked, attacked.now + 60) == []
+    assert len(pins.pinned(attacked.engine.repository)) == 3
+    assert asked_on(attacked)
+    assert len(attacked.engine.catalog.anomalies()) == 1
 
 
 def test_a_full_that_came_ends_the_wish_and_an_unreadable_note_does_not(attacked: Attacked) -> None:

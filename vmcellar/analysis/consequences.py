@@ -4,6 +4,9 @@ An anomaly is first written down with what is to be done, then that is done, and
 between is finished by the next call. Which points can be trusted is decided when the anomaly is written down, and does
 not change. Later finds of the same strangeness belong to the same row; so do those after a person has judged it, for
 as long as it lasts.
+
+Hosts that share a catalog share its rows: the first to look writes an anomaly down, each asks its own next backup of
+the VM to read everything, and what a host without a job for the VM wrote down is decided by the first that has one.
 """
 
 from __future__ import annotations
@@ -55,25 +58,39 @@ def note(catalog: Catalog, repository: Repository, config: Config, found: Sequen
         row = next((each for each in known if _same(each, together)), None)
         if row is None:
             row = _row(catalog.repository, together, now)
+            new.append(row)
+        row.last = max(row.last, *(each.last for each in together))
+        if row.judged is None and not (row.pins or row.full or row.drill) and rules != TOLD_ONLY:
             row.pins = trusted(points, row.began, rules.pin, pins.pinned(repository))
             row.full, row.drill = rules.full, "wanted" if rules.drill else ""
-            new.append(row)
-        else:
-            row.last = max(row.last, *(each.last for each in together))
+            row.acted = None
         catalog.add([row])
     return new
 
 
 def act(catalog: Catalog, repository: Repository, config: Config, now: float) -> list[Row]:
-    """Do what was written down and not done: pin, and ask for a full backup. Gives those rows."""
-    waiting = [row for row in catalog.anomalies() if row.acted is None and row.judged is None]
+    """Do what was written down and not done: pin, and ask for a full backup. Gives those rows.
+
+    A full backup is asked of this host for all that nobody has judged, whichever host found it, and no more for a VM
+    of which all is judged.
+    """
+    known = catalog.anomalies()
+    waiting = [row for row in known if row.acted is None and row.judged is None]
     for row in waiting:
         _pin(repository, row)
-        if row.full:
-            wanted_full.ask(config.state, row.vm, f"its backups looked strange: {row.kind}", now)
+    _ask(config, known)
+    for row in waiting:
         row.acted = now
         catalog.add([row])
     return waiting
+
+
+def _ask(config: Config, known: Sequence[Row]) -> None:
+    wanted = [row for row in known if row.full and row.judged is None]
+    for row in wanted:
+        wanted_full.ask(config.state, row.vm, f"its backups looked strange: {row.kind}", row.noted)
+    for vm in {row.vm for row in known} - {row.vm for row in wanted}:
+        wanted_full.withdraw(config.state, vm)
 
 
 def judge(catalog: Catalog, repository: Repository, config: Config, vm: str, verdict: str, *, unpin: bool) -> list[Row]:

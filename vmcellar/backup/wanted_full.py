@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,13 @@ _ADAPTER = TypeAdapter(_Note)
 
 
 def ask(state: Path, vm: str, reason: str, now: float) -> None:
-    """Have the next backup of `vm` read everything; a note that is there is replaced."""
+    """Have the next backup of `vm` read everything, until there is a full of a later instant than `now`; a note that is
+    there stays if it is as new.
+    """
     path = _path(state, vm)
+    with suppress(FileNotFoundError, ValidationError):
+        if _ADAPTER.validate_json(path.read_bytes()).time >= now:
+            return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     with new.open("wb") as file:
