@@ -13,15 +13,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.analysis_anomalies import score_anomalies
-from bench.analysis_forecast import score_forecasts
+from bench.analysis_forecast import in_zone, score_forecasts
 from bench.analysis_more import alike, score_fill, score_next_runs
 from bench.analysis_schedules import compare
 from vmcellar.analysis.advise import advise
@@ -33,7 +35,7 @@ from vmcellar.analysis.judging import Host, Need
 from vmcellar.analysis.loads import current_starts, loads_of
 from vmcellar.analysis.next_run import next_runs
 from vmcellar.analysis.quality import quarantine
-from vmcellar.analysis.sample import CLASSES, HOLDOUT, TROUBLES, TUNING, Settings, generate
+from vmcellar.analysis.sample import CLASSES, HOLDOUT, SEASONAL, TROUBLES, TUNING, Settings, generate
 from vmcellar.cli.historyframe import WEEKS
 
 VMS_AT_ONCE = 100
@@ -137,11 +139,23 @@ def _prove_forecasts(base: Settings) -> None:
     for kind in CLASSES:
         print(f"{kind:10s} MASE {score.mase(kind):.3f}   ninth decile {score.worst(kind):.2f}")
     print(f"inside 80 %: {score.coverage(80):.3f}, inside 95 %: {score.coverage(95):.3f}\n")
+    _prove_clocks(base)
     print(score_next_runs(generate(replace(base, vms=200, days=150)), (100, 110, 120, 133)), "\n")
     several = generate(replace(base, vms=500, days=150, seed=base.seed + 1))
     for name, one in (("independently", several), ("alike", alike(several))):
         print(f"next runs of VMs with two disks, which change {name}")
         print(score_next_runs(one, (100, 110, 120, 133), least_disks=2), "\n")
+
+
+def _prove_clocks(base: Settings) -> None:
+    """In the four weeks after summer time began, of hourly and six-hourly VMs that live by a clock in Berlin."""
+    zone = ZoneInfo("Europe/Berlin")
+    quiet = replace(base, start="2026-01-05", vms=180, days=130, every_hours=(1, 6), newcomers=0.0, leavers=0.0)
+    sample = in_zone(generate(quiet), zone)
+    for name, known in (("by UTC", UTC), ("by the clock", zone)):
+        score = score_forecasts(sample, (84, 88, 95, 102, 109), known)
+        errors = ", ".join(f"{kind} {score.mase(kind):.2f}" for kind in SEASONAL)
+        print(f"after clocks changed, {name}: MASE {errors}; {score.coverage(80):.3f} / {score.coverage(95):.3f}")
 
 
 def _prove_fill(base: Settings) -> None:

@@ -8,7 +8,9 @@ coverage of intervals: they would make it look better.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, tzinfo
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -57,14 +59,22 @@ class Score:
         return out.round(3)
 
 
-def score_forecasts(sample: Sample, cuts: tuple[int, ...]) -> Score:
-    """Forecast two weeks at each cut (days from the start), from what was known then."""
+def in_zone(sample: Sample, zone: ZoneInfo) -> Sample:
+    """The same with its times as a zone's clock shows them; runs in the hour that it leaves out are not there."""
+    frame = sample.frame
+    times = frame["started"].dt.tz_localize(None).dt.tz_localize(zone, nonexistent="NaT", ambiguous=False)
+    there = times.notna().to_numpy()
+    return replace(sample, frame=frame[there].assign(started=times[there].dt.tz_convert("UTC")))
+
+
+def score_forecasts(sample: Sample, cuts: tuple[int, ...], zone: tzinfo = UTC) -> Score:
+    """Forecast two weeks at each cut (days from the start), from what was known then, by a zone's clock."""
     kinds = dict(zip(zip(sample.truth["vm"], sample.truth["disk"], strict=True), sample.truth["class"], strict=True))
     later = {(one.vm, one.disk): one for one in series_of(sample.frame)}
     rows: list[dict[str, object]] = []
     refused = 0
     for cut in cuts:
-        outlook = forecast_change(sample.frame, sample.start.timestamp() + cut * DAY)
+        outlook = forecast_change(sample.frame, sample.start.timestamp() + cut * DAY, zone)
         refused += len(outlook.refusals)
         for one in outlook.forecasts:
             row = _row(one, later[one.vm, one.disk])

@@ -42,12 +42,14 @@ def act_on_anomalies(config: str) -> list[Anomaly]:
     from vmcellar.analysis.anomalies import find  # noqa: PLC0415
     from vmcellar.analysis.history import history  # noqa: PLC0415
     from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
+    from vmcellar.policy.localzone import local_zone  # noqa: PLC0415
 
     engine = engine_of(config)
     catalog, repository = engine.catalog, engine.repository
     now = repository.clock()
     good, _ = quarantine(history(catalog), now)
-    consequences.note(catalog, repository, engine.config, find(good, now, consequences.LOOK_DAYS), now)
+    found = find(good, now, consequences.LOOK_DAYS, local_zone())
+    consequences.note(catalog, repository, engine.config, found, now)
     consequences.act(catalog, repository, engine.config, now)
     return [row for row in catalog.anomalies() if row.judged is None and (row.told is None or row.drill == "wanted")]
 

@@ -67,7 +67,7 @@ def advice_for(
 
     `own` is what `own_runs` gives. Without jobs every VM is free. An empty history gives no advice.
     """
-    outlook = forecast_change(frame, now)
+    outlook = forecast_change(frame, now, local_zone())
     current = current_starts(frame, outlook.now)
     needs = [need_of(vm, jobs, wishes.rpo, outlook.now) for vm in sorted(current)]
     hosts = [Host(concurrent=wishes.concurrent)]

@@ -16,12 +16,14 @@ does not become usual. A run of the same kind of strangeness is one anomaly, at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vmcellar.analysis import regimes
+from vmcellar.analysis.clock import as_then, by_the_clock
 from vmcellar.analysis.grid import HOUR, Grid, grids, seconds_of, series_of
 from vmcellar.analysis.models import quiet_median, to_log, weekly
 
@@ -85,12 +87,15 @@ class Signals:
     usual: dict[str, Floats] = field(default_factory=dict)
 
 
-def find(frame: pd.DataFrame, now: float | None = None, days: float = 7.0) -> list[Anomaly]:
-    """The anomalies of the last `days` days before `now` (seconds since the epoch; else the last start), by time."""
+def find(frame: pd.DataFrame, now: float | None = None, days: float = 7.0, zone: tzinfo = UTC) -> list[Anomaly]:
+    """The anomalies of the last `days` days before `now` (seconds since the epoch; else the last start), by time.
+
+    What is usual at an hour goes by the clock of `zone`, summer time and all.
+    """
     if frame.empty:
         return []
     moment = float(seconds_of(frame["started"]).max()) if now is None else now
-    known = frame[seconds_of(frame["started"]) <= moment]
+    known = by_the_clock(frame[seconds_of(frame["started"]) <= moment], zone, moment)
     series = [one for one in series_of(known) if len(one.ends) > 2]
     weeks = int(np.ceil(days / 7)) + PAST_WEEKS + LEAST_WEEKS
     found = []
@@ -99,7 +104,13 @@ def find(frame: pd.DataFrame, now: float | None = None, days: float = 7.0) -> li
         for kind, score in scores_of(grid, signals).items():
             found += _anomalies(grid, kind, score, signals, moment - days * 86400)
         found += _growth(grid, moment - days * 86400)
+    found = [_as_then(one, zone, moment) for one in found]
     return sorted(found, key=lambda one: (one.at, one.vm, one.disk, one.kind))
+
+
+def _as_then(one: Anomaly, zone: tzinfo, now: float) -> Anomaly:
+    at, last, began = as_then(np.array([one.at, one.last, one.began]), zone, now).tolist()
+    return replace(one, at=at, last=last, began=began)
 
 
 def signals_of(grid: Grid, frame: pd.DataFrame) -> Signals:

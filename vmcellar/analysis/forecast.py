@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from vmcellar.analysis import backtest, intervals, regimes
+from vmcellar.analysis.clock import by_the_clock, hours_ahead
 from vmcellar.analysis.grid import HOUR, Grid, Series, grids, seconds_of, series_of, step_for
 from vmcellar.analysis.models import BASELINE, FLOOR, from_log, to_log
 
@@ -98,16 +100,20 @@ class Outlook:
         return lone | {one.vm: one for one in self.totals}
 
 
-def forecast_change(frame: pd.DataFrame, now: float | None = None) -> Outlook:
-    """The next two weeks of every disk; `now` in seconds since the epoch, else the last start in the history."""
+def forecast_change(frame: pd.DataFrame, now: float | None = None, zone: tzinfo = UTC) -> Outlook:
+    """The next two weeks of every disk; `now` in seconds since the epoch, else the last start in the history.
+
+    Guests are taken to live by the clock of `zone`: what they do at eight in the morning, they do at eight in summer
+    and in winter.
+    """
     if frame.empty:
         return Outlook(now or 0.0, (), ())
     moment = float(seconds_of(frame["started"]).max()) if now is None else now
-    seen = frame[frame["started"] <= _stamp(moment)]
-    forecasts, refusals = _forecast(seen, moment)
+    seen = by_the_clock(frame[frame["started"] <= _stamp(moment)], zone, moment)
+    forecasts, refusals = _forecast(seen, moment, zone)
     disks, refused = Counter(one.vm for one in forecasts), {refusal.vm for refusal in refusals}
     several = [vm for vm, count in disks.items() if count > 1 and vm not in refused]
-    totals = _forecast(_sums(seen, several), moment)[0] if several else []
+    totals = _forecast(_sums(seen, several), moment, zone)[0] if several else []
     return Outlook(
         moment,
         tuple(sorted(forecasts, key=_name)),
@@ -116,7 +122,7 @@ def forecast_change(frame: pd.DataFrame, now: float | None = None) -> Outlook:
     )
 
 
-def _forecast(frame: pd.DataFrame, moment: float) -> tuple[list[Forecast], list[Refusal]]:
+def _forecast(frame: pd.DataFrame, moment: float, zone: tzinfo) -> tuple[list[Forecast], list[Refusal]]:
     series, refusals = [], []
     for one in series_of(frame):
         reason = _unfit(one, moment)
@@ -126,7 +132,7 @@ def _forecast(frame: pd.DataFrame, moment: float) -> tuple[list[Forecast], list[
             series.append(one)
     forecasts: list[Forecast] = []
     for grid in grids(series, moment):
-        made, refused = _forecast_grid(grid)
+        made, refused = _forecast_grid(grid, zone, moment)
         forecasts += made
         refusals += refused
     return forecasts, refusals
@@ -163,7 +169,7 @@ def _unfit(one: Series, now: float) -> str:
     return ""
 
 
-def _forecast_grid(grid: Grid) -> tuple[list[Forecast], list[Refusal]]:
+def _forecast_grid(grid: Grid, zone: tzinfo, now: float) -> tuple[list[Forecast], list[Refusal]]:
     kept = regimes.separate(grid, to_log(grid.values))
     tested = backtest.run(kept.logs, grid.season)
     ahead = backtest.AHEAD_SEASONS * grid.season
@@ -173,6 +179,9 @@ def _forecast_grid(grid: Grid) -> tuple[list[Forecast], list[Refusal]]:
     means = logs + np.log(_mean_by_median(tested))[:, None]
     added = kept.month_end[:, None] * month_ends
     starts = grid.middles(0, ahead) - grid.step * HOUR / 2
+    order = _order(starts, grid.step, zone, now)
+    logs, means, added = (np.take_along_axis(each, order, axis=1) for each in (logs, means, added))
+    lows, highs = ({level: np.take_along_axis(side[level], order, axis=1) for level in side} for side in (lows, highs))
     made, refused = [], []
     for row, one in enumerate(grid.series):
         covered = float(np.mean(~np.isnan(grid.values[row, -4 * grid.season :])))
@@ -200,6 +209,13 @@ def _forecast_grid(grid: Grid) -> tuple[list[Forecast], list[Refusal]]:
                 )
             )
     return made, refused
+
+
+def _order(starts: Floats, step: int, zone: tzinfo, now: float) -> NDArray[np.int64]:
+    """Which step of a forecast by today's clock is that of each step: another one after the clocks change."""
+    moved = np.rint(hours_ahead(starts.ravel(), zone, now) / step).astype(np.int64).reshape(starts.shape)
+    count = starts.shape[1]
+    return np.asarray(np.clip(np.arange(count)[None, :] + moved, 0, count - 1), dtype=np.int64)
 
 
 def _whole(values: Floats) -> Floats:

@@ -22,6 +22,7 @@ from vmcellar.analysis.quality import findings, quarantine, validate
 from vmcellar.analysis.source import targets
 from vmcellar.catalog.rebuild import refresh
 from vmcellar.errors import PermanentError
+from vmcellar.policy.localzone import local_zone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,7 +115,8 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
     vms = [str(vm) for vm in good["vm"].unique()]
     reached = rpo(good, targets(config, vms, "rpo"), at)
     measured = rto(read.evidence(catalog), read.points(catalog))
-    found = find(good, now, RECENT_DAYS)
+    zone = local_zone()
+    found = find(good, now, RECENT_DAYS, zone)
     looks = read.tier_use(catalog)
     outlook = capacity(good, standing, now, prices=config.price_tables(), looks=looks)
     brought = followed.storage_gains(catalog, followed.Sight(repository, config, good, now))
@@ -125,7 +127,7 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
         "Time to restore": tables.markdown(tables.rto(measured)),
         f"Strange in the last {RECENT_DAYS} days": tables.markdown(tables.anomalies(found), "Nothing."),
         "What followed": tables.markdown(tables.consequences(catalog.anomalies()), "Nothing had consequences."),
-        "What will change": tables.markdown(tables.outlook(forecast_change(good, now))),
+        "What will change": tables.markdown(tables.outlook(forecast_change(good, now, zone))),
         "What advice on storing brought": tables.markdown(tables.storage_gains(brought), "None was given."),
         "VMs": tables.markdown(tables.vms(overview(good))),
     }

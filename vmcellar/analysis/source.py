@@ -6,6 +6,7 @@ No key is needed but for a heat map, which opens the repository: the catalog lie
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from vmcellar.catalog.catalog import Catalog, repositories
 from vmcellar.catalog.databases import database_of
 from vmcellar.config.load import find_config, load_config
 from vmcellar.errors import UsageError
+from vmcellar.policy.localzone import local_zone
 from vmcellar.repository.repository import Repository
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Source:
     rpo: dict[str, float]
     rto: dict[str, float]
     settings: Config | None = None
+    zone: tzinfo = UTC
+    """By which clock the guests live; made-up ones know no summer time."""
 
     @property
     def standing(self) -> list[TierUse]:
@@ -122,6 +126,7 @@ def _from_catalog(settings: Config) -> Source | None:
         targets(settings, vms, "rpo"),
         targets(settings, vms, "rto"),
         settings,
+        local_zone(),
     )
 
 

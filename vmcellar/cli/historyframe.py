@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ import typer
 
 from vmcellar.cli.output import note
 from vmcellar.errors import PermanentError, UsageError
+from vmcellar.policy.localzone import local_zone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,11 @@ class Source:
     def __post_init__(self) -> None:
         if self.history is not None and self.sample is not None:
             raise UsageError("--history and --sample are two histories", hint="give one of them")
+
+    @property
+    def zone(self) -> tzinfo:
+        """By which clock the guests of the history live: this host's; made-up ones know no summer time."""
+        return local_zone() if self.sample is None else UTC
 
     @property
     def is_catalog(self) -> bool:

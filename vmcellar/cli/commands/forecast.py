@@ -38,8 +38,9 @@ def forecast(
     from vmcellar.analysis.next_run import next_runs
     from vmcellar.cli.render import analysis as render
 
-    frame, now = read_frame(ctx, Source(config, history, sample), vm)
-    outlook = forecast_change(frame, now)
+    source = Source(config, history, sample)
+    frame, now = read_frame(ctx, source, vm)
+    outlook = forecast_change(frame, now, source.zone)
     runs = next_runs(frame, outlook)
     if as_json:
         print_json(render.outlook_json(outlook, runs))
@@ -82,7 +83,7 @@ def anomalies(
     from vmcellar.cli.render import analysis as render
 
     frame, now = read_frame(ctx, source, vm)
-    found = find(frame, now, days)
+    found = find(frame, now, days, source.zone)
     rows = open_catalog(ctx, config)[1].anomalies(vm or "") if source.is_catalog else []
     if as_json:
         print_json(
