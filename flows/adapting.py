@@ -10,9 +10,11 @@ from tasks import analysis as tasks
 from tasks.artifacts import advice_artifact, gains_artifact, quality_artifact
 from tasks.control import activity
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 
 
 @flow(name="adapt-schedules", flow_run_name="adapt schedules: {request.action}")
+@recorded
 async def adapt_schedules(request: AdaptSchedules) -> dict[str, int]:
     """Show what another schedule would bring each VM, before beside after; `apply` makes it so, `undo` takes it back.
 

@@ -14,12 +14,14 @@ from tasks import verify
 from tasks.artifacts import analysis_artifacts, quality_artifact
 from tasks.control import activity
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 
 if TYPE_CHECKING:
     from vmcellar.catalog.models import Anomaly
 
 
 @flow(name="analyse-history", flow_run_name="analyse history")
+@recorded
 async def analyse_history(request: AnalyseHistory) -> dict[str, int]:
     """Publish quality, capacity, RPO, RTO, anomalies and forecasts; rows that are not used are shown, not fatal.
 

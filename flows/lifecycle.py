@@ -9,11 +9,13 @@ from tasks import lifecycle as tasks
 from tasks.artifacts import tiers_artifact
 from tasks.control import activity
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 from vmcellar.errors import IntegrityError
 from vmcellar.upkeep.rebalance import RebalanceReport
 
 
 @flow(name="rebalance-tiers", flow_run_name="rebalance tiers")
+@recorded
 async def rebalance_tiers(request: RebalanceTiers) -> RebalanceReport:
     """Move packs to where `placement:` says, make missing copies, mirror the rest. Red when a pack is lost or stays."""
     with activity(request.config, "") as work, TaskThreads(work.cancel, 1) as threads:

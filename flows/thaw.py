@@ -22,6 +22,7 @@ from tasks import thaw as tasks
 from tasks.control import activity
 from tasks.restore import restore_wanted
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 from tasks.thaw import NOWHERE
 from vmcellar.restore.bring_back import Done, Wanted
 from vmcellar.restore.thaw_wait import LOOK_SECONDS, Look
@@ -37,6 +38,7 @@ class Thawed:
 
 
 @flow(name="thaw-point", flow_run_name="thaw {request.point}, look {request.looks}")
+@recorded
 async def thaw_point(request: ThawPoint) -> Thawed:
     """Thaw a point's packs, come back when they should be readable, and restore it where asked for. Green while it
     waits: the next look is another run. Each look writes what can be read by then, and what is written is not thawed

@@ -9,9 +9,11 @@ from tasks import upkeep as tasks
 from tasks.artifacts import upkeep_artifact
 from tasks.control import activity
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 
 
 @flow(name="upkeep-repository", flow_run_name="upkeep {request.what}")
+@recorded
 async def upkeep_repository(request: Upkeep) -> dict[str, int]:
     """Prune, then gc; what went, in numbers; `held` are points that are locked, or were pinned meanwhile.
 

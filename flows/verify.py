@@ -40,6 +40,7 @@ async def verify_repository(request: VerifyRepository) -> ScrubReport:
 
 
 @flow(name="drill-point", flow_run_name="drill {request.point}")
+@recorded
 async def drill_point(request: DrillPoint) -> Outcome:
     """Restore a point, boot it alone, check and measure it. Red when it does not live or a check fails."""
     with activity(request.config, "") as work, TaskThreads(work.cancel, 1) as threads:
@@ -50,6 +51,7 @@ async def drill_point(request: DrillPoint) -> Outcome:
 
 
 @flow(name="verify-restores", flow_run_name="verify restores of {request.what}")
+@recorded
 async def verify_restores(request: VerifyRestores) -> list[Outcome]:
     """Prove the points with the highest risk until the time is used up, and drill those that are due.
 

@@ -9,10 +9,12 @@ from tasks import watch as tasks
 from tasks.artifacts import fleet_artifact
 from tasks.control import engine_of
 from tasks.running import TaskThreads
+from tasks.runrecords import recorded
 from vmcellar.progress import CancelToken
 
 
 @flow(name="watch-fleet", flow_run_name="watch the fleet")
+@recorded
 async def watch_fleet(request: Watch) -> dict[str, int]:
     """Look at all VMs and tiers, publish the overview, and tell people what began and what is over."""
     with TaskThreads(CancelToken(), 1) as threads:

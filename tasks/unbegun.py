@@ -1,7 +1,7 @@
 """Flow runs of this host that no process works on and that have no record: their process died before its flow began.
 
 `tasks.runrecords` settles what has a record. A run gets its record when its flow begins; one whose worker or process
-died before that, and one of a flow that keeps no record, would stay `Pending` or `Running` for ever.
+died before that would stay `Pending` or `Running` for ever.
 """
 
 from __future__ import annotations

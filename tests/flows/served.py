@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
+from deployments.wanted import FORMS
 from lab.waiting import wait_for
+from tests.flows.hosts import descendants
 from tests.flows.seen import Seen
 
 HOLD = Path(__file__).with_name("hold")
 SECONDS = 60
-FLOWS = ("backup-vm", "backup-job", "restore-vm", "thaw-point", "verify-repository", "rebalance-tiers", "recover-host")
+FLOWS = tuple(flow.name for flow in FORMS)
 
 
 @dataclass
@@ -43,6 +47,15 @@ class Served:
         text = wait_for(lambda: held.exists() and held.read_text(), "an export", seconds=SECONDS)
         held.unlink()
         return int(text)
+
+    def kill_with_its_runs(self) -> None:
+        """SIGKILL to `serve` and to the processes of its flow runs. It is held still first, so that it tells nobody."""
+        self.process.send_signal(signal.SIGSTOP)
+        for pid in descendants(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.wait(SECONDS)
 
     def let_go(self) -> None:
         """No export of a later run stands still."""

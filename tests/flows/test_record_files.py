@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect import Flow
 from prefect.client.schemas.objects import StateType
 
-from tasks.runrecords import Record, _read, _state, _write, folder_of, living
+import flows
+from deployments.wanted import FORMS
+from tasks.runrecords import Record, _read, _state, _write, folder_of, living, recorded
 
 HOLDER = """
 import sys
@@ -69,3 +75,16 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
 )
 def test_what_a_dead_run_is_called(end: str, now: StateType, kind: StateType) -> None:
     assert _state(Record("r", "", 1, end, "why"), now).type == kind
+
+
+def test_every_deployed_flow_keeps_a_record() -> None:
+    """And so does each that may be deployed: all flows there are."""
+    modules = [importlib.import_module(f"flows.{each.name}") for each in pkgutil.iter_modules(flows.__path__)]
+    found = {value for module in modules for value in vars(module).values() if isinstance(value, Flow)} | {*FORMS}
+    assert len(found) >= len(FORMS)
+    assert {flow.name for flow in found if not is_recorded(flow)} == set()
+
+
+def is_recorded(flow: Flow[..., Any]) -> bool:
+    """Whether the flow's function is what `recorded` makes."""
+    return flow.fn.__code__ in recorded.__code__.co_consts

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 
 import pytest
 from prefect.states import Cancelling
 
+from flows.parameters import Recover
+from flows.recover import recover_host
 from lab.guest import LabGuest
+from tests.flows.conftest import CellarFactory
 from tests.flows.served import SECONDS, Served
 from tests.proof.cellar import MIB, Cellar, job_runs
 
@@ -78,3 +83,22 @@ def test_sigterm_to_serve_cancels_its_runs_and_pauses_nothing(
     assert served.seen.state(run).name == "Cancelled"
     cellar.assert_let_go(flow_guest)
     assert not any(deployment.paused for deployment in served.deployments().values())
+
+
+def test_recover_host_settles_a_run_whose_serve_was_killed_with_it(
+    served: Served, make_cellar: CellarFactory, libvirt_daemons: str
+) -> None:
+    """Whatever its flow: this one is a watch, which stands still as nobody answers its ping."""
+    assert libvirt_daemons
+    cellar = make_cellar()
+    with socket.create_server(("127.0.0.1", 0)) as receiver:
+        (cellar.base / "ping").write_text(f"http://127.0.0.1:{receiver.getsockname()[1]}/")
+        cellar = cellar.with_settings(ping={"file": str(cellar.base / "ping")})
+        receiver.settimeout(SECONDS)
+        run = served.trigger("watch-fleet", config=str(cellar.file))
+        waiting, _ = receiver.accept()
+        served.kill_with_its_runs()
+        waiting.close()
+    assert served.seen.state(run).name == "Running", "nobody was left to tell the server"
+    asyncio.run(recover_host(Recover(config=str(cellar.file))))
+    assert served.seen.state(run).name == "Crashed"
