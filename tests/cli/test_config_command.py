@@ -43,6 +43,66 @@ def test_a_mistake_is_exit_2_with_line_and_fix_and_no_traceback(cli: Cli, tmp_pa
     assert f'error: {tmp_path / "vmcellar.yaml"}:2: tiers.hott: unknown key "hott"; did you mean "hot"?' in result.err
 
 
+def test_a_mistake_as_json_has_file_line_key_value_and_fix(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "vmcellar.yaml").write_text("tiers:\n  hott: /x\nlimits:\n  vms: many\n")
+    result = cli("config", "check", "--json")
+    assert (result.code, result.err) == (2, "")
+    told = json.loads(result.out)
+    assert (told["file"], told["valid"], told["warnings"]) == (str(tmp_path / "vmcellar.yaml"), False, [])
+    hint = "`vmcellar config schema` shows every key and what it takes"
+    assert [{**each, "file": Path(each["file"]).name} for each in told["errors"]] == [
+        _error(2, "tiers.hott", "", 'unknown key "hott"', 'did you mean "hot"?'),
+        _error(4, "limits.vms", "many", "must be a whole number", hint),
+    ]
+
+
+def _error(line: int, key: str, value: str, problem: str, fix: str) -> dict[str, object]:
+    return {"file": "vmcellar.yaml", "line": line, "key": key, "value": value, "problem": problem, "fix": fix}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem", "fix"),
+    [
+        ("state: /a\nstate: /b\n", 2, 'the key "state" stands twice (first in line 1)', "keep one of the two"),
+        ("state:\n  - [\n", 3, "expected the node content", "check indentation, colons and quotes around this line"),
+        ("- a\n", 1, "the file must be a section of keys", "see `vmcellar config schema`"),
+    ],
+)
+def test_what_is_no_yaml_of_ours_is_told_as_json_too(
+    cli: Cli, tmp_path: Path, text: str, line: int, problem: str, fix: str
+) -> None:
+    (tmp_path / "vmcellar.yaml").write_text(text)
+    result = cli("config", "check", "--json")
+    (error,) = json.loads(result.out)["errors"]
+    assert (result.code, error["line"], error["fix"]) == (2, line, fix)
+    assert error["problem"].startswith(problem)
+
+
+def test_notes_and_warnings_as_json_have_their_line(cli: Cli, file: Path) -> None:
+    (file.parent / "pass").write_text("correct horse")
+    (file.parent / "pass").chmod(0o644)
+    result = cli("config", "check", "--json", "--config", file)
+    told = json.loads(result.out)
+    assert (result.code, result.err, told["valid"], told["errors"]) == (0, "", True, [])
+    seen = [(each["level"], each["line"], each["key"], each["fix"]) for each in told["warnings"]]
+    assert seen == [
+        ("warning", 2, "key", f"chmod 600 {file.parent / 'pass'}"),
+        ("note", 5, "backups[0].exclude[0]", ""),
+        ("note", 6, "backups[0].storage", ""),
+    ]
+
+
+def test_check_warns_of_a_passphrase_that_others_may_read(cli: Cli, file: Path) -> None:
+    secret = file.parent / "pass"
+    secret.write_text("correct horse")
+    secret.chmod(0o600)
+    assert "others may read it" not in cli("config", "check", "--config", file).err
+    secret.chmod(0o640)
+    result = cli("config", "check", "--config", file)
+    assert result.code == 0
+    assert f"warning: file {secret}: others may read it: chmod 600 {secret}\n" in result.err
+
+
 def test_show_prints_all_values_as_yaml_and_as_json(cli: Cli, file: Path) -> None:
     shown = json.loads(cli("config", "show", "--json", "--config", file).out)
     assert shown["tiers"]["hot"] == str(file.parent / "repo")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +15,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.cli.conftest import Cellar, Cli
+from tests.cli.conftest import CHUNK, SIZE, Cellar, Cli
+from tests.repository.writing import back_up
 from vmcellar.cli.commands.restore import pin_while_it_waits
 from vmcellar.cli.render.points import points_lines, points_table
 from vmcellar.config import load_config
@@ -42,6 +45,16 @@ def test_list_for_people_names_every_point_on_its_own_line(cli: Cli, cellar: Cel
     lines = cli("list").out.splitlines()
     assert len(lines) == 4
     assert any(cellar.second.id in line and "web1" in line and "incremental" in line for line in lines)
+
+
+def test_no_name_is_cut_in_a_pipe(cli: Cli, cellar: Cellar) -> None:
+    long = "a-vm-" + "x" * 300
+    with ThreadPoolExecutor(1) as pool, closing(Repository.open(load_config(cellar.config))) as repository:
+        back_up(repository, pool, [(0, bytes(CHUNK))], SIZE, vm=long)
+    listed = cli("list")
+    assert long in listed.out
+    assert len(listed.out.splitlines()) == 5, "nor is a line broken"
+    assert long in cli("prune", "--dry-run", "--keep-last", "1").out
 
 
 def test_many_points_are_listed_as_few_are(cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:

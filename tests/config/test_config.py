@@ -160,7 +160,14 @@ def test_where_a_tag_decides_the_name_alone_tells_nothing() -> None:
         ),
         ("backups:\n  - name: a\n    storage: ftp://x\n", ":3: backups[0].storage (ftp://x): storage is a tier's name"),
         ("backups:\n  - name: a\n    exclude: [vdb]\n", ':3: backups[0].exclude: "vdb" is neither a disk'),
-        ("backups:\n  - name: a\n  - name: a\n", "two entries of backups: are named a"),
+        (
+            "backups:\n  - name: a\n    mode: full\n  - name: b\n  - mode: full\n    name: a\n",
+            ":6: backups[2].name (a): the job in line 2 has this name; give each its own name",
+        ),
+        (
+            "tiers: {hot: /x}\nplacement:\n  hot: 7d\n  cold: rest\n",
+            ":4: placement.cold (rest): tiers.cold is missing; say there where this tier is",
+        ),
         ("state: /a\nstate: /b\n", ':2: the key "state" stands twice (first in line 1)'),
         ("state: [\n", ":2:1: "),
         ("a: &a [*a]\n", "an anchor refers to itself"),

@@ -13,12 +13,13 @@ from vmcellar.errors import VmcellarError
 if TYPE_CHECKING:
     from rich.console import Console
 
-PIPED_WIDTH = 200
+PIPED_WIDTH = 1 << 16
+"""Columns where stdout is no terminal: no name is cut, no line broken; a table takes what its longest names need."""
 
 
 @cache
 def console() -> Console:
-    """The console for results; wide where stdout is no terminal, so that lines can be searched."""
+    """The console for results; as wide as need be where stdout is no terminal, so that lines can be searched."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH, soft_wrap=False)

@@ -13,8 +13,9 @@ from pydantic_core import ErrorDetails
 
 from vmcellar.config.jobs import BackupJob, KeepByAge
 from vmcellar.config.model import Config
+from vmcellar.config.problems import WRONG_AT, ConfigError, KeyPath, Problem, dotted
 from vmcellar.config.secrets import SecretReference
-from vmcellar.config.yamlmarks import KeyPath, MarkedYaml, read_yaml
+from vmcellar.config.yamlmarks import MarkedYaml, read_yaml
 from vmcellar.errors import UsageError
 
 ENVIRONMENT = "VMCELLAR_CONFIG"
@@ -22,6 +23,7 @@ SYSTEM_FILE = Path("/etc/vmcellar/vmcellar.yaml")
 LOCAL_FILE = Path("vmcellar.yaml")
 
 _VALUE_SHOWN = 60
+_SCHEMA_HINT = "`vmcellar config schema` shows every key and what it takes"
 _SECRETS = frozenset({"key", "notify", "ping", "access_key", "secret_key", "url", "password"})
 _PLAIN_WORDS = {
     "string_type": "must be text",
@@ -75,20 +77,30 @@ def load_config(path: Path) -> Config:
 
     Relative paths in it are taken from the file's own folder.
     """
+    return load_marked(path)[0]
+
+
+def load_marked(path: Path) -> tuple[Config, MarkedYaml]:
+    """The same, with the line of each key of the file."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: this is not UTF-8 text: {error}", hint="save the file as UTF-8") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", hint="check the path, and that you may read it") from error
-    return parse_config(text, path)
+    marked = read_yaml(text, path)
+    return _validated(marked, path), marked
 
 
 def parse_config(text: str, source: Path) -> Config:
     """The configuration in `text`; messages and relative paths take `source` as the file."""
-    marked = read_yaml(text, source)
+    return _validated(read_yaml(text, source), source)
+
+
+def _validated(marked: MarkedYaml, source: Path) -> Config:
     if not isinstance(marked.data, dict):
-        raise UsageError(f"{source}:1: the file must be a section of keys", hint="see `vmcellar config schema`")
+        said, fix = "the file must be a section of keys", "see `vmcellar config schema`"
+        raise ConfigError(f"{source}:1: {said}", hint=fix, problems=(Problem(1, "", "", said, fix, said),))
     try:
         config = Config.model_validate(marked.data)
     except ValidationError as error:
@@ -130,29 +142,37 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     )
 
 
-def _explain(error: ValidationError, marked: MarkedYaml) -> UsageError:
-    problems = sorted(_explain_one(problem, marked) for problem in error.errors(include_url=False))
-    lines = [f"{marked.source}:{line}: {text}" for line, text in problems]
-    return UsageError("\n".join(lines), hint="`vmcellar config schema` shows every key and what it takes")
+def _explain(error: ValidationError, marked: MarkedYaml) -> ConfigError:
+    found = (_explain_one(each, marked) for each in error.errors(include_url=False))
+    problems = tuple(sorted(found, key=lambda problem: (problem.line, problem.text)))
+    lines = [f"{marked.source}:{problem.line}: {problem.text}" for problem in problems]
+    return ConfigError("\n".join(lines), hint=_SCHEMA_HINT, problems=problems)
 
 
-def _explain_one(problem: ErrorDetails, marked: MarkedYaml) -> tuple[int, str]:
-    known, line = marked.locate(problem["loc"])
+def _explain_one(problem: ErrorDetails, marked: MarkedYaml) -> Problem:
+    more = problem["ctx"] if problem["type"] == WRONG_AT else {}
+    known, line = marked.locate((*problem["loc"], *more.get("place", ())))
     if problem["type"] == "extra_forbidden":
-        return line, _explain_unknown_key(known)
+        said, fix = f'unknown key "{known[-1]}"', _near_keys(known)
+        return Problem(line, dotted(known), "", said, fix, f"{dotted(known)}: {said}; {fix}")
     if problem["type"] == "missing":
-        return line, f"{_dotted((*known, problem['loc'][-1]))} is missing: add the key"
+        key = dotted((*known, problem["loc"][-1]))
+        return Problem(line, key, "", "is missing", "add the key", f"{key} is missing: add the key")
     said = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     said = said.replace("String should match pattern", "must match", 1)
     said = _PLAIN_WORDS.get(problem["type"], said)
-    return line, f"{_dotted(known) or 'the file'}{_shown_value(known, marked)}: {said}"
+    if more.get("first"):
+        said = said.format(line=marked.locate(more["first"])[1])
+    value = _shown_value(known, marked)
+    text = f"{dotted(known) or 'the file'}{f' ({value})' if value else ''}: {said}"
+    about, _, fix = said.partition("; ")
+    return Problem(line, dotted(known), value, about, fix or _SCHEMA_HINT, text)
 
 
-def _explain_unknown_key(path: KeyPath) -> str:
+def _near_keys(path: KeyPath) -> str:
     valid = sorted(_section_at(path[:-1]).model_fields)
     near = difflib.get_close_matches(str(path[-1]), valid, n=1, cutoff=0.5)
-    fix = f'did you mean "{near[0]}"?' if near else f"valid keys here: {', '.join(valid)}"
-    return f'{_dotted(path)}: unknown key "{path[-1]}"; {fix}'
+    return f'did you mean "{near[0]}"?' if near else f"valid keys here: {', '.join(valid)}"
 
 
 def _section_at(path: KeyPath) -> type[BaseModel]:
@@ -177,11 +197,4 @@ def _shown_value(path: KeyPath, marked: MarkedYaml) -> str:
     if isinstance(value, dict | list):
         return ""
     text = "nothing" if value is None else str(value)
-    return f" ({text if len(text) <= _VALUE_SHOWN else text[:_VALUE_SHOWN] + '…'})"
-
-
-def _dotted(path: KeyPath) -> str:
-    text = ""
-    for element in path:
-        text += f"[{element}]" if isinstance(element, int) else f".{element}" if text else element
-    return text
+    return text if len(text) <= _VALUE_SHOWN else text[:_VALUE_SHOWN] + "…"

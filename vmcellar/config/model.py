@@ -12,6 +12,7 @@ from vmcellar.config.catalogplace import CatalogPlace
 from vmcellar.config.jobs import BackupJob, Storage
 from vmcellar.config.placement import Placement
 from vmcellar.config.prices import ARCHIVE_CLASSES, Prices
+from vmcellar.config.problems import wrong_at
 from vmcellar.config.remote import RemoteHost
 from vmcellar.config.schedules import OptionalSchedule, Schedule
 from vmcellar.config.secrets import HostPath, SecretReference
@@ -170,17 +171,19 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [job.name for job in self.backups]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two entries of backups: are named {twice[0]}; give each its own name")
+        seen: dict[str, int] = {}
+        for number, job in enumerate(self.backups):
+            first = seen.setdefault(job.name, number)
+            if first != number:
+                said = "the job in line {line} has this name; give each its own name"
+                raise wrong_at(("backups", number, "name"), said, ("backups", first, "name"))
         return self
 
     @model_validator(mode="after")
     def _tiers_of_placement_exist(self) -> Self:
         for name, _ in self.placement.limits() if self.placement else ():
             if getattr(self.tiers, name) is None:
-                raise ValueError(f"placement names the tier {name}, and tiers.{name} is missing: say where it is")
+                raise wrong_at(("placement", name), f"tiers.{name} is missing; say there where this tier is")
         return self
 
     def hot_tier(self) -> TierSettings:

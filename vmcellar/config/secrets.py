@@ -69,7 +69,10 @@ class SecretReference(BaseModel):
 
     def exposed(self) -> bool:
         """Whether the secret's file can be read by others than its owner."""
-        return self.file is not None and self.file.exists() and bool(self.file.stat().st_mode & _OTHERS)
+        try:
+            return self.file is not None and bool(self.file.stat().st_mode & _OTHERS)
+        except OSError:
+            return False
 
     def _path(self) -> Path:
         if self.file is not None:

@@ -12,9 +12,8 @@ from typing import Any
 
 import yaml
 
+from vmcellar.config.problems import ConfigError, KeyPath, Problem, dotted
 from vmcellar.errors import UsageError
-
-KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class MarkedYaml:
 
 
 def read_yaml(text: str, source: Path | str) -> MarkedYaml:
-    """Parse one document; UsageError with file, line and column when it is no YAML."""
+    """Parse one document; ConfigError with file, line and column when it is no YAML."""
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -83,18 +82,19 @@ def _build_mapping(
         key = str(_build(loader, key_node, path, marked))
         line = key_node.start_mark.line + 1
         if key in result:
-            first = marked.lines[(*path, key)]
-            raise UsageError(
-                f'{marked.source}:{line}: the key "{key}" stands twice (first in line {first})',
-                hint="keep one of the two",
-            )
+            first, fix = marked.lines[(*path, key)], "keep one of the two"
+            said = f'the key "{key}" stands twice (first in line {first})'
+            problem = Problem(line, dotted((*path, key)), "", said, fix, said)
+            raise ConfigError(f"{marked.source}:{line}: {said}", hint=fix, problems=(problem,))
         marked.lines[(*path, key)] = line
         result[key] = _build(loader, value_node, (*path, key), marked)
     return result
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, source: Path | str) -> UsageError:
+def _syntax_error(error: yaml.MarkedYAMLError, source: Path | str) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else str(source)
     about = error.problem or error.context or "unreadable"
-    return UsageError(f"{where}: {about}", hint="check indentation, colons and quotes around this line")
+    fix = "check indentation, colons and quotes around this line"
+    problem = Problem(mark.line + 1 if mark else 1, "", "", about, fix, about)
+    return ConfigError(f"{where}: {about}", hint=fix, problems=(problem,))

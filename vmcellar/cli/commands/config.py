@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vmcellar.cli.output import note, print_json
-from vmcellar.cli.session import PANEL_START, ConfigOption, JsonOption, read_config
+from vmcellar.cli.session import PANEL_START, ConfigOption, JsonOption, config_path, read_config
+
+if TYPE_CHECKING:
+    from vmcellar.cli.checks.remarks import Remark
+    from vmcellar.config.problems import ConfigError
+    from vmcellar.config.yamlmarks import MarkedYaml
 
 config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 
@@ -18,31 +25,60 @@ def register(app: typer.Typer) -> None:
 
 
 @config_app.command()
-def check(ctx: typer.Context, config: ConfigOption = None) -> None:
+def check(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Validate the file; every mistake is named with its line and the fix."""
-    from vmcellar.backup.selection import done_otherwise
+    from vmcellar.config.load import load_marked
+    from vmcellar.config.problems import ConfigError
 
-    found = read_config(ctx, config)
+    path = config_path(ctx, config)
+    try:
+        found, marked = load_marked(path)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        print_json({"file": str(path), "valid": False, "errors": _errors(path, error), "warnings": []})
+        raise typer.Exit(error.exit_code) from error
+    from vmcellar.cli.checks.remarks import remarks
+
+    said = list(remarks(found))
+    if as_json:
+        print_json({"file": str(path), "valid": True, "errors": [], "warnings": _warnings(marked, said)})
+        return
     jobs = len(found.backups)
     sys.stdout.write(f"{found.source}: valid, {jobs} backup job{'' if jobs == 1 else 's'}\n")
-    from vmcellar.sources.libvirt_uri import other_host
+    for remark in said:
+        note(f"{remark.level}: {remark.said}{f': {remark.fix}' if remark.fix else ''}")
 
-    if host := other_host(found.libvirt.uri):
-        remote = found.libvirt.remote
-        note(
-            f"note: the VMs are those of {host}: disks come over NBD with TLS, with the certificates in "
-            f"{remote.certificates}, from ports {remote.ports} there; scratch files lie in its storage pool "
-            f"{remote.scratch_pool} (`vmcellar doctor` looks)"
-        )
-    for job in found.backups:
-        for path in job.excluded_paths():
-            note(f"note: job {job.name}: exclude {path}: disks are read in whole blocks, so this path is backed up too")
-        if job.mode == "incremental":
-            note(f"note: job {job.name}: mode {job.mode} is done as auto: every point restores without the others")
-        if otherwise := done_otherwise(found, job.name):
-            note(f"warning: job {job.name}: {otherwise}")
-        if not found.is_hot(job.storage):
-            note(f"note: job {job.name}: its storage is not served by this version, which keeps packs on the tier hot")
+
+def _errors(path: Path, error: ConfigError) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": str(path),
+            "line": problem.line,
+            "key": problem.key,
+            "value": problem.value,
+            "problem": problem.said,
+            "fix": problem.fix,
+        }
+        for problem in error.problems
+    ]
+
+
+def _warnings(marked: MarkedYaml, said: list[Remark]) -> list[dict[str, Any]]:
+    """`level` is `note` where nothing has to be done; the key is the part of it that the file holds."""
+    from vmcellar.config.problems import dotted
+
+    return [
+        {
+            "level": remark.level,
+            "file": marked.source,
+            "line": marked.locate(remark.at)[1],
+            "key": dotted(marked.locate(remark.at)[0]),
+            "problem": remark.said,
+            "fix": remark.fix,
+        }
+        for remark in said
+    ]
 
 
 @config_app.command()
