@@ -11,11 +11,12 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import suppress
 
-from prefect import serve
+from prefect.exceptions import TerminationSignal
+from prefect.runner import Runner
 
 from deployments import registration
-from deployments.wanted import wanted
 from tasks.server import answers
 from tasks.timetable import SERVED
 from vmcellar.config import find_config, load_config
@@ -34,9 +35,15 @@ def main() -> None:
     except VmcellarError as error:
         sys.stderr.write(f"error: {error.message}\n  {error.hint or ''}\n")
         sys.exit(error.exit_code)
-    if config is not None:
-        asyncio.run(registration.register(config, SERVED))
-    serve(*(each.deployment() for each in wanted(config)), pause_on_shutdown=False, print_starting_message=False)
+    with suppress(KeyboardInterrupt, TerminationSignal):
+        asyncio.run(_serve(config))
+
+
+async def _serve(config: Config | None) -> None:
+    """As Prefect's `serve`, which however would unpause what somebody paused in the UI."""
+    runner = Runner(pause_on_shutdown=False)
+    await registration.apply(await registration.plan(config, SERVED), config, runner.aadd_deployment)
+    await runner.start()
 
 
 def _wait_for_server(url: str) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import Flow
 from prefect.deployments.runner import RunnerDeployment
-from prefect.events import DeploymentEventTrigger
+from prefect.events import EventTrigger
 from prefect.types.entrypoint import EntrypointType
 
+from deployments.automations import WantedAutomation
 from flows.adapting import adapt_schedules
 from flows.analysis import analyse_history
 from flows.backup import backup_job, backup_vm
@@ -58,7 +59,7 @@ class Wanted:
     tags: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
     description: str | None = None
-    triggers: tuple[DeploymentEventTrigger, ...] = ()
+    automations: tuple[WantedAutomation, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -76,7 +77,6 @@ class Wanted:
             description=self.description,
             tags=list(self.tags),
             entrypoint_type=EntrypointType.MODULE_PATH,
-            triggers=list(self.triggers),
             **options,
         )
 
@@ -85,7 +85,7 @@ def wanted(config: Config | None, where: str = SERVED) -> list[Wanted]:
     """All deployments; without a configuration, the forms alone."""
     place = f"{TAG}-{where}"
     forms = [
-        Wanted(flow, where, (TAG, place), triggers=_at_once(place) if flow is watch_fleet else ()) for flow in FORMS
+        Wanted(flow, where, (TAG, place), automations=_at_once(place) if flow is watch_fleet else ()) for flow in FORMS
     ]
     jobs = [
         Wanted(
@@ -100,9 +100,9 @@ def wanted(config: Config | None, where: str = SERVED) -> list[Wanted]:
     return [*forms, *jobs]
 
 
-def _at_once(place: str) -> tuple[DeploymentEventTrigger, ...]:
+def _at_once(place: str) -> tuple[WantedAutomation, ...]:
     """Automations that look at the fleet, and so tell people, when a backup of this place failed, or evidence speaks
-    against a point, or an anomaly was found, instead of a quarter of an hour later. They belong to the deployment.
+    against a point, or an anomaly was found, instead of a quarter of an hour later.
     """
     of_this_place = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{place}"}
     backups = {"prefect.resource.role": "flow", "prefect.resource.name": [backup_vm.name, backup_job.name]}
@@ -111,6 +111,6 @@ def _at_once(place: str) -> tuple[DeploymentEventTrigger, ...]:
         "a point or a VM looks bad": {"expect": {UNVERIFIED, ANOMALY}, "match_related": of_this_place},
     }
     return tuple(
-        DeploymentEventTrigger(name=f"{place}: look at once when {when}", parameters={"request": {}}, **options)
+        WantedAutomation(f"{place}: look at once when {when}", EventTrigger(**options))
         for when, options in made.items()
     )

@@ -113,8 +113,13 @@ async def _deployment(client: PrefectClient, name: str) -> DeploymentResponse | 
         return None
 
 
+def is_ours(schedule: DeploymentSchedule) -> bool:
+    """Whether a schedule on the server is one that this writes."""
+    return (schedule.slug or "").startswith(PREFIX)
+
+
 def _compare(name: str, deployment: DeploymentResponse, entries: Sequence[Entry]) -> list[Change]:
-    ours = {each.slug: each for each in deployment.schedules if (each.slug or "").startswith(PREFIX)}
+    ours = {each.slug: each for each in deployment.schedules if is_ours(each)}
     todo = []
     for entry in entries:
         there = ours.pop(entry.slug, None)

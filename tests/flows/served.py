@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -34,6 +35,7 @@ class Served:
     process: subprocess.Popen[bytes]
     folder: Path
     seen: Seen
+    started: datetime
 
     def trigger(self, flow: str, **request: Any) -> UUID:
         """Start a run as the UI does."""
@@ -67,12 +69,15 @@ class Served:
         return self.seen.client.read_flow_runs(flow_run_filter=FlowRunFilter(deployment_id=wanted))
 
     def deployments(self) -> dict[str, Any]:
-        """Those that are registered, by flow."""
+        """All by flow, once this process has registered them; an earlier one on the same server may have, too."""
         found = {}
         for flow in FLOWS:
             try:
                 found[flow] = self.seen.client.read_deployment_by_name(f"{flow}/here")
             except ObjectNotFound:
+                return {}
+            updated = found[flow].updated
+            if updated is None or updated < self.started:
                 return {}
         return found
 
@@ -85,6 +90,7 @@ def serving(seen: Seen, environment: dict[str, str], folder: Path) -> Iterator[S
         "FLOW_TEST_HOLD": str(folder),
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
     }
+    started = datetime.now(UTC)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "deployments.serve"],
@@ -94,7 +100,7 @@ def serving(seen: Seen, environment: dict[str, str], folder: Path) -> Iterator[S
             stdout=log,
             stderr=log,
         )
-        made = Served(process, folder, seen)
+        made = Served(process, folder, seen, started)
         try:
             wait_for(made.deployments, "the deployments", seconds=SECONDS)
             yield made

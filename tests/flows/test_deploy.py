@@ -25,6 +25,7 @@ from flows.schedules import reconcile_schedules
 from flows.upkeep import upkeep_repository
 from lab.guest import LabGuest
 from lab.waiting import wait_for
+from tasks.evidence import UNVERIFIED
 from tests.flows.conftest import CellarFactory
 from tests.flows.seen import Seen
 from tests.proof.cellar import Cellar
@@ -50,9 +51,9 @@ def vmcellar(cellar: Cellar, environment: dict[str, str], *arguments: str) -> su
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
-def deploy(cellar: Cellar, *arguments: str) -> str:
+def deploy(cellar: Cellar, *arguments: str, host: str = "kvm7") -> str:
     """`vmcellar deploy` in this process, which has loaded Prefect already; its output."""
-    done = CliRunner().invoke(app, ["--config", str(cellar.file), "deploy", "--host", "kvm7", *arguments])
+    done = CliRunner().invoke(app, ["--config", str(cellar.file), "deploy", "--host", host, *arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0, done.output
@@ -120,6 +121,60 @@ def test_what_people_changed_in_the_ui_stays_and_advised_schedules_survive_a_dep
     assert found["vmcellar"].schedule.cron == "30 3 * * *"
     assert not found["vmcellar"].active, "somebody paused it"
     assert asyncio.run(reconcile_schedules(Schedules(config=str(cellar.file), where="kvm9"))) == []
+
+
+def test_deploy_leaves_alone_what_people_turned_off(
+    seen: Seen, environment: dict[str, str], make_cellar: CellarFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deployments, schedules and automations; also where the definition of what they turned off has changed."""
+    monkeypatch.setenv("PREFECT_API_URL", environment["PREFECT_API_URL"])
+    cellar = make_cellar(backups=JOBS)
+    assert f"new       automation {FAILED}" in deploy(cellar, "--dry-run", host="kvm1")
+    assert automations(seen) == {}
+    deploy(cellar, host="kvm1")
+    made = automations(seen)
+    assert {name: each.enabled for name, each in made.items()} == {FAILED: True, BAD: True}
+    nightly, often = (seen.client.read_deployment_by_name(f"backup-job/{name}@kvm1") for name in ("nightly", "often"))
+
+    seen.client.pause_deployment(nightly.id)
+    seen.client.update_deployment_schedule(often.id, often.schedules[0].id, active=False)
+    seen.client.pause_automation(made[BAD].id)
+    off = [
+        "deployment backup-job/nightly@kvm1",
+        "schedule vmcellar of backup-job/often@kvm1",
+        f"automation {BAD}",
+    ]
+    said = deploy(cellar, host="kvm1")
+    assert "automation" not in said.replace(f"off       automation {BAD}", ""), "nothing is new, nothing changes"
+    assert [line for line in said.splitlines() if line.startswith("off")] == [
+        f"off       {each}: turned off on the server, and stays so" for each in off
+    ]
+    assert seen.client.read_deployment_by_name("backup-job/nightly@kvm1").paused
+    assert not seen.client.read_deployment_by_name("backup-job/often@kvm1").paused
+    assert not schedules(seen, "backup-job/often@kvm1")["vmcellar"].active
+    assert {name: (each.id, each.enabled) for name, each in automations(seen).items()} == {
+        FAILED: (made[FAILED].id, True),
+        BAD: (made[BAD].id, False),
+    }
+
+    monkeypatch.setattr("deployments.wanted.ANOMALY", "another.event")
+    changed = json.loads(deploy(cellar, "--dry-run", "--json", host="kvm1"))
+    assert changed["automations"] == {"new": [], "changed": [BAD]}
+    assert {each["kind"] for each in changed["off"]} == {"deployment", "schedule", "automation"}
+    deploy(cellar, host="kvm1")
+    now = automations(seen)
+    assert now[FAILED] == made[FAILED]
+    assert (now[BAD].id, now[BAD].enabled) == (made[BAD].id, False)
+    assert now[BAD].trigger.expect == {UNVERIFIED, "another.event"}
+
+
+FAILED = "vmcellar-kvm1: look at once when a backup failed"
+BAD = "vmcellar-kvm1: look at once when a point or a VM looks bad"
+
+
+def automations(seen: Seen) -> dict[str, Any]:
+    """Those of kvm1 by name."""
+    return {name: each for name in (FAILED, BAD) for each in seen.client.read_automations_by_name(name)}
 
 
 def test_up_serves_the_jobs_and_stops_cleanly(make_cellar: CellarFactory, tmp_path: Path) -> None:

@@ -6,15 +6,18 @@ import asyncio
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from prefect.states import Cancelling
 
+from deployments import registration
 from flows.parameters import Recover
 from flows.recover import recover_host
 from lab.guest import LabGuest
 from tests.flows.conftest import CellarFactory
-from tests.flows.served import SECONDS, Served
+from tests.flows.seen import Seen
+from tests.flows.served import SECONDS, Served, serving
 from tests.proof.cellar import MIB, Cellar, job_runs
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.prefect]
@@ -24,13 +27,21 @@ def request_for(cellar: Cellar, guest: LabGuest) -> dict[str, str]:
     return {"config": str(cellar.file), "vm": guest.name}
 
 
-def test_the_form_has_a_described_field_for_each_parameter(served: Served) -> None:
-    for flow, deployment in served.deployments().items():
+def test_the_form_has_a_described_field_for_each_parameter_and_what_is_paused_stays_so(
+    seen: Seen, environment: dict[str, str], tmp_path: Path
+) -> None:
+    asyncio.run(registration.register(None, "here"))
+    paused = seen.client.read_deployment_by_name("upkeep-repository/here")
+    seen.client.pause_deployment(paused.id)
+    with serving(seen, environment, tmp_path) as served:
+        deployments = served.deployments()
+    seen.client.resume_deployment(paused.id)
+    for flow, deployment in deployments.items():
         assert deployment.entrypoint.startswith("flows."), flow
-        assert not deployment.paused
+        assert deployment.paused == (deployment.id == paused.id), flow
         (model,) = deployment.parameter_openapi_schema["definitions"].values()
         assert all(field["description"] for field in model["properties"].values())
-    vm = served.deployments()["backup-vm"].parameter_openapi_schema["definitions"]["BackupVm"]
+    vm = deployments["backup-vm"].parameter_openapi_schema["definitions"]["BackupVm"]
     assert vm["properties"]["mode"]["enum"] == ["auto", "full", "incremental"]
     assert vm["required"] == ["vm"]
 

@@ -21,6 +21,7 @@ from prefect.events import emit_event
 from prefect.states import Failed
 
 import tasks.watch
+from deployments import registration
 from deployments.wanted import wanted
 from flows.parameters import Watch
 from flows.watch import watch_fleet
@@ -127,12 +128,13 @@ def test_people_are_told_by_mail_and_webhook_and_receivers_that_are_down_are_wai
 
 def test_a_failed_backup_and_bad_evidence_are_looked_at_at_once(seen: Seen) -> None:
     """By the automations that come with the deployment; each host looks at its own."""
-    identity = {
-        (each.flow.name, where): asyncio.run(each.deployment().aapply())
+    placed = [
+        (where, each)
         for where in ("kvm3", "kvm4")
         for each in wanted(None, where)
         if each.flow.name in ("backup-vm", "watch-fleet")
-    }
+    ]
+    identity = {(each.flow.name, where): asyncio.run(registration.put(each)) for where, each in placed}
 
     def looks(where: str) -> list[FlowRun]:
         only = FlowRunFilterDeploymentId(any_=[identity["watch-fleet", where]])
@@ -149,8 +151,11 @@ def test_a_failed_backup_and_bad_evidence_are_looked_at_at_once(seen: Seen) -> N
         assert {str(run.parameters) for run in looks("kvm3")} == {"{'request': {}}"}
         assert looks("kvm4") == []
     finally:
-        for each in identity.values():
-            seen.client.delete_deployment(each)
+        for deployment in identity.values():
+            seen.client.delete_deployment(deployment)
+        for automation in [one for _, each in placed for one in each.automations]:
+            (made,) = seen.client.read_automations_by_name(automation.name)
+            seen.client.delete_automation(made.id)
 
 
 def watch(cellar: Cellar) -> dict[str, int]:

@@ -58,8 +58,9 @@ def deploy(
 ) -> None:
     """Register this host's flows and jobs, with their schedules, for a worker of its own on a shared Prefect server.
 
-    Shows what it will do first. May be repeated: only what differs is written, and schedules that were added, or
-    paused, in the UI stay. Then, on this host: prefect worker start --pool POOL --work-queue HOST
+    Shows what it will do first. May be repeated: only what differs is written, and schedules that were added in the UI
+    stay, as does everything that was paused or disabled there. Then, on this host:
+    prefect worker start --pool POOL --work-queue HOST
     """
     _needs_prefect()
     import os
@@ -108,6 +109,12 @@ def _show(plan: Plan, schedules: list[Change]) -> None:
         console().print(f"keep      {each.full_name}", markup=False)
     for name, _ in plan.gone:
         console().print(f"remove    {name}: its job is not in the configuration any more", markup=False)
+    for automation in plan.new_automations:
+        console().print(f"new       automation {automation}", markup=False)
+    for automation in plan.changed_automations:
+        console().print(f"change    automation {automation}", markup=False)
+    for off in plan.off:
+        console().print(f"off       {off.kind} {off.name}: turned off on the server, and stays so", markup=False)
     for change in schedules:
         text = f": {change.schedule}" if change.schedule else ""
         console().print(f"{change.what:9} schedule {change.slug} of {change.deployment}{text}", markup=False)
@@ -118,6 +125,8 @@ def _as_json(plan: Plan, schedules: list[Change], dry_run: bool) -> dict[str, An
         "new": [each.full_name for each in plan.new],
         "there": [each.full_name for each in plan.there],
         "removed": [name for name, _ in plan.gone],
+        "automations": {"new": plan.new_automations, "changed": plan.changed_automations},
+        "off": [{"kind": each.kind, "name": each.name} for each in plan.off],
         "schedules": [
             {"deployment": each.deployment, "what": each.what, "slug": each.slug, "schedule": each.schedule}
             for each in schedules
