@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -25,7 +25,7 @@ from vmcellar.crypto.meta_seal import MetaSeal
 from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.crypto.recipients import add_recipient
 from vmcellar.crypto.rotate import rotate_passphrase, rotate_recipient
-from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError
 
 NEW = b"battery staple"
 Written = list[tuple[bytes, bytes, bytes]]
@@ -239,3 +239,63 @@ def test_a_recipient_that_comes_later_gets_the_earlier_epochs_by_sharing() -> No
     slots.remove(store, first.public.id)
     assert {tuple(holders) for holders in by_epoch(store).values()} == {(second.public.id,)}
     assert Identity(second).id == second.public.id
+
+
+class Racing(MemoryStore):
+    """Somebody changes who holds keys just before an epoch's object is written: each of `changes` once."""
+
+    changes: tuple[Callable[[], object], ...] = ()
+
+    def put(self, key: str, data: bytes) -> None:
+        if key.startswith("epochs/") and self.changes:
+            change, *later = self.changes
+            self.changes = ()
+            change()
+            self.changes = tuple(later)
+        super().put(key, data)
+
+
+def test_an_epoch_that_is_made_during_a_rotation_is_for_the_new_recipient() -> None:
+    store = Racing()
+    old, new, newest = (PrivateKey.generate() for _ in range(3))
+    recipient_mode(store, old.public)
+    host = slots.unlock(store, WORD)
+    store.changes = (
+        lambda: rotate_recipient(store, old, new.public),
+        lambda: rotate_recipient(store, new, newest.public),
+    )
+    written = [seal_pack(host)]
+    assert len(store.changes) == 0
+    assert reads(slots.unlock_private(store, newest), written)
+    assert by_epoch(store) == {written[0][0]: [newest.public.id]}, "nothing is left of the others"
+
+
+def test_an_epoch_that_is_made_as_a_recipient_is_added_is_for_all() -> None:
+    store = Racing()
+    first, second = PrivateKey.generate(), PrivateKey.generate()
+    secrets = recipient_mode(store, first.public)
+    host = slots.unlock(store, WORD)
+    store.changes = (lambda: add_recipient(store, secrets, second.public),)
+    written = [seal_pack(host)]
+    assert reads(slots.unlock_private(store, first), written)
+    assert reads(slots.unlock_private(store, second), written)
+
+
+def test_no_epoch_is_made_while_recipients_change_all_the_time() -> None:
+    store = Racing()
+    secrets = recipient_mode(store, PrivateKey.generate().public)
+    host = slots.unlock(store, WORD)
+    store.changes = (lambda: add_recipient(store, secrets, PrivateKey.generate().public),) * 99
+    with pytest.raises(TransientError, match="change all the time"):
+        seal_pack(host)
+    assert not by_epoch(store)
+
+
+def test_a_rotation_that_is_repeated_names_the_epochs_that_only_the_old_key_opens() -> None:
+    """Such as that of a host which died as it made one."""
+    store = MemoryStore()
+    old, new = PrivateKey.generate(), PrivateKey.generate()
+    secrets = recipient_mode(store, old.public)
+    rotate_recipient(store, old, new.public)
+    Epochs(store, MetaSeal(secrets.meta), ()).give(b"e" * 16, b"k" * 32, Recipient(old.public))
+    assert rotate_recipient(store, old, new.public).locked == (b"e" * 16,)

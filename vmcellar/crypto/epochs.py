@@ -10,6 +10,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vmcellar.crypto.base import EpochLockedError, SmallObjects
@@ -19,10 +20,12 @@ from vmcellar.crypto.meta_seal import MetaSeal
 from vmcellar.crypto.names import EPOCH_BYTES, EPOCHS, epoch_name
 from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.crypto.recipients import recipients
-from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 
 _SEAL = b"epoch"
 _HEADER = struct.pack("<8sH6x", b"vmcepoc\n", 1)
+ATTEMPTS = 5
+"""To make an epoch while recipients come and go."""
 _COPIES = "every tier and site has a copy of it: put one in its place"
 
 
@@ -74,17 +77,33 @@ class Epochs:
             return self._keys[epoch]
 
     def _create(self) -> bytes:
-        holders: list[Holder] = [*self._masters[:1], *(Recipient(key) for key in recipients(self._store, self._meta))]
-        if not holders:
+        """A key for whoever holds keys before *and* after it was given: who came meanwhile, as in a rotation, was not
+        given it, and who shares epochs with him may have looked before it was there.
+        """
+        for _ in range(ATTEMPTS):
+            holders = self._holders()
+            epoch, key = os.urandom(EPOCH_BYTES), os.urandom(KEY_BYTES)
+            for holder in holders.values():
+                self.give(epoch, key, holder)
+            if self._holders().keys() == holders.keys():
+                self._keys[epoch] = key
+                return epoch
+            for name in holders:  # nothing was sealed under it; where it cannot go it does no harm
+                with suppress(VmcellarError):
+                    self._store.delete(epoch_name(epoch, name))
+        raise TransientError(
+            "the recipients change all the time", hint="run the backup again when no `vmcellar key` command runs"
+        )
+
+    def _holders(self) -> dict[str, Holder]:
+        """Whom an epoch is for, by id; PermanentError when nobody is there."""
+        found: list[Holder] = [*self._masters[:1], *(Recipient(key) for key in recipients(self._store, self._meta))]
+        if not found:
             raise PermanentError(
                 "the repository has no recipient: nobody could restore what would be stored",
                 hint="add one: `vmcellar key add --recipient FILE`",
             )
-        epoch, key = os.urandom(EPOCH_BYTES), os.urandom(KEY_BYTES)
-        for holder in holders:
-            self.give(epoch, key, holder)
-        self._keys[epoch] = key
-        return epoch
+        return {holder.id: holder for holder in found}
 
     def give(self, epoch: bytes, key: bytes, holder: Holder) -> None:
         """Write the object that seals `key` to `holder`."""

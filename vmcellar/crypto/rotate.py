@@ -87,7 +87,7 @@ def rotate_recipient(store: SmallObjects, old: PrivateKey, new: PublicKey, *, la
     left = any(old.public.id in holders for holders in by_epoch(store).values())
     if new.id in present and old.public.id not in present and left:  # an earlier call died in its last step
         drop(store, [old.public.id], [new.id])
-        return Rotation(new.id, (), 0, ())
+        return Rotation(new.id, (), 0, _only_for(store, old.public.id))
     secrets = recipients.unlock_secrets(store, old)
     if new.id not in present:
         recipients.add_recipient(store, secrets, new, label)
@@ -98,3 +98,8 @@ def rotate_recipient(store: SmallObjects, old: PrivateKey, new: PublicKey, *, la
     store.delete(KEYS + old.public.id)
     drop(store, [old.public.id], [new.id])
     return Rotation(new.id, (old.public.id,), len(shared.given), ())
+
+
+def _only_for(store: SmallObjects, holder: str) -> tuple[bytes, ...]:
+    """The epochs that nobody else holds."""
+    return tuple(epoch for epoch, holders in by_epoch(store).items() if holders == [holder])
