@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import ceph, daemons, glacier, postgres, sshd
+from lab import ceph, daemons, glacier, loopdevice, postgres, sshd
 from lab.shellcommand import LabError
 
 
@@ -22,7 +22,8 @@ def in_ci() -> bool:
 def requires(name: str) -> None:
     """Skip the calling test, or fail it in CI, unless `name` is there.
 
-    It is "libvirt", "root", "ceph", "glacier", "nbdkit-python", "libguestfs", "postgresql", "sshd" or a program's name.
+    It is "libvirt", "root", "loop devices", "ceph", "glacier", "nbdkit-python", "libguestfs", "postgresql", "sshd" or a
+    program's name.
     """
     problem = _CHECKS.get(name, lambda: _program(name))()
     if problem and in_ci():
@@ -87,6 +88,7 @@ def _postgresql() -> str:
 _CHECKS: dict[str, Callable[[], str]] = {
     "libvirt": _libvirt,
     "root": _root,
+    "loop devices": lambda: _root() or loopdevice.problem(),
     "ceph": _ceph,
     "glacier": _glacier,
     "nbdkit-python": _nbdkit_python,

@@ -1,8 +1,5 @@
-"""The Ansible role: its syntax, its argument specification; and, where asked for, all of it on a machine over SSH.
-
-The machine is Debian 12 with systemd as its first process, which `ssh` reaches as root without questions; what is done
-to it stays. Set $VMCELLAR_ANSIBLE_HOST to its inventory line, such as
-`guest ansible_host=127.0.0.1 ansible_port=2222`, and $VMCELLAR_ANSIBLE_PIP to arguments for pip if it needs some.
+"""The Ansible role: its syntax, its argument specification; and with VMCELLAR_ANSIBLE=1 all of it on bare machines that
+are reached by SSH (`lab.baremachine`): ten minutes, most of them for fetching packages.
 """
 
 from __future__ import annotations
@@ -12,15 +9,27 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+
+from lab.baremachine import PROGRAMS, BareMachine
+from lab.loopdevice import loop_device
+from lab.paths import vm_folder
+from lab.prefect_server import PrefectServer
+from lab.require import requires
+from lab.shellcommand import call
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYS = ROOT / "deployments" / "ansible"
 ROLE = PLAYS / "roles" / "vmcellar"
+
+
+real = pytest.mark.skipif("VMCELLAR_ANSIBLE" not in os.environ, reason="ten minutes: set VMCELLAR_ANSIBLE=1")
 
 
 def read(path: str) -> Any:
@@ -69,26 +78,86 @@ def test_secrets_are_not_logged() -> None:
     assert all(task["no_log"] for task in told)
 
 
-@pytest.mark.skipif("VMCELLAR_ANSIBLE_HOST" not in os.environ, reason="VMCELLAR_ANSIBLE_HOST names no machine")
-@pytest.mark.timeout(1800)
-def test_the_second_run_changes_nothing_and_check_says_so(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def package() -> dict[str, Any]:
+    """The settings that name the wheel of this source, and the versions that it was tested with."""
     subprocess.run([ROOT / "run", "package"], check=True, timeout=120)
-    inventory = tmp_path / "hosts"
-    inventory.write_text(os.environ["VMCELLAR_ANSIBLE_HOST"] + "\n")
-    settings = {
-        "vmcellar_wheel": str(next((ROOT / "dist").glob("*.whl"))),
-        "vmcellar_constraints": str(ROOT / "dist" / "constraints.txt"),
-        "vmcellar_pip_arguments": os.environ.get("VMCELLAR_ANSIBLE_PIP", "").split(),
-        "vmcellar_landing_size": "64m",
-        "vmcellar_config": {"backups": [{"name": "nightly", "schedule": "0 2 * * *"}]},
-        "vmcellar_api_auth": "backup:of a test",
-    }
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    return {"vmcellar_wheel": str(wheel), "vmcellar_constraints": str(ROOT / "dist" / "constraints.txt")}
+
+
+def run_again_and_again(folder: Path, machine: BareMachine, settings: dict[str, Any]) -> None:
+    """The role as it is written of: a look, the work, the same again, and a look that finds nothing to do."""
+    inventory = folder / "hosts"
+    inventory.write_text(machine.inventory + "\n")
     arguments = ["-i", str(inventory), "-e", json.dumps(settings)]
     counts = []
     for more in (["--check"], [], [], ["--check", "--diff"]):
-        done = play(tmp_path, *arguments, *more, seconds=1500)
+        done = play(folder, *arguments, *more, seconds=1500)
         assert done.returncode == 0, done.stdout + done.stderr
         counts.append(int(re.findall(r"changed=(\d+)", done.stdout)[-1]))
         sys.stdout.write(f"{more}: {done.stdout.splitlines()[-2:]}\n")
     assert counts[1] > 5
     assert counts[2:] == [0, 0]
+
+
+def asked(server: PrefectServer, path: str) -> Any:
+    """What the server has of a kind."""
+    url = f"{server.environment['PREFECT_API_URL']}/{path}"
+    return httpx.post(url, json={}, timeout=30).raise_for_status().json()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    for name in PROGRAMS:
+        requires(name)
+    with vm_folder("bare") as made:
+        yield made
+
+
+@real
+def test_a_host_with_its_own_server(folder: Path, package: dict[str, Any]) -> None:
+    """The second run changes nothing, and `--check` says so; the services run as they are meant to."""
+    more = {
+        "vmcellar_landing_size": "64m",
+        "vmcellar_config": {"backups": [{"name": "nightly", "schedule": "0 2 * * *"}]},
+        "vmcellar_api_auth": "backup:of a test",
+    }
+    with BareMachine(folder) as machine:
+        run_again_and_again(folder, machine, {**package, **more})
+        assert "noatime" not in machine.run(["findmnt", "-no", "OPTIONS", "/run/vmcellar-landing"])
+        assert "huge=within_size" in machine.run(["findmnt", "-no", "OPTIONS", "/run/vmcellar-landing"])
+        assert machine.run(["lsattr", "-d", "/srv/vmcellar"]).split()[0].count("A") == 1
+        assert machine.run(["stat", "-c", "%a", "/etc/vmcellar/passphrase", "/etc/vmcellar"]).split() == ["600", "700"]
+        assert json.loads(machine.run(["vmcellar", "list", "--json"])) == []
+        assert machine.run(["systemctl", "--failed", "--plain", "--no-legend"]) == ""
+
+
+@real
+def test_a_worker_of_a_shared_server_with_a_device_for_its_repository(folder: Path, package: dict[str, Any]) -> None:
+    """The modes together that a host of many has: the repository's own file system is mounted without access times, and
+    the shared server knows the host's deployments and its worker.
+    """
+    requires("loop devices")
+    backing = folder / "backing"
+    with backing.open("wb") as file:
+        file.truncate(256 << 20)
+    with loop_device(backing) as device, PrefectServer(folder / "prefect") as server:
+        call(["mkfs.ext4", "-q", device])
+        more = {
+            "vmcellar_mode": "worker",
+            "vmcellar_api_url": server.environment["PREFECT_API_URL"],
+            "vmcellar_repository": "/srv/vm-cellar",
+            "vmcellar_repository_device": str(device),
+            "vmcellar_config": {"backups": [{"name": "nightly", "schedule": "0 2 * * *"}]},
+        }
+        with BareMachine(folder, [device]) as machine:
+            run_again_and_again(folder, machine, {**package, **more})
+            assert "noatime" in machine.run(["findmnt", "-no", "OPTIONS", "/srv/vm-cellar"])
+            assert machine.run(["systemctl", "is-active", "vmcellar-worker"]).strip() == "active"
+            assert machine.run(["systemctl", "--failed", "--plain", "--no-legend"]) == ""
+            assert machine.name in {queue["name"] for queue in asked(server, "work_queues/filter")}
+            (pool,) = asked(server, "work_pools/filter")
+            (worker,) = asked(server, f"work_pools/{pool['name']}/workers/filter")
+            assert worker["status"] == "ONLINE"
+            assert f"nightly@{machine.name}" in {each["name"] for each in asked(server, "deployments/filter")}

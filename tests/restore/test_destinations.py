@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.loopdevice import loop_device
 from lab.require import requires
 from tests.restore.test_onto import MIB, NoVolumes, disk_at
 from vmcellar.errors import PermanentError
@@ -31,18 +32,12 @@ def test_a_header_that_a_guest_may_have_written_is_not_believed(tmp_path: Path) 
 
 def test_an_image_with_a_data_file_is_refused_where_it_is_said_to_be_qcow2(tmp_path: Path) -> None:
     """As a VM's definition says: what is kept of it would be its metadata alone. On a block device, too."""
-    requires("root")
+    requires("loop devices")
     disk = with_data_file(tmp_path)
-    done = subprocess.run(["losetup", "--find", "--show", disk], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"loop devices: {done.stderr.strip()}")
-    loop = done.stdout.strip()
-    try:
-        for place in (str(disk), loop):
+    with loop_device(disk) as loop:
+        for place in (disk, loop):
             with pytest.raises(PermanentError, match="data in another file"):
-                find_destination(place, MIB, "qcow2", NoVolumes())
-    finally:
-        subprocess.run(["losetup", "--detach", loop], check=True)
+                find_destination(str(place), MIB, "qcow2", NoVolumes())
 
 
 def test_a_qcow2_of_version_2_with_a_backing_format_keeps_no_data_elsewhere(tmp_path: Path) -> None:

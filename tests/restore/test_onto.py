@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lab.disks import DiskSpec
+from lab.loopdevice import loop_device
 from lab.require import requires
 from tests.restore.served_world import config_of
 from tests.restore.test_restore import restored_bytes
@@ -321,15 +322,11 @@ def test_kill_and_the_same_command_again(world: World, tmp_path: Path, image_for
 @pytest.fixture
 def loop(tmp_path: Path) -> Iterator[Path]:
     """A block device of 8 MiB with random bytes."""
-    requires("root")
+    requires("loop devices")
     backing = tmp_path / "backing"
     backing.write_bytes(random.Random(99).randbytes(8 * MIB))
-    done = subprocess.run(["losetup", "--find", "--show", backing], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"loop devices: {done.stderr.strip()}")
-    device = Path(done.stdout.strip())
-    yield device
-    subprocess.run(["losetup", "--detach", device], check=True)
+    with loop_device(backing) as device:
+        yield device
 
 
 def test_a_block_device_may_be_larger_and_keeps_what_is_behind(world: World, tmp_path: Path, loop: Path) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import libvirt
 import pytest
 
 from lab.ceph import Cluster
+from lab.loopdevice import loop_device
 from lab.require import requires
 from tests.restore.test_onto import NoVolumes
 from tests.restore.test_targets import write_all
@@ -84,18 +84,6 @@ def info_of(path: str) -> dict[str, Any]:
     command = ["qemu-img", "info", "--output=json", path]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return found
-
-
-@contextmanager
-def loop_device(folder: Path) -> Iterator[str]:
-    requires("root")
-    (folder / "backing").write_bytes(random.Random(9).randbytes(SIZE))
-    command = ["losetup", "--find", "--show", str(folder / "backing")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"loop devices: {done.stderr.strip()}")
-    yield done.stdout.strip()
-    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +153,11 @@ def test_an_existing_file(world: World, tmp_path: Path, image_format: str) -> No
 
 def test_a_block_device(world: World, tmp_path: Path) -> None:
     requires("qemu-nbd")
-    with loop_device(tmp_path) as device:
-        place = existing(device, tmp_path, NoMachines())
+    requires("loop devices")
+    backing = tmp_path / "backing"
+    backing.write_bytes(random.Random(9).randbytes(SIZE))
+    with loop_device(backing) as device:
+        place = existing(str(device), tmp_path, NoMachines())
         holds_the_point(place, world)
         may_be_overwritten(place, world)
 
