@@ -50,6 +50,8 @@ async def thaw_point(request: ThawPoint) -> Thawed:
         ask = partial(threads.value, tasks.look, request.config, request.point, wanted, request.speed, request.days)
         seen = await ask()
         next_look = None if seen.again is None else await _look_again(request, seen, seen.again)
+        if next_look is not None:
+            await threads.value(tasks.pin, request.config, seen.point, True)
         if request.fetch:  # after the next look is scheduled: no failure here ends a thaw that is paid for
             fetched = await threads.value(tasks.fetch, request.config, request.point, request.disks)
             if fetched is None and next_look is None and request.restore is None:
@@ -59,9 +61,12 @@ async def thaw_point(request: ThawPoint) -> Thawed:
             if waiting.asleep and next_look is None:  # a thaw ended while it was read
                 seen = await ask()
                 next_look = await _look_again(request, seen, LOOK_SECONDS if seen.again is None else seen.again)
-    if next_look is not None or request.restore is None:
+    if next_look is not None:
         return Thawed(seen, next_look, None)
-    return Thawed(seen, None, await restore_vm(request.restore))
+    restored = None if request.restore is None else await restore_vm(request.restore)
+    with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
+        await threads.value(tasks.pin, request.config, seen.point, False)
+    return Thawed(seen, None, restored)
 
 
 def _wanted(request: ThawPoint) -> Wanted:

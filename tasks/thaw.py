@@ -15,6 +15,7 @@ from vmcellar.restore.as_thawed import Waiting
 from vmcellar.restore.bring_back import Wanted
 from vmcellar.restore.plan import make_plan
 from vmcellar.restore.thaw import ThawRecords
+from vmcellar.upkeep import pins
 from vmcellar.upkeep.bring import Brought, bring
 
 NOWHERE = Path()
@@ -36,6 +37,15 @@ def look(config: str, point: str, wanted: Wanted, speed: Speed, days: int) -> th
     if wanted.folder != NOWHERE:
         plan = as_thawed.rest_of(repository, found, wanted.folder, plan, cancel) or plan
     return thaw_wait.look(repository, plan, (speed, days), engine.config.price_tables(), records)
+
+
+@task(name="pin", task_run_name="pin {point} while it waits: {waits}", **RETRIED)
+def pin(config: str, point: str, waits: bool) -> None:
+    """Keep prune from the point while its thaw is waited for, or no longer."""
+    repository = engine_of(config).repository
+    problem = pins.while_it_waits(repository, repository.point(point), waits=waits)
+    if problem:
+        get_run_logger().warning("%s", problem)
 
 
 @task(name="write-readable", task_run_name="write what is readable of {point}", **RETRIED)

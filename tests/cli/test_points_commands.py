@@ -17,12 +17,11 @@ from rich.console import Console
 
 from tests.cli.conftest import CHUNK, SIZE, Cellar, Cli
 from tests.repository.writing import back_up
-from vmcellar.cli.commands.restore import pin_while_it_waits
 from vmcellar.cli.render.points import points_lines, points_table
 from vmcellar.config import load_config
 from vmcellar.repository import evidence
 from vmcellar.repository.repository import Repository
-from vmcellar.upkeep.pins import pinned
+from vmcellar.upkeep.pins import pinned, while_it_waits
 
 LIST_FIELDS = {
     "id", "vm", "time", "kind", "parent", "consistency", "verified",
@@ -250,12 +249,12 @@ def test_prune_keeps_the_newest_point_that_no_evidence_speaks_against(cli: Cli, 
 def test_a_point_whose_restore_waits_for_a_thaw_is_pinned_until_it_is_done(cli: Cli, cellar: Cellar) -> None:
     repository = Repository.open(load_config(cellar.config))
     for _ in range(2):
-        pin_while_it_waits(repository, cellar.first, waits=True)
+        assert while_it_waits(repository, cellar.first, waits=True) == ""
         assert pinned(repository) == {cellar.first.id}
     assert cli("prune", "web1", "--keep-last", "1").code == 0
     assert len(repository.points_of("web1")) == 2
-    pin_while_it_waits(repository, cellar.first, waits=False)
+    while_it_waits(repository, cellar.first, waits=False)
     assert cli("pin", cellar.second.id).code == 0
-    pin_while_it_waits(repository, cellar.second, waits=False)
+    while_it_waits(repository, cellar.second, waits=False)
     assert pinned(repository) == {cellar.second.id}, "what a person pinned stays"
     repository.close()

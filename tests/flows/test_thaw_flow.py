@@ -29,6 +29,7 @@ from tests.tiers.frozen import Frozen, make_frozen, make_tiered
 from vmcellar.config.tiers import TierSettings
 from vmcellar.engine import open_engine
 from vmcellar.repository import leases
+from vmcellar.upkeep.pins import pinned
 
 __all__ = ["glacier_server", "glacier_settings"]
 
@@ -94,8 +95,11 @@ def test_a_thaw_is_waited_for_by_nobody_and_then_restored(seen: Seen, frozen: Fr
     assert (early.restored, early.look.waiting) == (None, first.look.waiting)
     (last,) = deployed.scheduled()
     frozen.server.advance(hours=1)
+    repository = open_engine(frozen.config).repository
+    assert pinned(repository) == {frozen.points[1]}, "no prune takes what is paid for"
     done = deployed.run(last)
     assert done.restored is not None
+    assert pinned(repository) == set()
     assert (tmp_path / "out" / "vda.raw").read_bytes() == frozen.disks[1]
     assert deployed.scheduled() == []
     assert {request["days"] for request in frozen.requests()} == {2}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.errors import IntegrityError, PermanentError, VmcellarError
 from vmcellar.repository import layout
 from vmcellar.repository.records import Instant, RecordKind
 from vmcellar.tiers.base import NotFoundError
@@ -28,6 +28,8 @@ class Pin:
     time: Instant
     host: str
 
+
+WAITS_NOTE = "a thaw of it is waited for"
 
 _KIND = RecordKind(layout.PINS, layout.PIN_MAGIC, layout.PIN_SEAL, TypeAdapter(Pin))
 
@@ -50,6 +52,23 @@ def pin(repository: Repository, point: RestorePoint, note: str = "") -> Pin:
             f"{point.vm}: restore point {point.id} is not there any more", hint="`vmcellar list` shows those that are"
         )
     return made
+
+
+def while_it_waits(repository: Repository, point: RestorePoint, *, waits: bool) -> str:
+    """No retention drops a point in the hours that its thaw takes: pin it if it `waits`, unless it is pinned; else take
+    that pin away, and no other one. Empty, or what keeps the pin from being so: that ends no restore.
+    """
+    try:
+        found = listed(repository)
+        there = found.get(point.id)
+        if waits and point.id not in found:
+            pin(repository, point, WAITS_NOTE)
+        if not waits and there is not None and there.note == WAITS_NOTE:
+            unpin(repository, point.id)
+    except VmcellarError as error:
+        state = "is not pinned, so keep prune from it" if waits else "stays pinned"
+        return f"point {point.id} {state}: {error.message}"
+    return ""
 
 
 def unpin(repository: Repository, point_id: str) -> None:

@@ -13,7 +13,7 @@ from vmcellar.cli.ontorun import Reach, overwrite
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
-from vmcellar.errors import UsageError, VmcellarError
+from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
     from vmcellar.restore.as_thawed import Waiting
 
-WAITS_NOTE = "its restore waits for a thaw: vmcellar restore --readable"
 IMAGES = Path("/var/lib/libvirt/images")
 """Where a defined VM's images go without --to: libvirt's own place for them."""
 
@@ -127,7 +126,11 @@ def restore(
         run = run_as_thawed if readable else run_restore
         done = run(repository, found, wanted, read_config(ctx, config).libvirt.uri, progress, cancel)
     if readable:
-        pin_while_it_waits(repository, found, waits=not isinstance(done, Done))
+        from vmcellar.upkeep.pins import while_it_waits
+
+        problem = while_it_waits(repository, found, waits=not isinstance(done, Done))
+        if problem:
+            note(f"note: {problem}")
     if not isinstance(done, Done):
         _show_waiting(done, as_json)
         return
@@ -141,22 +144,6 @@ def restore(
         console().print(report_text(done))
     if done.report.lost:
         raise typer.Exit(1)
-
-
-def pin_while_it_waits(repository: Repository, point: RestorePoint, *, waits: bool) -> None:
-    """No retention drops the point in the hours that a thaw takes; the call that finishes the restore lets it go."""
-    from vmcellar.upkeep import pins
-
-    try:
-        found = pins.listed(repository)
-        if waits and point.id not in found:
-            pins.pin(repository, point, WAITS_NOTE)
-        pin = found.get(point.id)
-        if not waits and pin is not None and pin.note == WAITS_NOTE:
-            pins.unpin(repository, point.id)
-    except VmcellarError as error:
-        state = "is not pinned, so keep prune from it" if waits else "stays pinned"
-        note(f"note: point {point.id} {state}: {error.message}")
 
 
 def _show_waiting(waiting: Waiting, as_json: bool) -> None:
