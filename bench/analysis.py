@@ -159,8 +159,9 @@ def _prove_clocks(base: Settings) -> None:
 
 
 def _prove_fill(base: Settings) -> None:
-    for newcomers in (0.0, base.newcomers):
-        _show_fill(f"newcomers {newcomers:.0%}", replace(base, vms=60, days=200, newcomers=newcomers), 60)
+    for days in (200, 150, 120):
+        _show_fill(f"{days} days of history", replace(base, vms=60, days=days, newcomers=0.0), 200)
+    _show_fill(f"newcomers {base.newcomers:.0%}", replace(base, vms=60, days=200), 100)
     for kind in CLASSES:
         _show_fill(f"{kind} alone", replace(base, vms=60, days=200, newcomers=0.0, classes=(kind,)), 20)
 
@@ -168,8 +169,11 @@ def _prove_fill(base: Settings) -> None:
 def _show_fill(name: str, settings: Settings, tiers: int) -> None:
     found = score_fill(settings, tiers)
     shares = found[["within10", "in80", "in95"]].mean().round(3).to_dict()
-    off = (found["said"] - 30).abs() / 30
+    late = (found["said"] - 30) / 30
+    off = late.abs()
     errors = f"{off.median():.1%}, mean {off.mean():.1%}, 90th percentile {off.quantile(0.9):.1%}"
+    ends = ", ".join(f"{late.quantile(share):+.1%}" for share in (0.05, 0.5, 0.95))
+    errors += f"; late by {ends}, worst {off.max():.1%}"
     print(f"full in 30 days, {name}, {tiers} tiers: median error {errors}, {shares}")
 
 

@@ -49,8 +49,8 @@ def together(*stored: np.ndarray) -> pd.DataFrame:
     return conform(pd.concat([daily(one).astype({"vm": "object"}).assign(vm=f"vm{n}") for n, one in enumerate(stored)]))
 
 
-def noisy(level: np.ndarray, seed: int) -> np.ndarray:
-    return np.asarray(level * GB * np.exp(np.random.default_rng(seed).normal(0, 0.1, len(level))))
+def noisy(level: np.ndarray, seed: int, noise: float = 0.1) -> np.ndarray:
+    return np.asarray(level * GB * np.exp(np.random.default_rng(seed).normal(0, noise, len(level))))
 
 
 def test_a_step_of_one_disk_is_no_trend_of_the_tier() -> None:
@@ -66,6 +66,43 @@ def test_growth_of_one_disk_goes_on_beside_others_that_do_not_grow() -> None:
     grows = 5 * np.exp(0.02 * np.arange(170))
     fill = fill_of(together(*flat, noisy(grows[:140], 9)), "hot", used=0)
     assert fill.used[30] == pytest.approx((30 * 30 + grows[140:].sum()) * GB, rel=0.05)
+
+
+def test_growth_that_noise_hides_in_each_disk_is_seen_where_all_grow() -> None:
+    days = np.arange(140)
+    level = np.exp(0.004 * np.arange(170))
+    grow = [noisy(10 * level[:140], seed, 0.5) for seed in range(25)]
+    fill = fill_of(together(*grow), "hot", used=0)
+    steady = fill_of(together(*[one / level[days] for one in grow]), "hot", used=0)
+    usual = np.exp(0.5**2 / 2) * GB * 250
+    assert fill.used[30] == pytest.approx(usual * level[140:].sum(), rel=0.03)
+    assert steady.used[30] == pytest.approx(usual * 30, rel=0.03)
+
+
+def month_ends(days: int, times: float) -> np.ndarray:
+    """A disk that stores so many times as much in the night after a month's last day."""
+    first = pd.Timestamp("2026-01-05 02:00", tz="UTC") + pd.to_timedelta(np.arange(days), unit="D")
+    return np.where(first.day == 1, times, 1.0) * 10.0
+
+
+def test_month_ends_are_no_growth_and_come_again() -> None:
+    for known in (84, 90, 97, 105, 112):
+        level = month_ends(known + 30, 8.0)
+        fill = fill_of(together(*[noisy(level[:known], seed) for seed in range(8)]), "hot", used=0)
+        assert fill.used[30] == pytest.approx(8 * level[known:].sum() * GB, rel=0.05), known
+
+
+def test_what_comes_every_other_week_is_no_month_end() -> None:
+    level = np.where(np.arange(170) % 14 == 11, 140.0, 0.0)
+    fill = fill_of(daily(level[:140] * GB), "hot", used=0)
+    assert fill.used[30] < 2 * level[140:].sum() * GB
+
+
+def test_the_interval_is_as_wide_as_the_tiers_own_past_was_uncertain() -> None:
+    calm, wild = (fill_of(daily(noisy(np.full(140, 10.0), 3, noise)), "hot", used=0) for noise in (0.05, 0.8))
+    widths = [np.log(fill.high[80][30] / fill.low[80][30]) for fill in (calm, wild)]
+    assert widths[1] > 5 * widths[0]
+    assert np.all(calm.low[95][1:] < calm.low[80][1:])
 
 
 def test_a_disk_that_has_gone_adds_nothing() -> None:

@@ -1,9 +1,8 @@
 """How full a tier will be: what is added by day, the trend of that, and the date at which a capacity is reached.
 
-What incremental runs add is the sum of what each disk will add (`growth.py`), with slopes that are damped as much as
-served best in a rolling backtest on the same tier; what full runs add comes in lumps, so its mean over the last 13
-weeks is carried on. Intervals come from the same backtest: the ratio of what came to what was said over the same number
-of days.
+What incremental runs add is the sum of what each disk will add (`growth.py`); what full runs add comes in lumps, so
+its mean over the last 13 weeks is carried on. Intervals come from a rolling backtest on the same tier: from how far off
+it was over a week, as past weeks do not overlap, and over 30 days where that is much more.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import pandas as pd
 
 from vmcellar.analysis.grid import seconds_of
 from vmcellar.analysis.growth import Added, trend_of
-from vmcellar.analysis.intervals import LEVELS, bounds
+from vmcellar.analysis.intervals import LEVELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,12 +25,18 @@ if TYPE_CHECKING:
 DAY = 86400.0
 LEAST_DAYS = 28
 HORIZON = 366
-TESTED = (7, 14, 30, 60)
-TESTED_FOR = 30
+DAMPING = 0.95
+"""What slopes keep of themselves from week to week."""
+TESTED = (7, 30)
 LEAST_TESTED = 3
-DAMPINGS = (0.0, 0.8, 0.95)
-OVERLAP, MIRROR = 0.15, {80: 0.25, 95: 0.75}
-"""By so much over the number of spans that do not overlap an interval is wider, and reaches as far to either side."""
+FEW = 2.0
+"""By this over the number of tests an interval is wider."""
+RECENT_TESTS = 8.0
+"""In weeks: what a test counts for has halved when it is so old."""
+REACH = {80: {7: 1.25, 14: 1.0, 30: 0.95, 60: 1.45}, 95: {7: 2.0, 14: 1.8, 30: 1.95, 60: 2.9}}
+"""How far an interval reaches after so many days, by the mean error of a week (logarithms); chosen on `sample.TUNING`.
+Noise of single weeks averages out, levels wander.
+"""
 BEGINNING = 7
 """Days from a tier's first run on in which a disk's first full is where the history begins, and no newcomer."""
 
@@ -74,7 +79,7 @@ def added_by_day(frame: pd.DataFrame, tier: str, now: float) -> Added:
     started = seconds_of(frame["started"])
     rows = np.flatnonzero(frame["ok"].to_numpy() & (frame["tier"].to_numpy() == tier) & (started <= now))
     if not len(rows):
-        return Added(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0))
+        return Added(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0), now)
     started = started[rows]
     back = np.floor((now - started) / DAY).astype(np.int64)
     length = int(back.max())
@@ -90,7 +95,7 @@ def added_by_day(frame: pd.DataFrame, tier: str, now: float) -> Added:
     )
     chosen = inside & full
     whole = np.bincount(length - 1 - back[chosen], stored[chosen], length).astype(np.float64)
-    return Added(incremental, runs, whole)
+    return Added(incremental, runs, whole, now - length * DAY)
 
 
 def _disks(frame: pd.DataFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
@@ -123,12 +128,12 @@ def fill_of(
         return Fill(
             tier, moment, np.zeros(0), {x: np.zeros(0) for x in LEVELS}, {x: np.zeros(0) for x in LEVELS}, 0.0, reason
         )
-    damping, ratios = _backtest(added)
-    coming = np.cumsum(trend_of(added).ahead(HORIZON, damping))
+    spread = _spread(added)
+    coming = np.cumsum(trend_of(added).ahead(HORIZON, DAMPING))
     gone = np.zeros(HORIZON) if kept_days is None else _gone(added.total, coming, kept_days)
     low, high = {}, {}
     for level in LEVELS:
-        below, above = _bounds(ratios, level)
+        below, above = _bounds(spread, level)
         low[level] = _from(used, coming * below - gone)
         high[level] = _from(used, coming * above - gone)
     return Fill(tier, moment, _from(used, coming - gone), low, high, float(coming[29] / 30))
@@ -146,53 +151,35 @@ def _gone(past: Floats, added: Floats, kept_days: int) -> Floats:
     return np.asarray(np.cumsum(np.where(days >= 0, daily[np.maximum(days, 0)], 0.0)), dtype=np.float64)
 
 
-def _backtest(added: Added) -> tuple[float, dict[int, Floats]]:
-    """The damping with the least error over 30 days in the past (the strongest where that cannot be tested), and by
-    tested number of days what came over what was said with it, at weekly origins.
+def _spread(added: Added) -> float:
+    """How far off the tier's past forecasts were over a week, at weekly origins: the mean of their errors' logarithms,
+    recent ones counting most; half of that over 30 days where it is more. Not-a-number with too few.
     """
     total = added.total
-    found: dict[float, dict[int, list[float]]] = {damping: {} for damping in DAMPINGS}
+    errors: dict[int, list[float]] = {days: [] for days in TESTED}
     for origin in range(len(total) - min(TESTED), LEAST_DAYS - 1, -7):
-        trend = trend_of(added.until(origin))
-        for damping, by_days in found.items():
-            said = np.cumsum(trend.ahead(max(TESTED), damping))
-            for days in TESTED:
-                if origin + days <= len(total):
-                    came = float(total[origin : origin + days].sum())
-                    by_days.setdefault(days, []).append(max(came / max(float(said[days - 1]), 1.0), 1e-3))
-    ratios = {
-        damping: {days: np.array(each) for days, each in by_days.items() if len(each) >= LEAST_TESTED}
-        for damping, by_days in found.items()
-    }
-    errors = {
-        damping: float(np.abs(np.log(each[TESTED_FOR])).mean())
-        for damping, each in ratios.items()
-        if TESTED_FOR in each
-    }
-    best = min(errors, key=errors.__getitem__) if errors else DAMPINGS[0]
-    return best, ratios[best]
+        said = np.cumsum(trend_of(added.until(origin)).ahead(max(TESTED), DAMPING))
+        for days, each in errors.items():
+            if origin + days <= len(total):
+                came = float(total[origin : origin + days].sum())
+                each.append(abs(float(np.log(max(came / max(float(said[days - 1]), 1.0), 1e-3)))))
+    week, month = (_recent_mean(np.array(each)) for each in errors.values())
+    return float(np.fmax(week * (1 + FEW / max(len(errors[TESTED[0]]), 1)), month / 2))
 
 
-def _bounds(ratios: dict[int, Floats], level: int) -> tuple[Floats, Floats]:
-    """Factors for each of the coming days; straight between the tested ones, on as the root of time after the last."""
-    if not ratios:
+def _recent_mean(errors: Floats) -> float:
+    """Of errors, newest first, a week apart."""
+    if len(errors) < LEAST_TESTED:
+        return float("nan")
+    weight = 0.5 ** (np.arange(len(errors)) / RECENT_TESTS)
+    return float((weight * errors).sum() / weight.sum())
+
+
+def _bounds(spread: float, level: int) -> tuple[Floats, Floats]:
+    """Factors for each of the coming days; straight between those of `REACH`, on as the root of time after the last."""
+    if np.isnan(spread):
         return np.zeros(HORIZON), np.full(HORIZON, 2.0)
-    days = np.array(sorted(ratios), dtype=np.float64)
-    ends = [_widened(np.log(ratios[int(day)]), int(day), level) for day in days]
+    days, ends = np.array(list(REACH[level])), np.array(list(REACH[level].values()))
     ahead = np.arange(1, HORIZON + 1)
-    further = np.sqrt(np.maximum(ahead / days[-1], 1.0))
-    low = np.interp(ahead, days, [low for low, _ in ends]) * further
-    high = np.interp(ahead, days, [high for _, high in ends]) * further
-    return np.asarray(np.exp(low), dtype=np.float64), np.asarray(np.exp(high), dtype=np.float64)
-
-
-def _widened(logs: Floats, days: int, level: int) -> tuple[float, float]:
-    """Ends of an interval of one number of days, wider by what `days` long spans that overlap do not tell. That few of
-    them all missed to one side does not mean that the next one cannot miss to the other.
-    """
-    apart = max(len(logs) * 7 / days, 1.0)
-    found = [float(end[0]) for end in bounds(logs[None, :], np.array([np.inf]), level)]
-    wider = 1 + OVERLAP / apart
-    low, high = min(found[0], 0.0) * wider, max(found[1], 0.0) * wider
-    other = min(1.0, MIRROR[level] / apart) * max(high, -low)
-    return min(low, -other), max(high, other)
+    reach = spread * np.interp(ahead, days, ends) * np.sqrt(np.maximum(ahead / days[-1], 1.0))
+    return np.exp(-reach), np.exp(reach)

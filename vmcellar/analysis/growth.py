@@ -2,8 +2,10 @@
 
 Each disk is looked at by itself, as a sum over disks hides what they do: one that lately stores five times as much
 looks like a trend of the tier, and one that grows like noise. A disk's history is cut where a step explains its weeks
-better than a line does; else it has the slope of its line through logarithms, drawn towards none by the slope's own
-error. Both take only what stands out of the noise from week to week.
+better than a line does and stands out of the noise; else it has the slope of its line through logarithms, drawn towards
+the mean slope of the tier's disks, the more the larger its own error is beside how far slopes really lie apart: a disk
+that grows is noise on a tier where none does, and what noise hides is likely growth on a tier where all grow.
+Source: DerSimonian and Laird 1986, "Meta-analysis in clinical trials" (their moment estimator of that spread).
 """
 
 from __future__ import annotations
@@ -27,10 +29,19 @@ RECENT = 5
 LEAST_BEFORE, LEAST_AFTER = 3, 2
 LEAST_STEP = float(np.log(1.5))
 STEP_NOISE, SLOPE_NOISE = 4.0, 3.0
-"""How many times its own error a step, or a slope, must be to count at all."""
+"""How many times its own error a step must be to count at all; or a slope, where there are too few disks to compare."""
+ENOUGH_DISKS = 5
+WANDER = 1.5
+"""The error of a slope by that of a line with independent noise: levels wander."""
 STEEPEST = 0.3
 """The largest slope of a logarithm in a week."""
 LEAST_NOISE = 0.02
+DAY = 86400.0
+LEAST_END_DAYS, MOST_MONTHLY = 5, 10.0
+"""Days of two month ends at least; each falls on two days or three, as a day's begin is no midnight."""
+QUIETEST = 0.5
+"""Usual days near month ends count as this share of a mean day at the least."""
+FURTHEST = 400
 OFTEN = 3.0
 """Runs a week from which on a week without a run means that the disk has gone; else three such weeks do."""
 
@@ -38,12 +49,13 @@ OFTEN = 3.0
 @dataclass(frozen=True, slots=True)
 class Added:
     """Bytes stored by day up to a moment, oldest first: `incremental` by disk, of so many `runs`; `whole` is that of
-    full runs, over all disks.
+    full runs, over all disks. The first day begins at `begin` (seconds since the epoch).
     """
 
     incremental: Floats
     runs: Floats
     whole: Floats
+    begin: float
 
     @property
     def days(self) -> int:
@@ -57,35 +69,51 @@ class Added:
 
     def until(self, day: int) -> Added:
         """As it was known at the end of a day."""
-        return Added(self.incremental[:, :day], self.runs[:, :day], self.whole[:day])
+        return Added(self.incremental[:, :day], self.runs[:, :day], self.whole[:day], self.begin)
+
+    def month_ends(self, first: int, last: int) -> Bools:
+        """Which of the days `first` to `last` hold what changed on a month's last day (UTC): it is stored by its end,
+        or by daily runs within a day of it.
+        """
+        begins = self.begin + np.arange(first, last) * DAY
+        moments = np.datetime64(int(self.begin), "s").astype("datetime64[M]") + np.arange(-1, (last + 62) // 28 + 2)
+        ends = moments.astype("datetime64[s]").astype(np.int64)[:, None]
+        return np.asarray(((begins < ends + DAY) & (begins + DAY > ends - DAY)).any(axis=0), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
     """By disk: bytes a week at `level` on average lately, or `now` at the end of its line, and its `slope` (logarithm,
-    a week); of the whole tier `shape`, the share of each day of a week, and `whole`, bytes a day of full runs.
+    a week), and `monthly`, what a month's end adds, as a share of a usual day; of the whole tier `shape`, the share of each
+    day of a week, `whole`, bytes a day of full runs, and `ends`, the coming days that a month's end falls on.
     """
 
     level: Floats
     now: Floats
     slope: Floats
+    monthly: Floats
     shape: Floats
     whole: float
+    ends: Bools
 
     def ahead(self, days: int, damping: float) -> Floats:
         """Bytes added on each of the next days; slopes keep `damping` of themselves from week to week."""
         weeks = days // 7 + 1
         steps = np.cumsum(damping ** np.arange(1, weeks + 1)) if damping else np.zeros(weeks)
         begin = self.now if damping else self.level
-        sums = (begin[:, None] * np.exp(self.slope[:, None] * steps[None, :])).sum(axis=0)
-        coming = (sums[:, None] * self.shape[None, :]).reshape(-1)[:days]
-        return np.asarray(coming + self.whole, dtype=np.float64)
+        weekly = begin[:, None] * np.exp(self.slope[:, None] * steps[None, :])
+        usual, more = (
+            (sums[:, None] * self.shape[None, :]).reshape(-1)[:days]
+            for sums in (weekly.sum(axis=0), self.monthly @ weekly)
+        )
+        return np.asarray(usual + np.where(self.ends[:days], more, 0.0) + self.whole, dtype=np.float64)
 
 
 def trend_of(added: Added) -> Trend:
     """The trend of what was added; of a week at the least."""
     weeks = min(added.days // 7, WEEKS)
-    table = added.incremental[:, -weeks * 7 :].reshape(-1, weeks, 7)
+    usual, monthly = _month_ends_apart(added)
+    table = usual[:, -weeks * 7 :].reshape(-1, weeks, 7)
     sums = table.sum(axis=2)
     runs = added.runs[:, -weeks * 7 :].reshape(-1, weeks, 7).sum(axis=2)
     lived = _lived(runs, np.asarray(added.runs[:, : added.days - weeks * 7].any(axis=1), dtype=np.bool_))
@@ -97,7 +125,31 @@ def trend_of(added: Added) -> Trend:
         np.where(_gone(runs), 0.0, np.where(used, sums * np.exp(rise[:, None] * back), 0.0).sum(axis=1) / count)
         for rise in (np.zeros_like(slope), slope)
     )
-    return Trend(level, now, slope, _shape(table.sum(axis=0)), float(added.whole[-7 * WEEKS :].mean()))
+    shape, whole = _shape(table.sum(axis=0)), float(added.whole[-7 * WEEKS :].mean())
+    return Trend(level, now, slope, monthly, shape, whole, added.month_ends(added.days, added.days + FURTHEST))
+
+
+def _month_ends_apart(added: Added) -> tuple[Floats, Floats]:
+    """Bytes by disk and day with month ends as the same weekday a week before and after; and what a month's end adds
+    by disk, as a share of what is usual on such days. The calendar is one for all disks: left in, month ends would pass
+    for growth of all.
+    """
+    marked = added.month_ends(0, added.days)
+    days = np.flatnonzero(marked)
+    near = days[:, None] + np.array([-7, 7])
+    there = (near >= 0) & (near < added.days)
+    there &= ~marked[np.where(there, near, 0)]
+    days, near, there = (each[there.any(axis=1)] for each in (days, near, there))
+    beside = np.where(there, added.incremental[:, np.where(there, near, 0)], 0.0).sum(axis=2) / there.sum(axis=1)
+    usual = added.incremental.copy()
+    usual[:, days] = beside
+    recent = slice(-7 * WEEKS, None)
+    count = marked[recent].sum()
+    if count < LEAST_END_DAYS:
+        return usual, np.zeros(len(usual))
+    came, without = (each[:, recent][:, marked[recent]].sum(axis=1) for each in (added.incremental, usual))
+    without = np.maximum(without, QUIETEST * count * usual[:, recent].mean(axis=1))
+    return usual, np.clip(came / np.maximum(without, 1.0) - 1, -1.0, MOST_MONTHLY)
 
 
 def _shape(table: Floats) -> Floats:
@@ -153,8 +205,28 @@ def _fit(logs: Floats) -> tuple[NDArray[np.int64], Floats]:
     noise = _noise(logs)
     step, better = _step(apart, known, missed, noise)
     error = np.maximum(np.sqrt(missed / np.maximum(total - 2, 1)), noise) / np.sqrt(spread)
-    kept = np.maximum(1 - (SLOPE_NOISE * error / np.maximum(np.abs(slope), 1e-12)) ** 2, 0.0)
-    return np.where(better, step, 0), np.clip(np.where(better, 0.0, slope * kept), -STEEPEST, STEEPEST)
+    lines = ~better & (known.sum(axis=1) >= LEAST_BEFORE + LEAST_AFTER)
+    slope = np.clip(slope, -STEEPEST, STEEPEST)
+    return np.where(better, step, 0), np.where(lines, _drawn(slope, error, lines), 0.0)
+
+
+def _drawn(slope: Floats, error: Floats, lines: Bools) -> Floats:
+    """Slopes drawn towards the mean of those that are `lines`; towards none where these are few."""
+    if lines.sum() < ENOUGH_DISKS:
+        return _stands_out(slope, SLOPE_NOISE * error)
+    own = (WANDER * error) ** 2
+    weight = np.where(lines, 1 / own, 0.0)
+    total = weight.sum()
+    excess = (weight * (slope - (weight * slope).sum() / total) ** 2).sum() - (lines.sum() - 1)
+    apart = max(float(excess / (total - (weight**2).sum() / total)), 1e-8)
+    weight = np.where(lines, 1 / (own + apart), 0.0)
+    mean = _stands_out((weight * slope).sum() / weight.sum(), weight.sum() ** -0.5)
+    return np.asarray(mean + apart / (apart + own) * (slope - mean), dtype=np.float64)
+
+
+def _stands_out(value: Floats, error: Floats) -> Floats:
+    """What of a value is left where its error is taken off (positive-part James-Stein)."""
+    return np.asarray(value * np.maximum(1 - (error / np.maximum(np.abs(value), 1e-12)) ** 2, 0.0), dtype=np.float64)
 
 
 def _noise(logs: Floats) -> Floats:
