@@ -1,7 +1,8 @@
-"""Lasting steps of how long runs take: a store that became slower, a host with more to do, a faster network.
+"""How long runs take: a line through sizes and durations, at the level of late, and how far it was off so far.
 
-Found on logarithms of how much longer each run took than a line through sizes and durations says. What came before the
-last step is brought to the level since then, so that it still tells how durations spread and what a byte costs.
+A store that became slower, or a host with more to do, lifts all durations for good; other things lift them for some
+runs. So the level is the median of how far the last few, or the last many, runs were off the line: as many as would
+have served best on the same runs, each foretold from those before it. These errors are what an interval is made of.
 """
 
 from __future__ import annotations
@@ -16,15 +17,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LEAST_RUNS = 10
-LEAST_BEFORE, LEAST_AFTER = 8, 4
-LEAST_STEP = float(np.log(1.1))
-STEP_NOISE = 4.0
-"""How many times its own error a step must be."""
-LEAST_NOISE = 0.02
-OUTLIER = 5.0
-"""A single run counts as no further off than this many times the usual noise."""
-MEDIAN_ERROR = 1.25
-"""The standard error of a median by that of a mean."""
+WINDOWS = (30, 12, 5)
+"""How many of the last runs the level may come from."""
+MARGIN = 0.97
+"""Fewer runs are taken where their error is below that of more by this factor."""
 
 
 def line_of(changed: Floats, seconds: Floats) -> tuple[float, float]:
@@ -37,34 +33,25 @@ def line_of(changed: Floats, seconds: Floats) -> tuple[float, float]:
     return float(rest) * scale, float(per_byte) * scale
 
 
-def settled(changed: Floats, seconds: Floats) -> tuple[Floats, int]:
-    """The seconds of timed runs, oldest first, as they would be at the last level; and how many runs it has lasted."""
-    count = len(seconds)
-    if count < max(LEAST_RUNS, LEAST_BEFORE + LEAST_AFTER):
-        return seconds, count
-    rest, per_byte = line_of(changed, seconds)
-    logs = np.log(seconds / (rest + per_byte * changed))
-    begin = 0
-    while step := _step(logs[begin:]):
-        place, size = step
-        begin += place
-        logs[:begin] += size
-    return np.asarray(np.exp(logs) * (rest + per_byte * changed), dtype=np.float64), count - begin
+def followed(logs: Floats) -> tuple[float, Floats]:
+    """The level of late of logarithms, oldest first, and by how much each was missed by the level before it.
 
-
-def _step(logs: Floats) -> tuple[int, float] | None:
-    """Where the clearest step lies, and its size; None when chance would do."""
-    count = len(logs)
-    if count < LEAST_BEFORE + LEAST_AFTER:
-        return None
-    noise = max(1.4826 / np.sqrt(2) * float(np.median(np.abs(np.diff(logs)))), LEAST_NOISE)
+    With too few of them to test that, the median of all, and how far each is from it.
+    """
     middle = float(np.median(logs))
-    total = np.cumsum(np.clip(logs, middle - OUTLIER * noise, middle + OUTLIER * noise))
-    before = np.arange(LEAST_BEFORE, count - LEAST_AFTER + 1)
-    after = count - before
-    apart = (total[-1] - total[before - 1]) / after - total[before - 1] / before
-    best = int(np.argmax(apart**2 * before * after))
-    place = int(before[best])
-    size = float(np.median(logs[place:]) - np.median(logs[:place]))
-    error = MEDIAN_ERROR * noise * float(np.sqrt(1 / before[best] + 1 / after[best]))
-    return (place, size) if abs(size) > max(LEAST_STEP, STEP_NOISE * error) else None
+    best: tuple[float, Floats] = (middle, logs - middle)
+    least = np.inf
+    for count in WINDOWS:
+        if len(logs) < count + LEAST_RUNS:
+            continue
+        medians = np.median(np.lib.stride_tricks.sliding_window_view(logs, count), axis=1)
+        missed = logs[count:] - medians[:-1]
+        error = float(np.abs(missed[-(len(logs) - _longest(len(logs))) :]).mean())
+        if error < MARGIN * least:
+            best, least = (float(medians[-1]), missed), error
+    return best
+
+
+def _longest(count: int) -> int:
+    """The longest window that so many logarithms can be tested with."""
+    return next(window for window in WINDOWS if count >= window + LEAST_RUNS)

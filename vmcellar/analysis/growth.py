@@ -83,9 +83,9 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """By disk: bytes a week at `level` on average lately, or `now` at the end of its line, and its `slope` (logarithm,
-    a week), and `monthly`, what a month's end adds, as a share of a usual day; of the whole tier `shape`, the share of each
-    day of a week, `whole`, bytes a day of full runs, and `ends`, the coming days that a month's end falls on.
+    """By disk: bytes a week at `level` on average lately, or `now` at the end of its line, its `slope` (logarithm, a
+    week), and `monthly`, what a month's end adds, as a share of a usual day. Of the whole tier: `shape`, the share of
+    each day of a week, `whole`, bytes a day of full runs, and `ends`, which coming days a month's end falls on.
     """
 
     level: Floats

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from vmcellar.analysis.durations import LEAST_RUNS, followed, line_of
 from vmcellar.analysis.grid import HOUR, seconds_of
 from vmcellar.analysis.intervals import LEVELS, bounds
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 RUNS = 60
-LEAST_RUNS = 10
 GUESS = (10.0, 1 / (100 << 20))
 
 
@@ -73,25 +73,22 @@ class Runs:
         return self.changed[known], self.seconds[known]
 
     def throughput(self) -> tuple[float, float]:
-        """Seconds of a run without change, and seconds per byte; from runs weighted so that ratios count.
+        """Seconds of a run without change, and seconds per byte, as runs are of late.
 
         A guess (`GUESS`) while fewer than `LEAST_RUNS` runs are timed.
         """
         changed, seconds = self.timed()
         if len(changed) < LEAST_RUNS:
             return GUESS
-        rows = np.stack([np.ones_like(changed), changed], axis=1) / seconds[:, None]
-        (rest, per_byte), *_ = np.linalg.lstsq(rows, np.ones_like(changed), rcond=None)
-        if rest <= 0 or per_byte < 0:
-            return float(np.median(seconds)), 0.0
-        scale = float(np.mean(seconds / (rest + per_byte * changed)))
-        return float(rest) * scale, float(per_byte) * scale
+        rest, per_byte = line_of(changed, seconds)
+        by = float(np.exp(followed(np.log(seconds / (rest + per_byte * changed)))[0]))
+        return by * rest, by * per_byte
 
     def off_line(self) -> Floats:
-        """Logarithms of how much longer the timed runs took than `throughput` says."""
-        rest, per_byte = self.throughput()
+        """Logarithms of how much longer timed runs took than was to be said before each; of all while there are few."""
         changed, seconds = self.timed()
-        return np.asarray(np.log(seconds / (rest + per_byte * changed)), dtype=np.float64)
+        rest, per_byte = line_of(changed, seconds) if len(changed) >= LEAST_RUNS else GUESS
+        return followed(np.log(seconds / (rest + per_byte * changed)))[1] if len(changed) else np.zeros(0)
 
 
 def runs_of(frame: pd.DataFrame, now: float, most: int = RUNS) -> Iterator[Runs]:

@@ -54,6 +54,9 @@ class Settings:
     attack: tuple[float, float] = (4.0, 20.0)
     newcomers: float = 0.05
     leavers: float = 0.05
+    paced: float = 0.0
+    """The share of VMs whose runs take `pace` times as long from some hour on; for one in three as much shorter."""
+    pace: tuple[float, float] = (1.15, 2.0)
 
 
 TUNING = Settings()
@@ -127,6 +130,8 @@ def _draw_vm(number: int, settings: Settings, random: np.random.Generator) -> di
         "trouble_hour": -1,
         "trouble_hours": 0,
         "attack": 1.0,
+        "pace_hour": hours,
+        "pace": 1.0,
     }
     if random.random() < settings.newcomers:
         vm["from_hour"] = int(hours * random.uniform(0.3, 0.95))
@@ -142,6 +147,9 @@ def _draw_vm(number: int, settings: Settings, random: np.random.Generator) -> di
     vm["failures"] = min(settings.failures * float(random.exponential()), 0.2)
     if random.random() < settings.trouble_share:
         vm.update(_draw_trouble(number, hours, settings, random))
+    if settings.paced and random.random() < settings.paced:
+        vm["pace_hour"] = int(hours * random.uniform(0.3, 0.95))
+        vm["pace"] = float(random.uniform(*settings.pace)) ** random.choice((1, 1, -1))
     return vm
 
 
@@ -255,7 +263,8 @@ def _runs_of_disk(
     ratio = np.maximum(np.exp(random.normal(0, 0.06, count)) * (8.3 - entropy) / 2 + 0.85, 1.0)
     stored = np.ceil(new / ratio)
     slow = np.where(hit & (vm["trouble"] == "slow"), 4.0, 1.0)
-    seconds = (6 + changed / vm["speed"]) * np.exp(random.normal(0, 0.12, count)) * slow
+    pace = np.where(times >= vm["pace_hour"], vm["pace"], 1.0)
+    seconds = (6 + changed / vm["speed"]) * np.exp(random.normal(0, 0.12, count)) * slow * pace
     frozen = np.exp(random.normal(np.log(0.15), 0.3, count))
     frozen = np.where(hit & (vm["trouble"] == "freeze"), frozen * 60, frozen)
     stuck = changed == 0
