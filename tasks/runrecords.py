@@ -124,7 +124,7 @@ async def _tell(client: PrefectClient, record: Record) -> bool:
         run = await client.read_flow_run(UUID(record.id))
     except ObjectNotFound:
         return False
-    if run.state is None or run.state.type not in _UNDER_WAY or run.run_count != record.count:
+    if run.state is None or run.state.type not in _untrue(record) or run.run_count != record.count:
         return False
     await client.set_flow_run_state(run.id, _state(record, run.state.type), force=True)
     only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
@@ -132,6 +132,13 @@ async def _tell(client: PrefectClient, record: Record) -> bool:
         if task.state is not None and not task.state.is_final():
             await client.set_task_run_state(task.id, Crashed(message="its process is gone"), force=True)
     return True
+
+
+def _untrue(record: Record) -> tuple[StateType, ...]:
+    """The states that a run without a process cannot have. A worker calls a run crashed whose process ended with an
+    error, also where the work was over and a server that is there for others did not take its last words.
+    """
+    return (*_UNDER_WAY, StateType.CRASHED) if record.end else _UNDER_WAY
 
 
 def _state(record: Record, now: StateType) -> State[Any]:

@@ -16,7 +16,7 @@ import pytest
 from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Completed, Running
+from prefect.states import Completed, Crashed, Running
 
 from flows.parameters import FlowParameters
 from tasks import runrecords
@@ -65,6 +65,20 @@ def test_each_run_gets_the_state_that_is_true(seen: Seen, tmp_path: Path) -> Non
     assert "web1: no space" in seen.state(red).message
     assert not list(folder_of(tmp_path).iterdir())
     assert asyncio.run(settle(tmp_path)) == []
+
+
+def test_a_run_whose_work_was_over_when_its_worker_called_it_crashed_has_the_state_that_is_true(
+    seen: Seen, tmp_path: Path
+) -> None:
+    """Its process could not tell the server, and ended with an error."""
+    done = died(seen, tmp_path, end="completed", message="web1: point p1")
+    red = died(seen, tmp_path, end="failed", message="web1: no space")
+    killed = died(seen, tmp_path)
+    for run in (done, red, killed):
+        seen.client.set_flow_run_state(run, Crashed(message="exited with non-zero status code 1"), force=True)
+    assert {record.id for record in asyncio.run(settle(tmp_path))} == {str(done), str(red)}
+    assert [seen.state(run).name for run in (done, red, killed)] == ["Completed", "Failed", "Crashed"]
+    assert "web1: point p1" in seen.state(done).message
 
 
 def test_what_is_not_this_hosts_to_settle_is_left_alone(seen: Seen, tmp_path: Path) -> None:
