@@ -130,6 +130,7 @@ def test_any_writes_zeroes_and_resizes_match_the_model(
         disk = applied(disk, rows_of(*scaled), size * Model.STEP)
         model.write(changes, size * Model.STEP)
         assert content(disk) == model.content()
+        assert [rows.tobytes() for rows in disk.backwards()][::-1] == [rows.tobytes() for rows in disk.rows()]
         seen.append((disk, model.content()))
     for old, expected in seen:
         assert content(old) == expected

@@ -52,19 +52,30 @@ def suspicion(
     samples = _draw(engine, disk, parent, dirty, random.SystemRandom(), wanted)
     if not samples:
         return ""
-    wrong: list[int] = []
+    with reader_of(capture, disk) as reader:
+        wrong = differing(engine, reader, samples, cancel)
+    if not wrong:
+        return ""
+    return f"the change tracker missed changes (first at byte {min(wrong)}, {len(wrong)} of {len(samples)} samples)"
+
+
+def reader_of(capture: Capture, disk: SourceDisk) -> ExportReader:
+    """A connection to the held disk for `differing`; the caller closes it."""
+    return ExportReader(capture.uri(disk.target), disk=f"{capture.result.vm}: {disk.target}")
+
+
+def differing(engine: Engine, reader: ExportReader, samples: Sequence[Sample], cancel: CancelToken) -> set[int]:
+    """The offsets of those samples, each at most CHUNK_MAX long, that the disk does not have as the parent says."""
+    wrong: set[int] = set()
     expected = {offset: chunk for offset, _, chunk in samples}
 
     def compare(offset: int, data: memoryview) -> None:
         chunk = expected[offset] or engine.zero_id(len(data))
         if engine.repository.keyring.chunk_id(data) != chunk:
-            wrong.append(offset)
+            wrong.add(offset)
 
-    with ExportReader(capture.uri(disk.target), disk=f"{capture.result.vm}: {disk.target}") as reader:
-        reader.read([(offset, length) for offset, length, _ in samples], engine.read_buffers, compare, cancel)
-    if not wrong:
-        return ""
-    return f"the change tracker missed changes (first at byte {min(wrong)}, {len(wrong)} of {len(samples)} samples)"
+    reader.read([(offset, length) for offset, length, _ in samples], engine.read_buffers, compare, cancel)
+    return wrong
 
 
 def _draw(
@@ -104,11 +115,14 @@ def _comparable(repository: Repository, record: DiskRecord, places: Iterable[int
         near = [row for row in rows if row["offset"] < place + GRID and row["offset"] + row["length"] > place]
         if not near:
             yield place, GRID, None
-        elif near[0]["chunk_offset"] == 0 and _is_whole(repository, near[0]):
+        elif is_whole(repository, near[0]):
             yield int(near[0]["offset"]), int(near[0]["length"]), near[0]["chunk"].tobytes()
 
 
-def _is_whole(repository: Repository, row: np.void) -> bool:
+def is_whole(repository: Repository, row: np.void) -> bool:
+    """Whether a row of a map names a whole chunk, which the repository still has."""
+    if row["chunk_offset"]:
+        return False
     chunk = row["chunk"].tobytes()
     location = repository.index.locate([chunk]).get(chunk)
     return location is not None and location.length == int(row["length"])

@@ -68,34 +68,18 @@ def incremental_extents(dirty: Iterable[Extent], allocated: Iterable[Extent]) ->
     return result
 
 
-def clean_end(dirty: Sequence[Extent], allocated: Sequence[Extent]) -> list[tuple[int, int]]:
-    """The holes that the tracker calls clean beyond the last clean data, as (offset, length).
-
-    When a disk is cut and grows again, QEMU forgets what it knew of the part that was cut off: all of it is a hole then
-    and called clean, unless it was written since. So whatever a parent has there is gone (pitfall 12).
-    """
-    result: list[tuple[int, int]] = []
-    for extent in reversed(allocated):
-        clean = _without(extent.offset, extent.offset + extent.length, dirty)
-        if clean and not extent.zero:
-            last = clean[-1][0] + clean[-1][1]
-            return sorted(piece for piece in result if piece[0] >= last)
-        result += clean
-    return sorted(result)
-
-
-def _without(start: int, end: int, dirty: Sequence[Extent]) -> list[tuple[int, int]]:
-    """What of [start, end) no extent of `dirty`, sorted, covers."""
+def without(start: int, end: int, extents: Sequence[Extent]) -> list[tuple[int, int]]:
+    """What of [start, end) none of `extents`, sorted, covers, as (first byte, end)."""
     result = []
-    index = max(0, bisect_right(dirty, start, key=lambda extent: extent.offset) - 1)
-    for extent in islice(dirty, index, None):
+    index = max(0, bisect_right(extents, start, key=lambda extent: extent.offset) - 1)
+    for extent in islice(extents, index, None):
         if extent.offset >= end:
             break
         if extent.offset > start:
-            result.append((start, extent.offset - start))
+            result.append((start, extent.offset))
         start = max(start, extent.offset + extent.length)
     if start < end:
-        result.append((start, end - start))
+        result.append((start, end))
     return result
 
 
@@ -116,15 +100,15 @@ def segments(extents: Iterable[Extent], segment_bytes: int) -> list[Segment]:
 def chunks(segment: Segment) -> Iterator[tuple[int, int]]:
     """The chunks of a segment, in order: runs that cross no multiple of CHUNK_MAX."""
     for offset, length in segment.read:
-        yield from _cut(offset, length)
+        yield from ((start, end - start) for start, end in cut(offset, offset + length))
 
 
-def _cut(offset: int, length: int) -> Iterator[tuple[int, int]]:
-    end = offset + length
-    while offset < end:
-        stop = min(end, (offset // CHUNK_MAX + 1) * CHUNK_MAX)
-        yield offset, stop - offset
-        offset = stop
+def cut(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """[start, end) as pieces, (first byte, end), that cross no multiple of CHUNK_MAX."""
+    while start < end:
+        stop = min(end, (start // CHUNK_MAX + 1) * CHUNK_MAX)
+        yield start, stop
+        start = stop
 
 
 class _Cutter:

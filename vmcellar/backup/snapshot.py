@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vmcellar.backup import clean_check, heal, planning, recover, wanted_full
+from vmcellar.backup.cut_off import cut_off
 from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
@@ -181,24 +181,14 @@ def _extents(
     if reason:
         warnings.append(f"{disk.target}: {reason}; the disk was read in full")
         return planning.full_extents(allocated), reason
-    lost = _cut_off(engine, disk, parent, planning.clean_end(dirty, allocated))
-    if lost:
-        size = sum(extent.length for extent in lost)
-        warnings.append(f"{disk.target}: {size} bytes at its end went unnoticed, as when a disk is cut and grown again")
-        dirty = sorted([*dirty, *lost], key=lambda extent: extent.offset)
+    cut = cut_off(engine, capture, disk, parent, dirty, allocated, cancel)
+    if cut.changed:
+        warnings.append(
+            f"{disk.target}: {cut.bytes} bytes at its end went unnoticed, as when a disk is cut and grown again"
+        )
+    dirty = cut.beside(dirty)
     if damaged:
         size = sum(extent.length for extent in damaged)
         warnings.append(f"{disk.target}: {size} bytes are damaged in the repository and were read anew")
         dirty = heal.beside(dirty, damaged, disk.size)
     return planning.incremental_extents(dirty, allocated), ""
-
-
-def _cut_off(engine: Engine, disk: SourceDisk, parent: RestorePoint, holes: Sequence[tuple[int, int]]) -> list[Extent]:
-    """What the parent has where the disk has holes now, at its end."""
-    disk_map = engine.repository.map(parent.disk(disk.target))
-    return [
-        Extent(int(row["offset"]), int(row["length"]))
-        for offset, length in holes
-        for rows in disk_map.rows(offset, offset + length)
-        for row in rows
-    ]

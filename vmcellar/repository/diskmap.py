@@ -58,6 +58,18 @@ class DiskMap:
             if len(found):
                 yield found
 
+    def backwards(self) -> Iterator[Rows]:
+        """All extents, those of one leaf at a time, the last leaf first; nodes are fetched one by one as it goes."""
+        pending = [(self.level, 0, self.root)] if self.root != ABSENT else []
+        while pending:
+            level, base, node = pending.pop()
+            data = self.store.fetch_nodes([node])[node]
+            if level == 0:
+                yield nodes.decode_leaf(data, base)
+                continue
+            below = _inside(level, base, nodes.decode_inner(data, level), 0, self.size)
+            pending += [(level - 1, place, child) for place, child in below]
+
     def _leaves(self, level: int, base: int, node: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         if node == ABSENT:
             return

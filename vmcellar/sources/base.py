@@ -23,6 +23,10 @@ class UnknownVmError(PermanentError):
     """The hypervisor knows no VM of that name."""
 
 
+GRANULARITY = 64 << 10
+"""What a dirty bitmap's bit covers at most; a grown disk's old last bit may reach into the grown part."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """A run of a disk's bytes; `zero` says that it reads as zero without reading it."""
@@ -39,6 +43,7 @@ class SourceDisk:
     `identity` changes when the image behind `target` becomes another one. `tracked` says whether a dirty bitmap can
     follow it; if not, `reason` says why and it is read in full each time. `full_reason` is empty when this capture
     knows what changed since the parent, else it says why everything is read. `image` and `serial` are for people.
+    `cluster` is the bytes of a cluster of the image, 0 where it is not known.
     """
 
     target: str
@@ -50,6 +55,7 @@ class SourceDisk:
     full_reason: str = ""
     image: str = ""
     serial: str = ""
+    cluster: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,15 @@ from pathlib import Path
 import libvirt
 
 from vmcellar.sources import libvirt_job, libvirt_off, libvirt_pool, libvirt_scratch
-from vmcellar.sources.base import CaptureResult, ClearAction, Extent, PreviousDisk, ScratchPressure, SourceDisk
+from vmcellar.sources.base import (
+    GRANULARITY,
+    CaptureResult,
+    ClearAction,
+    Extent,
+    PreviousDisk,
+    ScratchPressure,
+    SourceDisk,
+)
 from vmcellar.sources.libvirt_agent import is_thawing, thaw
 from vmcellar.sources.libvirt_connection import Connection, explain, is_connection_lost
 from vmcellar.sources.libvirt_job import JobFiles
@@ -20,9 +28,6 @@ from vmcellar.sources.libvirt_scratch import Hold
 from vmcellar.sources.nbd import DIRTY_BITMAP, ExportReader
 
 log = logging.getLogger(__name__)
-
-GRANULARITY = 64 << 10
-"""What a dirty bitmap's bit covers; a grown disk's old last bit may reach into the grown part."""
 
 
 class LibvirtCapture:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_VERSION = slice(4, 8)
+_QCOW2_CLUSTER_BITS = slice(20, 24)
+_QCOW2_CLUSTER_BITS_MAX = 21
 QCOW2_OLD = "qcow2 version 2: no bitmap (`qemu-img amend -o compat=1.1 IMAGE` while the VM is off)"
 _COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _BESIDE = (
@@ -128,10 +130,12 @@ def _source_disk(element: ET.Element, target: str, elsewhere: libvirt.virConnect
     if local is not None and elsewhere is not None:
         reason = _untracked_reason_there(form, elsewhere, image)
         local = None
+        header = b""
     else:
-        reason = _untracked_reason(form, _header(local) if local else b"", local is not None)
+        header = _header(local) if local else b""
+        reason = _untracked_reason(form, header, local is not None)
     identity = ";".join(filter(None, (f"serial={serial}", f"image={image}", _file_identity(local))))
-    return SourceDisk(target, 0, identity, form, not reason, reason, "", image, serial)
+    return SourceDisk(target, 0, identity, form, not reason, reason, "", image, serial, _cluster(form, header))
 
 
 def _untracked_reason_there(form: str, elsewhere: libvirt.virConnect, image: str) -> str:
@@ -169,9 +173,14 @@ def _header(path: Path) -> bytes:
     """The fixed start of an image: written once, so reading it beside a running QEMU is safe (unlike all the rest)."""
     try:
         with path.open("rb") as file:
-            return file.read(8)
+            return file.read(24)
     except OSError:
         return b""
+
+
+def _cluster(form: str, header: bytes) -> int:
+    bits = int.from_bytes(header[_QCOW2_CLUSTER_BITS], "big")
+    return 1 << bits if form == "qcow2" and header.startswith(_QCOW2_MAGIC) and bits <= _QCOW2_CLUSTER_BITS_MAX else 0
 
 
 def _image(element: ET.Element) -> str:
