@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.context import AsyncClientContext
 from prefect.exceptions import ObjectNotFound
 
 from deployments import automations
@@ -102,8 +103,9 @@ async def apply(made: Plan, config: Config | None, register: Register | None = N
 
     `register` takes each deployment to the server, and gives its id; without one, Prefect's `aapply` does.
     """
-    for each in [*made.new, *made.there]:
-        await put(each, register, **made.options)
+    async with AsyncClientContext.get_or_create():  # one for all: each of Prefect's loads all certificate authorities
+        for each in [*made.new, *made.there]:
+            await put(each, register, **made.options)
     if config is None:
         return []
     async with get_client() as client:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 TAG = "vmcellar"
 JOB_TAG = "vmcellar-job"
+VERSION: dict[str, Any] = {"version_type": "prefect:simple"}
 
 FORMS: tuple[Flow[..., Any], ...] = (
     backup_vm,
@@ -68,7 +69,8 @@ class Wanted:
 
     def deployment(self, **options: Any) -> RunnerDeployment:
         """Without schedules: `flows.schedules` owns those. Entry points are dotted names: a path would load the module
-        a second time under another name, and mean another file from another working directory.
+        a second time under another name, and mean another file from another working directory. The version is that of
+        the flow: Prefect would look for one in the environment and in git, of whatever folder this is called in.
         """
         return RunnerDeployment.from_flow(
             self.flow,
@@ -77,7 +79,7 @@ class Wanted:
             description=self.description,
             tags=list(self.tags),
             entrypoint_type=EntrypointType.MODULE_PATH,
-            **options,
+            **{**VERSION, **options},
         )
 
 
