@@ -92,6 +92,7 @@ class Receivers:
 def test_people_are_told_by_mail_and_webhook_and_receivers_that_are_down_are_waited_for(
     seen: Seen, make_cellar: CellarFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("apprise.NotifyBase.request_rate_per_sec", 0)  # apprise waits 5.5 s between two mails
     receivers, port = Receivers(), free_port()
     events: list[Any] = []
     monkeypatch.setattr(tasks.watch, "emit_event", lambda **event: events.append(event))
