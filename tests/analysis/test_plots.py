@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +35,8 @@ def drawn(figure: Figure) -> str:
     data = png(figure)
     assert data.startswith(b"\x89PNG")
     assert len(data) > 5000
-    texts = [figure.get_suptitle(), *(text.get_text() for axis in figure.axes for text in axis.texts)]
-    return " ".join([*texts, *(axis.get_title(loc="left") for axis in figure.axes)])
+    texts = [*figure.texts, *(text for axis in figure.axes for text in axis.texts)]
+    return " ".join(text.get_text().strip() for text in texts)
 
 
 def test_tier_fill_names_the_day() -> None:
@@ -102,6 +103,39 @@ def test_cost_of_tiers() -> None:
     tiers = capacity(FRAME, [TierUse("hot", 1 << 40, None)], NOW, prices={"hot": Prices(gb_month=0.1)})
     assert "80 % intervals" in drawn(plots.tier_costs(tiers))
     assert "No tier has a price" in drawn(plots.tier_costs([replace(tiers[0], costs=())]))
+
+
+def test_long_names_push_no_words_off_the_sheet() -> None:
+    name = {vm: f"{vm}-of-the-production-cluster-in-the-second-hall" for vm in FRAME["vm"].unique()}
+    frame = FRAME.assign(vm=FRAME["vm"].astype("object").map(name).astype("category"))
+    vms = [str(vm) for vm in frame["vm"].unique()]
+    table = pd.DataFrame({"vm": vms, "bytes_size": 1, "drills": 1, "measured": 9.0, "predicted": 8.0})
+    figures = (
+        plots.change_calendar(frame),
+        plots.rpo_timeline(frame, {}, AT, vms),
+        plots.rto(table, dict.fromkeys(vms, 10.0)),
+        plots.largest(frame),
+    )
+    for figure in figures:
+        drawn(figure)
+        assert len(figure.texts) == 2
+        for text in figure.texts:
+            assert text.get_window_extent().x1 <= figure.bbox.x1, text.get_text()
+
+
+def test_a_legend_lies_on_no_bar() -> None:
+    one = pd.DataFrame({"vm": ["a"], "bytes_size": 1, "drills": 1, "measured": 9.0, "predicted": 8.0})
+    figure = plots.rto(one, {"a": 10.0})
+    drawn(figure)
+    (legend,) = figure.legends
+    assert not legend.get_window_extent().overlaps(figure.axes[0].get_window_extent())
+
+
+def test_use_begins_with_the_first_run() -> None:
+    short = FRAME[FRAME["started"] > AT - pd.Timedelta(days=40)]
+    (axis,) = plots.tier_fill(short, fill_of(short, "hot", 1 << 40, NOW), None).axes
+    times: Any = axis.lines[0].get_xdata()
+    assert abs(times[0] - short["started"].min()) <= timedelta(days=2)
 
 
 def test_units() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
 INK, SOFT, GRID = "#1f2933", "#66727f", "#e4e8ec"
@@ -17,6 +21,8 @@ BLUE, ORANGE, RED, GREEN, VIOLET = "#2563a8", "#d9822b", "#c23030", "#2f8f5b", "
 SERIES = (BLUE, ORANGE, GREEN, VIOLET, "#4ba3c3", "#8a6d3b", "#b35c8c", "#5b6770")
 WIDTH = 10.0
 _STEP = 1024.0
+LEFT, ABOUT_DOWN = 0.01, 0.36
+"""Where titles begin, as a share of the sheet; how many inches below its top the line about it is."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -31,11 +37,30 @@ def sheet(title: str, about: str, height: float = 4.2, rows: int = 1) -> tuple[F
     """A figure with a title, one line about it, and `rows` axes one below the other that share their x axis."""
     figure = Plot(figsize=(WIDTH, height), dpi=110, layout="constrained")
     axes = figure.subplots(rows, 1, sharex=rows > 1, squeeze=False)[:, 0]
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
-    axes[0].set_title(about, loc="left", fontsize=9.5, color=SOFT, pad=10)
+    figure.suptitle(f"{title}\n", x=LEFT, ha="left", fontsize=13, fontweight="bold", color=INK)  # room for the line
+    below = figure.transFigure + ScaledTranslation(0, -ABOUT_DOWN, figure.dpi_scale_trans)
+    # At the sheet's edge, not the axes': beside long names it would not fit.
+    figure.text(LEFT, 1.0, about, transform=below, va="top", fontsize=9.5, color=SOFT)
     for axis in axes:
         plain(axis)
+    figure.align_ylabels(axes)
     return figure, list(axes)
+
+
+def rows_of(axis: Axes, names: Sequence[str]) -> None:
+    """Names of the rows of bars, the first at the top; each row has the same room."""
+    axis.set_yticks(np.arange(len(names)), list(names))
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(visible=False, axis="y")
+
+
+def legend(axis: Axes, columns: int) -> None:
+    """A legend beside the title, where no bar can lie under it."""
+    figure = axis.get_figure(root=True)
+    handles, names = axis.get_legend_handles_labels()
+    if figure is not None:
+        made = figure.legend(handles, names, frameon=False, fontsize=9, ncols=columns, loc="upper right")
+        made.set_in_layout(False)
 
 
 def plain(axis: Axes) -> None:

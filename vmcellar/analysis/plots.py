@@ -23,8 +23,10 @@ from vmcellar.analysis.figures import (
     in_bytes,
     in_time,
     label_end,
+    legend,
     need,
     nothing,
+    rows_of,
     sheet,
 )
 from vmcellar.analysis.grid import seconds_of
@@ -82,7 +84,7 @@ def _stored_until_now(frame: pd.DataFrame, fill: Fill, days: int) -> tuple[Any, 
     """Days before now (not above 0) and what was used then, as if nothing had been deleted since."""
     own = frame[(frame["tier"] == fill.tier) & frame["ok"]]
     age = np.ceil((seconds_of(own["started"]) - fill.now) / DAY).astype(int)
-    at = np.arange(-days, 1)
+    at = np.arange(max(-days, int(age.min()) - 1) if len(age) else 0, 1)
     added = np.array([own["bytes_stored"].to_numpy()[age > day].sum() for day in at], dtype=float)
     return at, np.maximum(fill.used[0] - added, 0.0)
 
@@ -177,7 +179,8 @@ def rpo_timeline(frame: pd.DataFrame, targets: Mapping[str, float], now: pd.Time
         target = targets.get(vm)
         scale, unit = in_time(max(float(own["worst"].max()) if len(own) else 0.0, target or 0.0))
         _saw(axis, own, target, scale)
-        axis.set_ylabel(f"{vm}\n{unit}", rotation=0, ha="right", va="center", fontsize=9, color=INK)
+        name = f"{vm}\n{unit}" if len(own) else vm
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK)
         axis.set_ylim(bottom=0)
     _dates(axes[-1])
     return figure
@@ -185,7 +188,8 @@ def rpo_timeline(frame: pd.DataFrame, targets: Mapping[str, float], now: pd.Time
 
 def _saw(axis: Axes, own: pd.DataFrame, target: float | None, scale: float) -> None:
     if own.empty:
-        axis.text(0.01, 0.4, "no point in this time", fontsize=9, color=SOFT, transform=axis.transAxes)
+        color = RED if target else SOFT
+        axis.text(0.01, 0.4, "no point in this time", fontsize=9, color=color, transform=axis.transAxes)
         axis.set_yticks([])
         return
     if target:
@@ -218,6 +222,7 @@ def _over(axis: Axes, over: pd.DataFrame, target: float, scale: float) -> None:
         ages = np.column_stack([begin - seconds_of(over["started"]), over["worst"], gap]).ravel() / scale
         spans = _times(np.column_stack([begin, until, until]).ravel())
         axis.fill_between(spans, target / scale, ages, color=RED, alpha=0.8, lw=0)
+        axis.plot(_times(until), over["worst"] / scale, color=RED, linestyle="none", marker="o", markersize=3)
 
 
 def rto(table: pd.DataFrame, targets: Mapping[str, float]) -> Figure:
@@ -233,11 +238,9 @@ def rto(table: pd.DataFrame, targets: Mapping[str, float]) -> Figure:
     axis.plot(table["measured"] / scale, rows, "o", color=BLUE, markersize=7, label="last drill")
     wanted = table["vm"].astype("object").map(dict(targets)).astype("float64")
     axis.plot(wanted / scale, rows, "|", color=RED, markersize=16, markeredgewidth=2, label="target")
-    axis.set_yticks(rows, [str(vm) for vm in table["vm"]])
-    axis.invert_yaxis()
-    axis.grid(visible=False, axis="y")
+    rows_of(axis, [str(vm) for vm in table["vm"]])
     axis.set_xlabel(unit, color=SOFT, fontsize=9)
-    axis.legend(frameon=False, fontsize=9, ncols=3, loc="upper right", bbox_to_anchor=(1.0, 1.12))
+    legend(axis, 3)
     return figure
 
 
@@ -305,10 +308,8 @@ def scenarios(outcomes: Sequence[Outcome], currency: str = "$") -> Figure:
         left += width
     for row, one in zip(rows, outcomes, strict=True):
         label_end(axis, left[row], float(row), f"{currency}{one.bill.total:,.0f}", INK)
-    axis.set_yticks(rows, [one.scenario.name for one in outcomes])
-    axis.invert_yaxis()
-    axis.grid(visible=False, axis="y")
-    axis.legend(frameon=False, fontsize=9, ncols=len(tiers), loc="upper right", bbox_to_anchor=(1.0, 1.16))
+    rows_of(axis, [one.scenario.name for one in outcomes])
+    legend(axis, len(tiers))
     return figure
 
 
@@ -328,10 +329,8 @@ def tier_costs(tiers: Sequence[TierCapacity]) -> Figure:
         name = "now" if after == 0 else f"in {after} days"
         at = np.array(rows) + (place - (len(days) - 1) / 2) * 0.26
         axis.barh(at, month, height=0.24, color=color, alpha=0.6, xerr=ends, ecolor=INK, label=name)
-    axis.set_yticks(np.arange(len(priced)), [tier.tier for tier in priced])
-    axis.invert_yaxis()
-    axis.grid(visible=False, axis="y")
-    axis.legend(frameon=False, fontsize=9, ncols=len(days), loc="upper right", bbox_to_anchor=(1.0, 1.14))
+    rows_of(axis, [tier.tier for tier in priced])
+    legend(axis, len(days))
     return figure
 
 
@@ -348,9 +347,7 @@ def largest(frame: pd.DataFrame, days: int = 30, most: int = 15) -> Figure:
     rows = np.arange(len(sums))
     axis.barh(rows, sums["bytes_changed"] / scale, color=BLUE, alpha=0.25, height=0.7)
     axis.barh(rows, sums["bytes_stored"] / scale, color=BLUE, height=0.7)
-    axis.set_yticks(rows, [str(vm) for vm in sums.index])
-    axis.invert_yaxis()
-    axis.grid(visible=False, axis="y")
+    rows_of(axis, [str(vm) for vm in sums.index])
     return figure
 
 
