@@ -47,23 +47,6 @@ def test_a_whole_run_leaves_a_point_and_nothing_held(engine: Engine, source: Emp
     assert engine.run_directories() == []
 
 
-def test_scratch_space_is_watched_while_no_chunk_comes(
-    engine: Engine, source: EmptySource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source.full = True
-
-    def waits(_: object, __: object, cancel: CancelToken) -> None:
-        source.used = 95
-        while not cancel.cancelled:
-            threading.Event().wait(0.01)
-        cancel.check()
-
-    monkeypatch.setattr("vmcellar.backup.export._SegmentExport._reader", waits)
-    with pytest.raises(PermanentError, match=r"scratch space .*95% full"):
-        pipeline.run(engine, REQUEST)
-    assert not source.held
-
-
 @pytest.mark.parametrize("job", ["", "weekly"])
 def test_a_point_says_that_differential_was_done_otherwise(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, job: str

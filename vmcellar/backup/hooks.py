@@ -10,16 +10,15 @@ import logging
 import os
 import pwd
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmcellar.backup.hostcommand import Ended, run_command
 from vmcellar.backup.model import BackupRequest, PointSummary
-from vmcellar.backup.runs import PRESSURE_SECONDS
+from vmcellar.backup.scratch import watched
 from vmcellar.errors import CancelledError, PermanentError, VmcellarError
 from vmcellar.progress import CancelToken
 
@@ -70,7 +69,7 @@ class Hooks:
         if not self._owed:
             return
         token = CancelToken()
-        with _watched(check_pressure, token):
+        with watched(check_pressure, token.cancel) if check_pressure else nullcontext():
             while self._owed and not token.cancelled:
                 self._run(self._owed.pop(0), token)
 
@@ -151,32 +150,6 @@ class Hooks:
             values["VMCELLAR_POINT"] = self.point.id if self.point else ""
             values["VMCELLAR_ERROR"] = " ".join(str(getattr(error, "message", error or "")).replace("\0", "").split())
         return values
-
-
-@contextmanager
-def _watched(check_pressure: Callable[[], None] | None, token: CancelToken) -> Iterator[None]:
-    """Cancel the token as soon as the check raises, while the block runs."""
-    ended = threading.Event()
-
-    def watch(check: Callable[[], None]) -> None:
-        while not ended.wait(PRESSURE_SECONDS):
-            try:
-                check()
-            except Exception as error:  # whatever it is, the backup cannot go on as it should
-                log.warning("hooks are stopped: %s", getattr(error, "message", error))
-                token.cancel()
-                return
-
-    if check_pressure is None:
-        yield
-        return
-    thread = threading.Thread(target=watch, args=(check_pressure,), name="hooks-watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager

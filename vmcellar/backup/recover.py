@@ -20,7 +20,8 @@ from vmcellar.backup.export import landed_before
 from vmcellar.backup.model import BackupRequest, CompressResult, ExportResult, RecoverAction
 from vmcellar.backup.release import release
 from vmcellar.backup.rundir import REQUEST_FILE, RunDirectory, stage_file
-from vmcellar.backup.runs import PRESSURE_LIMIT, RELEASED, Run, RunRecord, load_record
+from vmcellar.backup.runs import RELEASED, Run, RunRecord, load_record
+from vmcellar.backup.scratch import PRESSURE_LIMIT
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.sources.base import Capture
 

@@ -15,6 +15,7 @@ from vmcellar.backup.export import PLACE_DIRECT
 from vmcellar.backup.model import BackupRequest, ExportResult, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.planning import Segment
 from vmcellar.backup.rundir import RUN_FILE, RunDirectory, stage_file
+from vmcellar.backup.scratch import PRESSURE_SECONDS, refuse_full
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken
 from vmcellar.sources.base import Capture, CaptureResult
@@ -24,10 +25,6 @@ PLAN = "plan.npz"
 ARTIFACTS = "artifacts.npz"
 PLAN_ROW = np.dtype([("segment", "<u4"), ("offset", "<u8"), ("length", "<u8"), ("zero", "?")])
 
-PRESSURE_LIMIT = 0.9
-"""Scratch space may fill to this share before the backup gives up for the guest's sake (pitfall 11)."""
-PRESSURE_SECONDS = 0.25
-"""How often the scratch space is looked at."""
 WAIT_SECONDS = 0.2
 """How often a wait for a connection looks at the cancel token."""
 
@@ -127,13 +124,7 @@ class Run:
             if now - self._looked < PRESSURE_SECONDS:
                 return
             self._looked = now
-        pressure = self.capture.scratch_pressure()
-        if pressure.fraction > PRESSURE_LIMIT:
-            raise PermanentError(
-                f"{self.record.request.vm}: the guest overwrites faster than it is read: scratch space "
-                f"{self.record.capture.scratch} is {pressure.fraction:.0%} full",
-                hint="give `scratch` in vmcellar.yaml more space, or back up at a quieter hour",
-            )
+        refuse_full(self.capture)
 
     def all_exported(self) -> bool:
         """Whether every segment has landed, so that the VM is needed no more."""

@@ -18,6 +18,7 @@ from vmcellar.backup.cut_off import cut_off
 from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
+from vmcellar.backup.scratch import guarded
 from vmcellar.backup.selection import done_otherwise
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken
@@ -63,12 +64,13 @@ def _begin(
     doubt: str,
     cancel: CancelToken,
 ) -> Run:
+    _have_epoch(engine)
     capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent, doubt))
+    stop = CancelToken(cancel)
     try:
-        run = _plan(engine, request, directory, capture, parent, cancel)
-        if any(segment.bytes for segment in run.record.segments):
-            _have_epoch(engine)
-        cancel.check()
+        with guarded(capture, stop):
+            run = _plan(engine, request, directory, capture, parent, stop)
+            cancel.check()
     except BaseException:
         capture.end()
         raise
@@ -76,7 +78,7 @@ def _begin(
 
 
 def _have_epoch(engine: Engine) -> bytes:
-    """The key that packs are sealed under: its first use asks the tier, so exports need no tier when it is done now."""
+    """The key that packs are sealed under: its first use asks the tier, for which no VM is to be held."""
     return engine.repository.keyring.epoch_id
 
 
