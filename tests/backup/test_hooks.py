@@ -28,7 +28,7 @@ from vmcellar.backup.model import BackupRequest, PointSummary
 from vmcellar.backup.report import markdown_report
 from vmcellar.config.jobs import BackupJob
 from vmcellar.engine import Engine
-from vmcellar.errors import CancelledError, PermanentError
+from vmcellar.errors import CancelledError, PermanentError, TransientError
 from vmcellar.progress import CancelToken
 
 REQUEST = BackupRequest("vm", job="mine")
@@ -81,6 +81,23 @@ def test_where_one_before_fails_nothing_begins_and_the_others_still_undo_it(engi
     assert not engine.source.begun
     lines = (tmp_path / "note").read_text().splitlines()
     assert lines == ["before vm mine  ", "thawed vm mine  ", "after vm mine failed "]
+
+
+def test_one_that_runs_again_for_a_run_that_holds_no_vm_is_not_stopped(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_hooks(engine, {"when": "thawed", "run": f"sleep 0.6; echo done >> {tmp_path}/note"})
+
+    def away(*_: object) -> None:
+        raise TransientError("the tier is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "commit", away)
+        with pytest.raises(TransientError):
+            pipeline.run(engine, REQUEST)
+    point = pipeline.run(engine, REQUEST)
+    assert point.hook_failures == ()
+    assert (tmp_path / "note").read_text() == "done\ndone\n"
 
 
 def test_a_failure_that_is_only_to_be_warned_of_stops_nothing(engine: Engine) -> None:

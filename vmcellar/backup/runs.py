@@ -118,7 +118,12 @@ class Run:
             free.release()
 
     def check_pressure(self) -> None:
-        """Give up for the guest's sake when scratch space is nearly full; cheap, looks four times a second."""
+        """Give up for the guest's sake when scratch space is nearly full; cheap, looks four times a second.
+
+        Never of a run that holds no VM, as one that had landed when its process died.
+        """
+        if not self.held:
+            return
         now = time.monotonic()
         with self._lock:
             if now - self._looked < PRESSURE_SECONDS:
