@@ -31,6 +31,8 @@ LEAST_WEEKS = 3
 LEAST_COVERED = 0.5
 STALE = 3.0
 LEAST_POINTS = 7
+UNTRIED = 1.2
+"""How much larger errors of the second week ahead are taken to be than those of the first while none was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +256,12 @@ def _bounds(tested: backtest.Backtest, logs: Floats, season: int) -> tuple[dict[
 
 def _errors_of(tested: backtest.Backtest, week: slice, season: int) -> Floats:
     """Past errors of a week ahead, as they would be with what is known now; where there are none yet, those of the
-    first week, half as large again.
+    first week, a fifth larger.
     """
     errors = tested.errors * tested.learned[:, :, None]
     own = errors[:, :, week]
     none = ~np.isfinite(own).any(axis=(1, 2), keepdims=True)
-    return np.asarray(np.where(none, 1.5 * errors[:, :, :season], own), dtype=np.float64)
+    return np.asarray(np.where(none, UNTRIED * errors[:, :, :season], own), dtype=np.float64)
 
 
 def _mean_by_median(tested: backtest.Backtest) -> Floats:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LEVELS = (80, 95)
 GROUPS = 3
-SHARED, LONE, FEW = 0.4, 0.25, 2.0
+SHARED, LONE, FEW = 0.4, -0.2, 2.0
 """The errors of one forecast share its level's error, and few errors know little of their tails: an interval is wider
 by `SHARED` / forecasts + `LONE` / forecasts squared + `FEW` / errors.
 """
