@@ -26,8 +26,9 @@ async def rebalance_tiers(request: RebalanceTiers) -> RebalanceReport:
     await tiers_artifact(report, standing)
     if report.lost:
         raise IntegrityError(
-            f"{len(report.lost)} packs that restore points need are on no tier, such as {report.lost[0]}",
-            hint="`vmcellar verify --all` names the points and disk ranges; the next backup heals what it can",
+            f"{len(report.lost)} packs that restore points need are lost, such as {report.lost[0]}",
+            hint="`vmcellar verify --all` names the points and disk ranges, `--repair --from TIER` brings back what a "
+            "tier has of them, the next backup heals what it can",
         )
     if report.failed:
         first = report.failed[0]

@@ -65,7 +65,7 @@ def test_packs_move_and_the_tables_say_where(seen: Seen, config: Path) -> None:
 def test_a_lost_pack_turns_it_red(seen: Seen, config: Path) -> None:
     run(config)
     shutil.rmtree(config.parent / "cold" / "data")
-    with pytest.raises(IntegrityError, match=r"\d packs that restore points need are on no tier"):
+    with pytest.raises(IntegrityError, match=r"\d packs that restore points need are lost"):
         run(config)
     state = seen.flow_run("rebalance tiers").state
     assert state is not None

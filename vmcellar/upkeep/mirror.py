@@ -2,7 +2,8 @@
 
 A mirror is complete at any moment as far as its points go: what points need is copied before them and removed after
 them. What hot no longer has is removed, but only after hot was listed without an error, and holds a repository, and
-never what hot can only have lost: the last key of an epoch, the newest point of all. Nothing takes the place of a
+never what hot can only have lost: a pack of metadata that points need, a pinned point, the last key of an epoch, the
+slot of somebody who holds epochs, the last slot that reads disks, the newest point of all. Nothing takes the place of a
 mirrored object unless it was shown to be whole.
 """
 
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from vmcellar.crypto.epochs import by_epoch
 from vmcellar.crypto.names import EPOCHS, KEYS, epoch_name
+from vmcellar.crypto.recipients import KIND as RECIPIENT
+from vmcellar.crypto.slots import PASSPHRASE, list_slots
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository.layout import CONFIG_KEY, EVIDENCE, INDEX, MARKS, META, PINS, POINTS
 from vmcellar.tiers.base import LockedError, NotFoundError, lock_now
@@ -22,6 +25,7 @@ from vmcellar.tiers.base import LockedError, NotFoundError, lock_now
 if TYPE_CHECKING:
     from vmcellar.tiers.base import Tier
     from vmcellar.upkeep.carry import Carrier
+    from vmcellar.upkeep.survey import Survey
 
 IN_ORDER = (KEYS, EPOCHS, META, MARKS, INDEX, PINS, EVIDENCE, POINTS)
 """What is mirrored besides the config object, in the order in which it is copied: a mark before the index
@@ -45,16 +49,27 @@ class Mirror:
     """Brings mirrors up to date with hot as it was listed when this was made; one thread."""
 
     def __init__(
-        self, hot: Tier, carrier: Carrier, check: Callable[[], None], check_object: Callable[[str], None]
+        self,
+        hot: Tier,
+        found: Survey,
+        carrier: Carrier,
+        check: Callable[[], None],
+        check_object: Callable[[str], None],
     ) -> None:
-        """List hot. `check` is called before each change, and raises to stop; `check_object` raises IntegrityError for
-        an object of hot that is damaged. PermanentError when hot holds nothing.
+        """List hot, of which `found` says what points need and what of that is lost. `check` is called before each
+        change, and raises to stop; `check_object` raises IntegrityError for an object of hot that is damaged.
+        PermanentError when hot holds nothing.
         """
         self._hot = hot
+        self._needed = frozenset(found.lost)
+        self._all_read = not found.unread
         self._carrier = carrier
         self._check = check
         self._check_object = check_object
-        self._epochs = by_epoch(hot).keys()
+        epochs = by_epoch(hot)
+        self._epochs = epochs.keys()
+        self._holders = {holder for holders in epochs.values() for holder in holders}
+        self._reads_disks = any(slot.kind in (PASSPHRASE, RECIPIENT) for slot in list_slots(hot))
         listed = {prefix: dict(hot.list(prefix)) for prefix in reversed(IN_ORDER)}  # points first: the rest is there
         if not (listed[KEYS] and hot.exists(CONFIG_KEY)):
             raise PermanentError(
@@ -74,9 +89,9 @@ class Mirror:
         missing = [key for key, size in self._wanted.items() if there.get(key) != size]
         extra = [key for key in reversed(there) if key not in self._wanted]
         self._refuse_what_prune_never_does(tier, there)
-        kept = {**self._damaged(tier, [key for key in missing if key in there]), **self._lost(tier)}
+        kept = {**self._damaged(tier, [key for key in missing if key in there]), **self._lost(tier, extra)}
         missing = [key for key in missing if key not in kept]
-        extra = [key for key in extra if key not in kept]
+        extra = [key for key in extra if key not in kept and self._may_go(key)]
         if not dry_run:
             self._carrier.clear(tier)
             for key in missing:
@@ -110,14 +125,29 @@ class Mirror:
             except NotFoundError:  # dropped since it was listed
                 continue
             except IntegrityError as error:
-                found[key] = f"{key} is damaged on {self._hot!r}: {error.message}; {_mend(tier)}"
+                found[key] = f"{key} is damaged on {self._hot!r}: {error.message}; {_mend(tier, key)}"
         return found
 
-    def _lost(self, tier: Tier) -> dict[str, str]:
-        """Keys of epochs that hot does not hold for anybody any more, which nothing ever removes, with what to say."""
+    def _lost(self, tier: Tier, extra: Iterable[str]) -> dict[str, str]:
+        """What nothing ever removes, and hot does not hold any more, with what to say."""
         gone = {epoch: held for epoch, held in by_epoch(tier).items() if epoch not in self._epochs}
         names = [epoch_name(epoch, holder) for epoch, holders in gone.items() for holder in holders]
-        return {name: f"{name} is missing on {self._hot!r}; {_mend(tier)}" for name in names}
+        names += [key for key in extra if self._is_lost(key)]
+        return {name: f"{name} is missing on {self._hot!r}; {_mend(tier, name)}" for name in names}
+
+    def _is_lost(self, key: str) -> bool:
+        """Whether hot has what nobody could have left there in removing this: the pin of a point, epochs that are
+        sealed to a key slot, no other slot that reads disks, points that need a pack.
+        """
+        if key.startswith(POINTS):
+            return PINS + key.removeprefix(POINTS) in self._wanted
+        if key.startswith(KEYS):
+            return key.removeprefix(KEYS) in self._holders or not self._reads_disks
+        return key in self._needed
+
+    def _may_go(self, key: str) -> bool:
+        """Packs of metadata stay as long as there is a point of which nobody can tell what it needs."""
+        return self._all_read or not key.startswith(META)
 
     def _copy(self, key: str, tier: Tier, *, replace: bool) -> None:
         self._check()
@@ -145,5 +175,6 @@ class Mirror:
         return True
 
 
-def _mend(tier: Tier) -> str:
-    return f"`vmcellar verify --all --repair --from {tier.name}` brings it back"
+def _mend(tier: Tier, key: str) -> str:
+    what = key.removeprefix(POINTS) if key.startswith(POINTS) else "--all"
+    return f"`vmcellar verify {what} --repair --from {tier.name}` brings it back"

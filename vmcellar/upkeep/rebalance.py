@@ -64,8 +64,8 @@ class Failed:
 class RebalanceReport:
     """What was done, or would be if `dry_run`; sizes in bytes.
 
-    `moves` were done; `held` packs cannot be moved as they are; `failed` ones were not, with the reason. `lost` are
-    keys of packs that points need and no tier has. `bytes` is the size of all copies that were made. `separated` are
+    `moves` were done; `held` packs cannot be moved as they are; `failed` ones were not, with the reason. `lost` is as
+    in Survey. `bytes` is the size of all copies that were made. `separated` are
     keys of packs of which what cooled lies in packs of its own now (see separate.py); what a dry run says of moves is
     without these.
     """
@@ -130,7 +130,7 @@ def rebalance(
             found = look()
         if not dry_run:
             uses.clear(repository.tier, {point.id for point in own.readable_points()})
-        mirrors = run.mirrors()
+        mirrors = run.mirrors(found)
         moves, held = _decided(found, rules, now, cellar, dropped)
         moves, locked = unlocked(moves, cellar, rules.copies, now)
         moves, closed = run.within_windows(moves)
@@ -206,10 +206,10 @@ class _Run:
         if self._lease is not None:
             self._lease.check()
 
-    def mirrors(self) -> tuple[Mirrored, ...]:
+    def mirrors(self, found: Survey) -> tuple[Mirrored, ...]:
         """Bring all mirrors up to date."""
         hot, keyring, own = self._cellar.hot, self._repository.keyring, self._repository.id
-        mirror = Mirror(hot, self._carrier, self._check, lambda key: check_object(hot, keyring, own, key))
+        mirror = Mirror(hot, found, self._carrier, self._check, lambda key: check_object(hot, keyring, own, key))
         others = [self._cellar.tier_named(name) for name in self._cellar.names[1:]]
         return tuple(mirror.update(tier, dry_run=self._lease is None) for tier in others)
 

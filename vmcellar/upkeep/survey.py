@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vmcellar.errors import UsageError, VmcellarError
 from vmcellar.policy.placement import Pack
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository.layout import DATA, KIND_DATA
+from vmcellar.repository.layout import DATA, KIND_DATA, META, POINTS
 from vmcellar.tiers.cellar import CellarTier
 from vmcellar.upkeep.pins import pinned
 from vmcellar.upkeep.reach import Live, Reach
@@ -44,11 +44,11 @@ class Mixed:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found. `packs` by key; `lost` are keys that points need and no tier has; `mixed` are those packs that
-    points younger than was asked for need.
+    """What was found. `packs` of disk bytes by key; `lost` are keys of packs that points need: of disk bytes which no
+    tier has, of metadata which hot has not; `mixed` are those packs that points younger than was asked for need.
 
     `away` names each tier that could not be listed, with the reason: what lies there alone is neither in `packs` nor in
-    `lost` then.
+    `lost` then. `unread` are the ids of points that could not be read: what they need is not known.
     """
 
     packs: tuple[Pack, ...]
@@ -56,6 +56,7 @@ class Survey:
     points: int
     away: Mapping[str, str]
     mixed: tuple[Mixed, ...] = ()
+    unread: frozenset[str] = frozenset()
 
 
 def for_ever(_: RestorePoint) -> float:
@@ -100,13 +101,17 @@ def survey(
     """
     cancel = cancel or CancelToken()
     there, away = _listed(repository, strict=strict, cancel=cancel)
+    metadata = {key for key, _ in repository.tier.list(META)}
     repository.index.refresh()
+    every = {key.removeprefix(POINTS) for key, _ in repository.tier.list(POINTS)}
     points = repository.readable_points()
     walk = _Walk(repository, needed, young_since, used or {}, progress, cancel)
     seen = walk.run(points)
     packs = (Pack(key, size, tuple(tiers), *seen.get(key, (None, inf))) for key, (size, tiers) in sorted(there.items()))
-    lost = () if away else tuple(key for key in sorted(seen.keys() - there.keys()) if not repository.tier.exists(key))
-    return Survey(tuple(packs), lost, len(points), away, walk.mixed())
+    missing = (walk.metadata - metadata) | (set() if away else seen.keys() - there.keys())
+    lost = tuple(key for key in sorted(missing) if not repository.tier.exists(key))
+    unread = frozenset(every - {point.id for point in points})
+    return Survey(tuple(packs), lost, len(points), away, walk.mixed(), unread)
 
 
 def lying(repository: Repository) -> Survey:
@@ -155,6 +160,8 @@ class _Walk:
         self._young_since = young_since
         self._used = used
         self._young: dict[bytes, tuple[bytes, int]] | None = None
+        self.metadata: set[str] = set()
+        """Keys of the metadata packs that points need."""
 
     def run(self, points: list[RestorePoint]) -> dict[str, tuple[float | None, float]]:
         """For each data pack that points need: when the youngest not pinned was made or used, and until when that is
@@ -171,6 +178,8 @@ class _Walk:
             for pack in self._reach.add(point):
                 if pack.kind == KIND_DATA:
                     seen[pack.key] = facts
+                else:
+                    self.metadata.add(pack.key)
         return seen
 
     def mixed(self) -> tuple[Mixed, ...]:

@@ -36,7 +36,7 @@ def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
     """What lies on which tier: packs, bytes, age, cost per month, free space, days to full. Moves nothing.
 
     When a tier will be full is forecast from what backups store on it, as if nothing went again; `vmcellar capacity`
-    says more about it. Exit 1 when a tier is away, or a pack that points need is on none.
+    says more about it. Exit 1 when a tier is away, or a pack that points need is lost.
     """
     if ctx.invoked_subcommand is not None:
         if config is not None:
@@ -88,8 +88,8 @@ def move(
     """Move packs to the tiers that `placement:` names, make missing copies, and bring the mirrors up to date.
 
     Each pack is copied, read back, and only then deleted where it was. Packs of which most has cooled are taken apart
-    first. Stopped or killed, the next call goes on. Exit 1 when a pack could not be moved, or one that points need is
-    on no tier.
+    first. Stopped or killed, the next call goes on. Exit 1 when a pack could not be moved, or what points need is
+    lost.
     """
     rate = _rate(limit)
     with cancel_on_signals() as cancel, progress_bars() as progress:

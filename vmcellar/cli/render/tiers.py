@@ -75,7 +75,7 @@ def _full_text(tier: TierSummary, found: DaysToFull | None) -> str:
 def _lost(keys: Sequence[str]) -> list[Text]:
     if not keys:
         return []
-    text = f"LOST: {len(keys)} packs that points need are on no tier; `vmcellar verify --all` names the points"
+    text = f"LOST: {len(keys)} packs that points need; `vmcellar verify --all` names the points"
     return [Text(text, style="bold red")]
 
 

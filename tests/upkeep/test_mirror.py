@@ -1,0 +1,140 @@
+"""Mirrors keep what hot can only have lost, and the run says so: nothing good is removed because hot is damaged."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cellar import Cellar, stand_ins
+from tests.upkeep.tiered import NAMES, PLACEMENT, TieredWorld
+from tests.upkeep.world import DAY
+from vmcellar.config.prices import Prices
+from vmcellar.crypto.recipient import PrivateKey
+from vmcellar.policy.placement import sites_of
+from vmcellar.repository.repair import RepairRequest, repair
+from vmcellar.repository.repository import Repository
+from vmcellar.repository.scrub import verify_all
+from vmcellar.upkeep.pins import pin, unpin
+from vmcellar.upkeep.rebalance import RebalanceReport, Rules, rebalance
+from vmcellar.upkeep.survey import survey
+
+
+@pytest.fixture
+def world(tmp_path: Path, pool: ThreadPoolExecutor) -> TieredWorld:
+    return TieredWorld.make(tmp_path, pool)
+
+
+def mirrored_on(world: TieredWorld, key: str) -> list[str]:
+    return [name for name, tier in world.others.items() if tier.exists(key)]
+
+
+def kept(report: RebalanceReport) -> list[str]:
+    return [text for mirror in report.mirrors for text in mirror.kept]
+
+
+def pack_of_the_first_file(world: TieredWorld) -> str:
+    """Two points, of which the second shares no map node with the first, and the pack of the file that they share; the
+    first point is gone, and the mirrors are up to date.
+    """
+    host = world.host()
+    first = world.back_up(host, {place: 100 + place for place in range(6)})
+    world.now += DAY
+    second = world.back_up(host, {place: 200 + place for place in range(6)}, first)
+    drop(world, first.id)
+    world.now += DAY
+    assert world.rebalance().ok
+    return pack_of(host, second.artifacts[0].chunks[0])
+
+
+def pack_of(host: Repository, chunk: str) -> str:
+    name = bytes.fromhex(chunk)
+    return host.index.locate([name])[name].pack.key
+
+
+def drop(world: TieredWorld, point: str) -> None:
+    world.tier.delete(f"points/{point}")
+    del world.model[point]
+
+
+def test_a_pack_that_holds_only_files_and_is_lost_on_hot_stays_on_the_mirrors(world: TieredWorld) -> None:
+    """No map node in it is needed any more, so walking the maps does not meet it."""
+    key = pack_of_the_first_file(world)
+    world.tier.delete(key)
+    report = world.rebalance()
+    assert not report.ok
+    assert report.lost == (key,)
+    assert survey(world.host("looker")).lost == (key,)
+    assert kept(report) == [
+        f"{key} is missing on {world.tier!r}; `vmcellar verify --all --repair --from {name}` brings it back"
+        for name in ("warm", "cold")
+    ]
+    assert mirrored_on(world, key) == ["warm", "cold"]
+    mended = repair(world.host("mender"), world.others["warm"], RepairRequest())
+    assert [each.key for each in mended.repaired] == [key]
+    world.check()
+    assert verify_all(world.host("verifier"), deep=True).ok
+    assert world.rebalance().ok
+
+
+def test_what_a_damaged_point_may_need_stays_on_the_mirrors(world: TieredWorld) -> None:
+    """Nobody can tell what it needs; once it is dropped, its metadata goes from the mirrors as well."""
+    host = world.host()
+    first = world.back_up(host, {place: 100 + place for place in range(6)})
+    second = world.back_up(host, {place: 200 + place for place in range(6)}, first)
+    assert world.rebalance().ok
+    key = pack_of(host, second.disks[0].root)
+    path = world.folder / "hot" / "points" / second.id
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    world.tier.delete(key)
+    world.rebalance()
+    assert mirrored_on(world, key) == ["warm", "cold"]
+    world.back_up(host, {place: 300 + place for place in range(6)}, first)
+    drop(world, second.id)
+    assert world.rebalance().ok
+    assert mirrored_on(world, key) == []
+
+
+def test_a_pinned_point_that_is_lost_on_hot_stays_on_the_mirrors_and_comes_back(world: TieredWorld) -> None:
+    host = world.host()
+    first = world.back_up(host, {place: 100 + place for place in range(6)})
+    world.now += DAY
+    world.back_up(host, {place: 200 + place for place in range(6)}, first)
+    pin(host, first, "for the auditors")
+    assert world.rebalance().ok
+    world.tier.delete(f"points/{first.id}")
+    report = world.rebalance()
+    assert not report.ok
+    assert f"`vmcellar verify {first.id} --repair --from warm` brings it back" in kept(report)[0]
+    assert mirrored_on(world, f"points/{first.id}") == ["warm", "cold"]
+    unpin(host, first.id)
+    world.model.pop(first.id)
+    assert world.rebalance().ok, "whoever unpins it has said that it may go"
+    assert mirrored_on(world, f"points/{first.id}") == []
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_slot_to_which_epochs_are_sealed_stays_on_the_mirrors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """Nobody removes one and leaves its epochs."""
+    for module, name, value in stand_ins():
+        monkeypatch.setattr(module, name, value)
+    for name in NAMES[1:]:
+        (tmp_path / name).mkdir()
+    cellar = Cellar(tmp_path, recipient=True)
+    cellar.make_folder()
+    private, *more = (PrivateKey.generate() for _ in range(1 + others))
+    Repository.init(cellar.config, [private.public, *(each.public for each in more)]).close()
+    cellar.write("web", 1)
+    cellar.back_up("web")
+    rules = Rules(sites_of(PLACEMENT, dict.fromkeys(NAMES, Prices())), 1)
+    assert rebalance(cellar.open(), rules).ok
+    slot = f"keys/{private.public.id}"
+    (tmp_path / "hot" / slot).unlink()
+    report = rebalance(cellar.open(), rules)
+    assert not report.ok
+    assert [slot in text for text in kept(report)] == [True, True]
+    assert all((tmp_path / name / slot).exists() for name in NAMES[1:])
