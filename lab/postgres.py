@@ -6,11 +6,13 @@ import os
 import shutil
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lab.shellcommand import LabError, call
+from lab.waiting import wait_for
 
 USER = "postgres"
 
@@ -70,7 +72,7 @@ class Postgres:
 
 
 class Redis:
-    """`with Redis(folder) as redis:`, on a loopback port, with nothing kept."""
+    """`with Redis(folder) as redis:`, on a loopback port, which keeps its data over a restart, as servers want it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -78,22 +80,38 @@ class Redis:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        program = shutil.which("redis-server")
-        if program is None:
-            raise LabError("Redis is not installed: apt-get install redis-server")
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
-        with (self._folder / "redis.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", program, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start and wait until it answers, with all its data loaded."""
+        program = shutil.which("redis-server")
+        if program is None:
+            raise LabError("Redis is not installed: apt-get install redis-server")
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--appendonly", "yes"]
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", program, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_for(self._answers, f"Redis on port {self.port}; see {self._folder / 'redis.log'}", seconds=30)
+
+    def kill(self) -> None:
+        """SIGKILL, as when its host loses power; harmless when it is off."""
         if self._process is not None:
-            self._process.terminate()
+            self._process.kill()
             self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+        return False
 
 
 def free_port() -> int:

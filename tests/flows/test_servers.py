@@ -18,7 +18,9 @@ import pytest
 from dotenv import dotenv_values
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.events import Event
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from lab.paths import vm_folder
@@ -26,6 +28,7 @@ from lab.postgres import Postgres, Redis
 from lab.prefect_server import PrefectServer
 from lab.require import requires
 from lab.waiting import wait_for
+from tasks.evidence import UNVERIFIED
 from tests.flows.hosts import SECONDS, Site, server_settings, site
 from tests.flows.seen import Seen
 from tests.proof.cellar import Disks, job_runs
@@ -35,6 +38,9 @@ pytestmark = [
     pytest.mark.prefect,
     pytest.mark.skipif(not os.environ.get("VMCELLAR_SERVERS"), reason="PostgreSQL and Redis: set VMCELLAR_SERVERS=1"),
 ]
+FORGOTTEN = 480
+"""Seconds until a place that nobody could give back is free again: its lease of a minute ends, and a server looks; one
+that was about to when Redis went away is waited for five minutes by the other."""
 SETTINGS = Path(__file__).parents[2] / "deployments" / "servers.env"
 
 
@@ -109,6 +115,43 @@ def test_runs_of_two_workers_outlive_a_restart_of_the_database_and_of_one_server
         assert_completed(each, run, disks)
 
 
+def test_runs_of_two_workers_and_the_automations_outlive_a_restart_of_redis(sites: list[Site], redis: Redis) -> None:
+    """It kept who holds a place; what is told through it is told again once it is there."""
+    expected = [each.cellar.reference(each.guest) for each in sites]
+    runs = [each.trigger() for each in sites]
+    for each in sites:
+        each.wait_held()
+        assert job_runs(each.guest)
+    redis.kill()
+    redis.start()
+    assert [each.places() for each in sites] == [1, 1]
+    for each, run, disks in zip(sites, runs, expected, strict=True):
+        assert_completed(each, run, disks)
+        assert_looked_at_at_once(each)
+
+
+@pytest.mark.timeout(900)
+def test_runs_that_end_while_redis_is_away_have_their_points_and_are_settled(sites: list[Site], redis: Redis) -> None:
+    """The servers answer with errors then; the backups go on without them."""
+    expected = [each.cellar.reference(each.guest) for each in sites]
+    runs = [each.trigger() for each in sites]
+    for each in sites:
+        each.wait_held()
+    redis.kill()
+    for each in sites:
+        assert_left(each)
+    redis.start()
+    for each, run, disks in zip(sites, runs, expected, strict=True):
+        assert each.seen.ended(each.trigger("recover-host/"), SECONDS).name == "Completed"
+        assert each.seen.state(run).name == "Completed"
+        (point,) = each.cellar.points(each.guest)
+        each.cellar.assert_restores(point.id, disks)
+        each.cellar.assert_nothing_left(each.guest)
+        assert_looked_at_at_once(each)
+    for each in sites:
+        wait_until_free(each, FORGOTTEN)
+
+
 def test_both_servers_make_each_run_of_a_schedule_once(servers: list[PrefectServer]) -> None:
     """Both look at all schedules every two seconds, and do so again and again as time goes on."""
     settings: dict[Any, Any] = {PREFECT_API_URL: servers[0].environment["PREFECT_API_URL"]}
@@ -129,13 +172,42 @@ def test_both_servers_make_each_run_of_a_schedule_once(servers: list[PrefectServ
     assert [len(set(each)) for each in made] == [len(each) for each in made], "none twice"
 
 
+def assert_looked_at_at_once(where: Site) -> None:
+    """An event that its deployment's automation waits for begins a look at the fleet."""
+    watch = where.seen.client.read_deployment_by_name(f"watch-fleet/{where.name}")
+    only = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[watch.id]))
+
+    def looks() -> list[FlowRun]:
+        made = where.seen.client.read_flow_runs(flow_run_filter=only)
+        return [run for run in made if run.created_by is not None and run.created_by.type == "AUTOMATION"]
+
+    tag = {"prefect.resource.id": f"prefect.tag.vmcellar-{where.name}", "prefect.resource.role": "tag"}
+    resource = {"prefect.resource.id": "vmcellar.point.1"}
+    event = Event.model_validate({"event": UNVERIFIED, "resource": resource, "related": [tag]})
+    assert looks() == []
+    where.seen.client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
+    wait_for(looks, "a look at once", seconds=SECONDS)
+
+
+def wait_until_free(where: Site, seconds: float) -> None:
+    """No place of the host's limit is taken."""
+    wait_for(lambda: where.places() == 0, f"the place of {where.name} to be free again", seconds=seconds)
+
+
+def assert_left(where: Site) -> None:
+    """The run's process ends its work and itself, and the VM is let go."""
+    where.let_go()
+    wait_for(lambda: not where.process_lives(), "the run's process to leave", seconds=SECONDS)
+    assert not job_runs(where.guest)
+
+
 def assert_completed(where: Site, run: UUID, expected: Disks) -> None:
     """The run, with its tasks, of which the server hears in events, and its place."""
     where.let_go()
     assert where.seen.ended(run, SECONDS).name == "Completed"
     backup = where.seen.flow_run(f"backup {where.guest.name} auto")
     where.seen.tasks(backup, [f"snapshot {where.guest.name}", f"commit {where.guest.name}"])
-    wait_for(lambda: where.places() == 0, f"the place of {where.name} to be free again", seconds=SECONDS)
+    wait_until_free(where, SECONDS)
     (point,) = where.cellar.points(where.guest)
     where.cellar.assert_restores(point.id, expected)
     where.cellar.assert_nothing_left(where.guest)
