@@ -19,6 +19,7 @@ from prefect.exceptions import CancelledRun, ObjectNotFound
 from typer.testing import CliRunner
 
 from deployments import registration
+from deployments.wanted import wanted
 from flows.backup import backup_job
 from flows.parameters import BackupJob, Schedules, Upkeep
 from flows.schedules import reconcile_schedules
@@ -166,6 +167,21 @@ def test_deploy_leaves_alone_what_people_turned_off(
     assert now[FAILED] == made[FAILED]
     assert (now[BAD].id, now[BAD].enabled) == (made[BAD].id, False)
     assert now[BAD].trigger.expect == {UNVERIFIED, "another.event"}
+
+
+def test_an_automation_that_an_earlier_version_made_as_a_trigger_stays_disabled(seen: Seen) -> None:
+    """Prefect deletes such a one, which the deployment owns, whenever the deployment is registered."""
+    (watch,) = [each for each in wanted(None, "kvm2") if each.automations]
+    deployment = asyncio.run(registration.put(watch))
+    one = watch.automations[0]
+    (made,) = seen.client.read_automations_by_name(one.name)
+    assert made.enabled
+    seen.client.delete_automation(made.id)
+    owned = {"owner_resource": f"prefect.deployment.{deployment}"}
+    seen.client.create_automation(one.made(deployment, enabled=False).model_copy(update=owned))
+    for _ in range(2):
+        asyncio.run(registration.put(watch))
+        assert [each.enabled for each in seen.client.read_automations_by_name(one.name)] == [False]
 
 
 FAILED = "vmcellar-kvm1: look at once when a backup failed"
