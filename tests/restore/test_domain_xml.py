@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vmcellar.errors import IntegrityError, UsageError
-from vmcellar.restore.domain_xml import Networks, RestoredFiles, nvram_file, parse_networks, rewrite_domain
+from vmcellar.restore.domain_xml import Networks, RestoredFiles, firmware_files, parse_networks, rewrite_domain
 from vmcellar.restore.drill_domain import isolated_xml
 
 OLD_UUID = "11111111-2222-3333-4444-555555555555"
@@ -104,13 +105,48 @@ def test_variables_that_the_old_definition_left_to_libvirt_are_the_restored_ones
     assert "nvram" not in rewrite_domain(xml.replace(" firmware='efi'", ""), "web2", NEW_UUID, FILES).xml
 
 
-def test_where_the_variables_of_a_vm_lie() -> None:
-    def place(os: str) -> Path | None:
-        return nvram_file(ET.fromstring(f"<domain><name>web</name>{os}</domain>"))  # noqa: S314  (our own)
+WRITTEN = "<loader type='pflash' readonly='no' secure='yes'>/srv/web_OVMF.fd</loader>"
+"""Firmware with its variables in one file."""
 
-    assert place("<os><nvram> /srv/web.fd </nvram></os>") == Path("/srv/web.fd")
-    assert place("<os firmware='efi'/>") == Path("/var/lib/libvirt/qemu/nvram/web_VARS.fd")
-    assert place("<os/>") is None
+
+@pytest.mark.parametrize(
+    ("os", "found"),
+    [
+        ("<os><nvram> /srv/web.fd </nvram></os>", {"nvram": Path("/srv/web.fd")}),
+        ("<os><nvram type='file'>\n <source file='/srv/web.fd'/>\n</nvram></os>", {"nvram": Path("/srv/web.fd")}),
+        ("<os><nvram type='block'><source dev='/dev/vg/web'/></nvram></os>", {"nvram": None}),
+        ("<os firmware='efi'><nvram type='network'><source name='pool/web'/></nvram></os>", {"nvram": None}),
+        ("<os firmware='efi'/>", {"nvram": Path("/var/lib/libvirt/qemu/nvram/web_VARS.fd")}),
+        (f"<os>{WRITTEN}</os>", {"loader": Path("/srv/web_OVMF.fd")}),
+        ("<os><loader type='pflash'>/usr/share/code.fd</loader><nvram>/n</nvram></os>", {"nvram": Path("/n")}),
+        ("<os><loader type='pflash' readonly='yes'>/usr/share/code.fd</loader></os>", {}),
+        ("<os><loader type='rom'>/usr/share/bios.bin</loader></os>", {}),
+        ("<os/>", {}),
+        ("", {}),
+    ],
+)
+def test_where_the_firmware_of_a_vm_lies(os: str, found: dict[str, Path | None]) -> None:
+    assert firmware_files(ET.fromstring(f"<domain><name>web</name>{os}</domain>")) == found  # noqa: S314  (our own)
+
+
+def test_variables_in_the_newer_form_are_the_restored_ones() -> None:
+    start, end = OLD.index("<nvram"), OLD.index("</nvram>") + len("</nvram>")
+    newer = "<nvram type='file' format='qcow2' template='/t'><source file='/srv/web.fd'/></nvram>"
+    xml = rewrite_domain(OLD[:start] + newer + OLD[end:], "web2", NEW_UUID, FILES).xml
+    assert '<nvram format="qcow2">/r/nvram</nvram>' in xml
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_copy_never_writes_the_firmware_of_the_old_vm(held: bool) -> None:
+    start, end = OLD.index("<loader"), OLD.index("</nvram>") + len("</nvram>")
+    xml = OLD[:start] + WRITTEN + "<varstore path='/srv/web.json'/>" + OLD[end:]
+    boot = {"loader": Path("/r/loader")} if held else {}
+    result = rewrite_domain(xml, "web2", NEW_UUID, replace(FILES, boot=boot))
+    assert "/srv/web" not in result.xml
+    assert ("loader is not in the restore point" in result.dropped) is not held
+    assert "varstore is not in the restore point" in result.dropped
+    if held:
+        assert '<loader type="pflash" readonly="no" secure="yes">/r/loader</loader>' in result.xml
 
 
 def test_boot_files_that_the_point_lacks_are_dropped_and_named() -> None:

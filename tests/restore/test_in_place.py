@@ -236,8 +236,9 @@ def test_another_vm_of_the_same_name_is_refused(world: World, vm: LabGuest, libv
         in_place(world, point, libvirt_daemons)
 
 
+@pytest.mark.parametrize("newer", [False, True])
 def test_nvram_tpm_state_and_definition_come_back(
-    world: World, vm: LabGuest, vm_tmp: Path, libvirt_daemons: str, monkeypatch: pytest.MonkeyPatch
+    world: World, vm: LabGuest, vm_tmp: Path, libvirt_daemons: str, monkeypatch: pytest.MonkeyPatch, newer: bool
 ) -> None:
     monkeypatch.setattr("vmcellar.restore.in_place.TPM_STATE", vm_tmp / "swtpm")
     nvram = vm_tmp / "vars.fd"
@@ -246,7 +247,12 @@ def test_nvram_tpm_state_and_definition_come_back(
     os_element = root.find("os")
     assert os_element is not None
     ET.SubElement(os_element, "loader", readonly="yes", type="pflash").text = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-    ET.SubElement(os_element, "nvram").text = str(nvram)
+    element = ET.SubElement(os_element, "nvram")
+    if newer:
+        element.set("type", "file")
+        ET.SubElement(element, "source", file=str(nvram))
+    else:
+        element.text = str(nvram)
     vm.connection.defineXML(ET.tostring(root, encoding="unicode"))
     old = vm.domain.XMLDesc().replace("<vcpu placement='static'>1<", "<vcpu placement='static'>2<")
     tpm = archive(vm_tmp, {"tpm2/tpm2-00.permall": b"old state"}).read_bytes()

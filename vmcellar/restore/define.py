@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmcellar.errors import IntegrityError, PermanentError
-from vmcellar.restore.domain_xml import BOOT_FILES, KEPT, Networks, RestoredFiles, rewrite_domain
+from vmcellar.restore.domain_xml import KEPT, Networks, RestoredFiles, rewrite_domain
+from vmcellar.sources.domain_files import BOOT_FILES
 from vmcellar.sources.libvirt_connection import Connection
 
 QEMU_USERS = ("libvirt-qemu", "qemu")

@@ -14,12 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmcellar.errors import IntegrityError, UsageError
+from vmcellar.sources.domain_files import LOADER, NVRAM, own_files, path_in
 
-NVRAM = "nvram"
 LIBVIRT_NVRAM = Path("/var/lib/libvirt/qemu/nvram")
-BOOT_FILES = (NVRAM, "kernel", "initrd", "dtb")
-"""Elements of `os` that name a file, and the artifacts of a restore point that hold it."""
-
 TPM_ARCHIVE = "tpm.tar"
 """The artifact that holds the state of an emulated TPM."""
 
@@ -122,29 +119,39 @@ def _set_boot_files(domain: ET.Element, boot: Mapping[str, Path], dropped: list[
     so the restored one has to be named.
     """
     os_element = _child(domain, "os")
-    for tag in BOOT_FILES:
-        for element in os_element.findall(tag):
-            if tag in boot:
-                element.clear()
-                element.text = str(boot[tag])
-            else:
-                dropped.append(f"{tag} is not in the restore point")
-                os_element.remove(element)
+    for tag, element in own_files(os_element):
+        if tag in boot:
+            kept = ("format",) if tag == NVRAM else tuple(element.keys()) if tag == LOADER else ()
+            attributes = {name: element.get(name, "") for name in kept if element.get(name)}
+            element.clear()
+            element.attrib.update(attributes)
+            element.text = str(boot[tag])
+        else:
+            dropped.append(f"{tag} is not in the restore point")
+            os_element.remove(element)
+    for element in os_element.findall("varstore"):
+        dropped.append("varstore is not in the restore point")
+        os_element.remove(element)
     if NVRAM in boot and os_element.find(NVRAM) is None and os_element.get("firmware") == "efi":
         ET.SubElement(os_element, NVRAM).text = str(boot[NVRAM])
 
 
-def nvram_file(domain: ET.Element) -> Path | None:
-    """Where the firmware's variables of a VM of this libvirt lie; None when it has none.
+def firmware_files(domain: ET.Element) -> dict[str, Path | None]:
+    """Where the variables of a VM's firmware lie, and firmware that it writes; None for what is no file.
 
     A definition of `firmware='efi'` need not say: libvirt's own place is meant then, as of version 9.
     """
-    path = (domain.findtext(f"os/{NVRAM}") or "").strip()
-    if path:
-        return Path(path)
-    if domain.find("os[@firmware='efi']") is None:
-        return None
-    return LIBVIRT_NVRAM / f"{domain.findtext('name')}_VARS.fd"
+    os = domain.find("os")
+    if os is None:
+        return {}
+    found: dict[str, Path | None] = {}
+    for name, element in own_files(os):
+        if name in (NVRAM, LOADER):
+            path = path_in(element)
+            found[name] = Path(path) if path and element.find("source[@dev]") is None else None
+    if os.get("firmware") == "efi" and found.get(NVRAM) is None and not os.findall(f"{NVRAM}/source"):
+        found[NVRAM] = LIBVIRT_NVRAM / f"{domain.findtext('name')}_VARS.fd"
+    return found
 
 
 def _set_disks(devices: ET.Element, files: RestoredFiles, dropped: list[str]) -> None:

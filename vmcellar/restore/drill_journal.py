@@ -24,7 +24,7 @@ import libvirt
 
 from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.folders import PASSABLE, make_passable, sync_folder
-from vmcellar.restore.domain_xml import BOOT_FILES
+from vmcellar.sources.domain_files import own_files, path_in
 from vmcellar.sources.libvirt_connection import Connection, explain
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,8 @@ def _remove_domain(journal: Journal) -> None:
 def _foreign_files(xml: str, folder: Path) -> list[str]:
     """The disks and boot files of a domain that lie outside of the folder; media of CD drives do not count."""
     domain = ET.fromstring(xml)  # noqa: S314  (libvirt's own output)
-    used = [text for tag in BOOT_FILES if (text := domain.findtext(f"os/{tag}"))]
+    os = domain.find("os")
+    used = [path for _, element in own_files(os) if (path := path_in(element))] if os is not None else []
     for disk in domain.iterfind("devices/disk"):
         if disk.get("device", "disk") in ("cdrom", "floppy"):
             continue

@@ -27,7 +27,7 @@ from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.restore import rbd_images
 from vmcellar.restore.define import TPM_STATE, place_tpm_state
 from vmcellar.restore.destinations import Destination, find_destination
-from vmcellar.restore.domain_xml import NVRAM, nvram_file
+from vmcellar.restore.domain_xml import firmware_files
 from vmcellar.restore.in_use import LibvirtMachines
 from vmcellar.restore.onto import OntoReport, check_size, restore_onto
 from vmcellar.restore.plan import survey
@@ -35,6 +35,7 @@ from vmcellar.restore.restore import DOMAIN_XML
 from vmcellar.restore.targets import ImageFormat
 from vmcellar.restore.thaw import refuse_asleep
 from vmcellar.restore.volumes import LibvirtVolumes
+from vmcellar.sources.domain_files import NVRAM
 from vmcellar.sources.libvirt_connection import Connection, explain
 from vmcellar.sources.libvirt_uri import refuse_other_host
 
@@ -187,6 +188,7 @@ class InPlace:
         volumes = LibvirtVolumes(self._connection.uri)
         here = dict(_disks(self._xml))
         found = {}
+        _refuse_firmware(self._point, self._xml)
         for record in self._point.disks:
             words = _words(here[record.target]) if record.target in here else ""
             if not words:
@@ -249,10 +251,10 @@ class InPlace:
     def _bring_back_firmware(self, brought_back: list[str]) -> list[Path]:
         kept = []
         artifacts = {artifact.name: artifact for artifact in self._point.artifacts}
-        nvram = nvram_file(ET.fromstring(self._xml))  # noqa: S314  (libvirt's own output)
-        if NVRAM in artifacts and nvram is not None:
-            kept += _replace_file(nvram, self._repository.artifact(artifacts[NVRAM]), self._suffix)
-            brought_back.append("NVRAM")
+        for name, path in firmware_files(ET.fromstring(self._xml)).items():  # noqa: S314  (libvirt's own output)
+            if name in artifacts and path is not None:
+                kept += _replace_file(path, self._repository.artifact(artifacts[name]), self._suffix)
+                brought_back.append("NVRAM" if name == NVRAM else "firmware")
         if TPM in artifacts:
             kept += self._replace_tpm(self._repository.artifact(artifacts[TPM]))
             brought_back.append("TPM state")
@@ -298,6 +300,16 @@ def _words(element: ET.Element) -> str:
     if source.get("pool"):
         return f"vol:{source.get('pool')}/{source.get('volume')}"
     return source.get("file") or source.get("dev") or ""
+
+
+def _refuse_firmware(point: RestorePoint, xml: str) -> None:
+    held = {artifact.name for artifact in point.artifacts}
+    for name, path in firmware_files(ET.fromstring(xml)).items():  # noqa: S314  (libvirt's own output)
+        if name in held and path is None:
+            raise PermanentError(
+                f"{point.vm}: its {name} is no file: it cannot be put back in place",
+                hint="restore with --to DIR or --define NAME; nothing was written",
+            )
 
 
 def _refuse_special(vm: str, target: str, element: ET.Element) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import libvirt
 
+from vmcellar.sources.domain_files import own_files, path_in
 from vmcellar.sources.libvirt_pool import HostFiles
 
 DOMAIN_XML = "domain.xml"
-NVRAM = "nvram"
 TPM = "tpm.tar"
-BOOT_FILES = ("kernel", "initrd", "dtb")
 
 _TPM_STATE = Path("/var/lib/libvirt/swtpm")
 
@@ -24,14 +23,17 @@ def collect(domain: libvirt.virDomain, *, elsewhere: bool = False) -> tuple[dict
 
     `domain.xml` has its secrets and is the persistent definition, or the live one when their disks differ (hot-added
     disks) or nothing persistent exists. `tpm.tar` holds the emulator's state folder. `kernel`, `initrd` and `dtb` are
-    those of a direct boot. With `elsewhere` the files are on another host, and are read through its storage pools.
+    those of a direct boot, `loader` is firmware that the VM writes its variables into. With `elsewhere` the files are
+    on another host, and are read through its storage pools.
     """
     live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
     found = {DOMAIN_XML: _definition(domain, live).encode()}
     warnings: list[str] = []
     there = HostFiles(domain.connect()) if elsewhere else None
-    for name, path in _files(ET.fromstring(live)):  # noqa: S314
+    for name, path, form in _files(ET.fromstring(live)):  # noqa: S314
         try:
+            if path is None:
+                raise OSError(f"it is of the form {form}, which is not read")
             if there is not None:
                 found[name] = there.tpm_state(path) if name == TPM else there.read(path)
             else:
@@ -57,13 +59,17 @@ def _disks(xml: str) -> set[tuple[str, str]]:
     return found
 
 
-def _files(root: ET.Element) -> list[tuple[str, Path]]:
-    """(artifact name, path) of every file the domain XML refers to."""
-    named = [(name, (root.findtext(f"os/{name}") or "").strip()) for name in (NVRAM, *BOOT_FILES)]
-    files = [(name, Path(path)) for name, path in named if path]
-    state = _TPM_STATE / (root.findtext("uuid") or "")
+def _files(root: ET.Element) -> list[tuple[str, Path | None, str]]:
+    """(artifact name, path, form) of all that the domain XML refers to; no path where its form is none that is read."""
+    files: list[tuple[str, Path | None, str]] = []
+    os = root.find("os")
+    for name, element in own_files(os) if os is not None else ():
+        path = path_in(element)
+        files.append((name, Path(path) if path else None, element.get("type", "without a file")))
+    if root.find("os/varstore") is not None:
+        files.append(("varstore", None, "varstore"))
     if root.find("devices/tpm/backend[@type='emulator']") is not None:
-        files.append((TPM, state))
+        files.append((TPM, _TPM_STATE / (root.findtext("uuid") or ""), ""))
     return files
 
 
