@@ -15,18 +15,19 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect import get_client
-from prefect.concurrency.asyncio import concurrency
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
+from tasks import leases
 from tasks.patience import server_is_lost
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.client.orchestration import PrefectClient
 
     from vmcellar.config.model import Limits
@@ -36,10 +37,6 @@ log = logging.getLogger(__name__)
 LOST_SECONDS = 0.1
 """How long the answer of a server that is known to be lost is waited for."""
 
-LEASE_SECONDS = 60.0
-"""How long a killed run keeps its place, and a server that was away may take to come back without giving it to another.
-Prefect's least; by default a kill would cost the host a place for five minutes."""
-
 ASK_SECONDS = 5.0
 """Who waits looks again after so long at the latest: nobody tells of a place that another host gave back
 (`limits.shared`), or whose holder was killed."""
@@ -47,8 +44,8 @@ ASK_SECONDS = 5.0
 TURN_SECONDS = 60.0
 """Who waits behind another process of the host for so long looks by itself: that one may be stopped, or hang."""
 
-LOOK_SECONDS = 0.1
-LOOKS_PER_SERVER_LOOK = 10
+LOOK_SECONDS = 0.03
+LOOKS_PER_SERVER_LOOK = 33
 FILE = "places"
 
 
@@ -74,32 +71,35 @@ async def host_slot(limits: Limits, state: Path) -> AsyncIterator[None]:
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
         yield
         return
-    place = await _place([host_limit(), *shared_limits(limits)], state / FILE)
-    try:
-        yield
-    finally:
-        if place is not None:
-            await _give_back(place)
-            _tell(state / FILE)
+    async with AsyncExitStack() as stack:
+        place = await _place(stack, [host_limit(), *shared_limits(limits)], state / FILE)
+        try:
+            yield
+        finally:
+            if place is not None:
+                await _give_back(*place)
+                _tell(state / FILE)
 
 
-async def _place(names: list[str], file: Path) -> AbstractAsyncContextManager[None] | None:
-    """All of these places, once they are free together; None where the server does not answer.
+async def _place(stack: AsyncExitStack, names: list[str], file: Path) -> tuple[PrefectClient, UUID] | None:
+    """All of these places, once they are free together, kept until `stack` ends, and the client to give them back by;
+    None where the server does not answer.
 
     Who waits holds a lock on `file`, whose time tells when a place was given back; the kernel drops it at a kill.
     """
     try:
+        client = await stack.enter_async_context(leases.leasing())
         with _opened(file) as handle:
             await _turn(handle)
-            if not await _until_free(names, handle):  # nor asked: a place given late would be nobody's for a minute
-                log.warning("the Prefect server does not answer: going on without a place of %s", host_limit())
-                return None
-            place = concurrency(names, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
-            await place.__aenter__()  # where another was faster, Prefect waits
-            return place
+            lease = await _taken(client, names, handle)
     except Exception as error:
         _warn(error)
         return None
+    if lease is None:
+        log.warning("the Prefect server does not answer: going on without a place of %s", host_limit())
+        return None
+    await stack.enter_async_context(leases.kept(client, lease))
+    return client, lease
 
 
 @contextmanager
@@ -123,15 +123,18 @@ async def _turn(handle: int) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _until_free(names: list[str], handle: int) -> bool:
-    """Return when each limit has a free place; whether the server answered."""
-    async with get_client() as client:
-        while not await server_is_lost():
-            changed = os.fstat(handle).st_mtime_ns
-            if all([await _is_free(client, name) for name in names]):
-                return True
-            await _until_given_back(handle, changed)
-    return False
+async def _taken(client: PrefectClient, names: list[str], handle: int) -> UUID | None:
+    """The lease, once each limit has a free place; None where the server is lost: it is not asked then, as a place that
+    it gave late would be nobody's for a minute.
+    """
+    while not await server_is_lost():
+        changed = os.fstat(handle).st_mtime_ns
+        free = all([await _is_free(client, name) for name in names])
+        lease = await leases.take(client, names) if free else None
+        if lease is not None:
+            return lease
+        await _until_given_back(handle, changed)
+    return None
 
 
 async def _is_free(client: PrefectClient, name: str) -> bool:
@@ -158,12 +161,12 @@ async def _until_given_back(handle: int, changed: int) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _give_back(place: AbstractAsyncContextManager[None]) -> None:
-    """In the task that took it, as Prefect's own scopes ask; a lost server is hardly waited for."""
+async def _give_back(client: PrefectClient, lease: UUID) -> None:
+    """A lost server is hardly waited for."""
     seconds = LOST_SECONDS if await server_is_lost() else None
     try:
         async with asyncio.timeout(seconds):
-            await place.__aexit__(None, None, None)
+            await leases.give_back(client, lease)
     except Exception as error:
         _warn(error)
 
