@@ -24,7 +24,7 @@ from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.points import decode as decode_point
 from vmcellar.repository.restore_pace import pay
 from vmcellar.repository.salvage import read_each
-from vmcellar.repository.scrub_copies import contents, damaged_copies, places
+from vmcellar.repository.scrub_copies import contents, damaged_copies, is_away, places
 from vmcellar.repository.scrub_walk import Cause, DamagedRange, Walk, kind_of
 from vmcellar.tiers.base import ArchivedError, NotFoundError
 
@@ -73,13 +73,15 @@ class ScrubReport:
 
 @dataclass(slots=True)
 class _PackResult:
-    """What a deep check of one pack came to. `problem` is about the pack itself, `damaged` about objects of it,
-    `copies` about single copies where there are several; one that is `asleep` in an archive class was not read.
+    """What a deep check of one pack came to. `problem` is about the pack itself, `damaged` about objects of it, of
+    which those `away` could not be asked for now, `copies` about single copies where there are several; one that is
+    `asleep` in an archive class was not read.
     """
 
     pack: PackRef
     problem: str = ""
     damaged: list[tuple[Location, str]] = field(default_factory=list)
+    away: set[Location] = field(default_factory=set)
     copies: list[tuple[str, str]] = field(default_factory=list)
     objects: int = 0
     bytes: int = 0
@@ -98,8 +100,9 @@ def verify_point(
     """Check one point; damage is in the report, not raised. CancelledError when stopped.
 
     `progress` counts plain bytes of stage "verify". Objects that a deep check finds damaged, and all of packs that are
-    missing or cut short, are noted in the index, so that the next backup stores them anew (pitfall 21). A deep check
-    reads the packs that `choose` picks of those that the point needs.
+    missing or cut short, are noted in the index, so that the next backup stores them anew (pitfall 21); what a tier
+    that is away does not give is a finding, and is not noted. A deep check reads the packs that `choose` picks of those
+    that the point needs.
     """
     with repository.reading(f"verify {point.vm}"):
         return _verify(repository, [point], _refresh(repository), choose if deep else None, progress, cancel)
@@ -174,7 +177,7 @@ def _walk_again(
 ) -> Walk:
     """Attribute the damage to ranges. A chunk of which the index knows a better copy elsewhere is whole."""
     damaged = {(found.pack.id, found.chunk): reason for result in results for found, reason in result.damaged}
-    _note(repository, [found for result in results for found, _ in result.damaged])
+    _note(repository, [found for each in results for found, _ in each.damaged if found not in each.away])
     walk = Walk(repository, cancel, damaged)
     walk.points(points)
     for result in results:  # also what no point needs any more, or has a better copy, is said
@@ -321,6 +324,7 @@ def _read_objects(
             result.objects += 1
             if isinstance(content, VmcellarError):
                 result.damaged.append((found, content.message))
+                result.away |= {found} if is_away(content) else set()
             else:
                 result.bytes += found.length
                 progress("verify", found.length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from vmcellar.tiers.base import ArchivedError, Copies, Tier
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
     from vmcellar.policy.tier_pace import TierPace
+
+_ROTTEN = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
 
 
 def places(tier: Tier, pack: PackRef) -> Sequence[Tier]:
@@ -66,6 +69,18 @@ def _problem(place: Tier, keyring: Keyring, pack: PackRef, pace: TierPace, cance
     except VmcellarError as error:
         return error.message
     return ""
+
+
+def is_away(error: VmcellarError) -> bool:
+    """Whether the error says nothing of what is stored, as its place could not be asked. A device that does not give
+    back what it holds has damaged it, though the next try may succeed.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _ROTTEN:
+            return False
+        cause = cause.__cause__
+    return isinstance(error, TransientError)
 
 
 def damaged_beside_whole(tier: Tier, key: str, is_whole: Callable[[Tier, str], bool]) -> list[Tier]:

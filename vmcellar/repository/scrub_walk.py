@@ -14,6 +14,7 @@ from vmcellar.repository import nodes
 from vmcellar.repository.layout import ABSENT, ID_BYTES, WHAT_NODE, span_of
 from vmcellar.repository.nodes import Rows
 from vmcellar.repository.packs import Location, PackRef
+from vmcellar.repository.scrub_copies import is_away
 from vmcellar.tiers.base import Copies, NotFoundError, Tier
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Walk:
         self.collected: dict[bytes, set[Location]] = {pack: set() for pack in collect}
         self._pack_problems: dict[bytes, str] = {}
         self._nodes: dict[bytes, tuple[_Problem, ...]] = {}
+        self._away: set[bytes] = set()
 
     def points(self, points: Iterable[RestorePoint]) -> None:
         """Check all disks and artifacts of these points."""
@@ -121,6 +123,7 @@ class Walk:
                 raise
             except VmcellarError as error:
                 reason = ("node", node.hex(), error.message)
+                self._away |= {node} if is_away(error) else set()
             self._nodes[node] = (_Problem(0, span_of(level), *reason),)
         return found
 
@@ -178,8 +181,9 @@ class Walk:
         return self._pack_problems[pack.id]
 
     def damaged_nodes(self) -> list[bytes]:
-        """The ids of map nodes that could not be read."""
-        return [bytes.fromhex(name) for kind, name in self.causes if kind == "node"]
+        """The ids of map nodes that could not be read, though their place could be asked."""
+        found = (bytes.fromhex(name) for kind, name in self.causes if kind == "node")
+        return [node for node in found if node not in self._away]
 
     def is_gone(self, pack: PackRef) -> bool:
         """Whether the pack is missing or cut short; False while that cannot be told."""
