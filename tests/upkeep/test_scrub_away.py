@@ -57,7 +57,7 @@ def test_what_could_not_be_asked_for_is_not_called_damaged(
     away.error = None
     later = world.host("later")
     assert len(later.index.lost()) == noted
-    assert len(heal.lost_extents(later, point.disks[0])) == noted
+    assert len(heal.lost_extents(later, point.disks[0]) or ()) == noted
 
 
 def test_map_nodes_of_a_hot_tier_that_does_not_answer_are_not_called_damaged(
