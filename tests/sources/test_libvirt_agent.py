@@ -118,6 +118,8 @@ def test_a_guest_stands_still_no_longer_than_the_time_limit(lab: Lab) -> None:
 def test_a_paused_guest_is_crash_consistent(lab: Lab) -> None:
     with lab.guest.suspended():
         capture = lab.source.begin(lab.request("run-4", timeout=1.0))
+        marker = Path(capture.result.scratch) / libvirt_scratch.FROZEN_MARKER
+        assert not marker.exists(), "nothing was asked of it, so no thaw is owed"
         capture.end()
-    assert capture.result.consistency == "crash"
+    assert (capture.result.consistency, capture.result.consistency_reason) == ("crash", "the VM is paused")
     assert not lab.frozen()

@@ -23,6 +23,7 @@ class SlowGuest:
     def XMLDesc(self, flags): return XML
     def name(self): return "vm"
     def isActive(self): return True
+    def state(self): return [libvirt.VIR_DOMAIN_RUNNING, 1]
     def agentSetResponseTimeout(self, seconds): pass
     def fsFreeze(self): raise libvirt.libvirtError("no answer")
     def fsThaw(self):

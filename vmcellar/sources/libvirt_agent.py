@@ -34,6 +34,17 @@ def agent_missing(xml: str) -> str:
     return "the VM has no guest agent channel"
 
 
+def _stopped(domain: libvirt.virDomain) -> str:
+    """Why no agent could answer though libvirt may call it connected: nothing of the guest runs; else empty."""
+    return _STOPPED.get(domain.state()[0], "")
+
+
+_STOPPED = {
+    libvirt.VIR_DOMAIN_PAUSED: "the VM is paused",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "the guest is suspended",
+}
+
+
 class Quiesce:
     """One freeze and its thaw.
 
@@ -72,7 +83,7 @@ class Quiesce:
 
     def freeze(self) -> None:
         """Freeze all file systems of the guest. A refusal is no error: `reason` then says why it is not quiesced."""
-        missing = agent_missing(self._domain.XMLDesc(0))
+        missing = agent_missing(self._domain.XMLDesc(0)) or _stopped(self._domain)
         if missing:
             self.reason = missing
             return
