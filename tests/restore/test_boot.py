@@ -309,6 +309,27 @@ def test_what_libvirt_refuses_leaves_nothing(
     assert not Path(entry.folder).exists()
 
 
+@pytest.mark.libvirt
+def test_a_stop_while_it_starts_takes_no_vm_back_that_runs(
+    world: World, old: LabGuest, name: str, vm_tmp: Path, libvirt_daemons: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = point_of(world, old)
+    entry = entry_for(point, name, vm_tmp / "boot")
+    create = libvirt.virDomain.create
+
+    def stopped(domain: libvirt.virDomain) -> None:
+        create(domain)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, begin(world.settings.state, entry) as journal:
+        patch.setattr(libvirt.virDomain, "create", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            go(world, journal, libvirt_daemons)
+    with go_on(world.settings.state, name) as journal:
+        assert go(world, journal, libvirt_daemons).runs
+    needs_no_repository(world, entry, point, libvirt_daemons)
+
+
 DISK = "<disk><driver name='qemu'/><source file='/x'/><backingStore/><target dev='vda'/></disk>"
 ONE = f"<domain><devices>{DISK}</devices></domain>"
 

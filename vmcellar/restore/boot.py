@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import libvirt
 
-from vmcellar.errors import PermanentError, TransientError
+from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.progress import CancelToken, ProgressSink
 from vmcellar.restore import boot_pull
 from vmcellar.restore.boot_disks import (
@@ -101,7 +101,8 @@ class Booter:
                     self._prepare(journal, point, used)
                     self._start(journal)
                 except BaseException:
-                    self._take_back(journal)
+                    if not self._may_have_run(journal.entry):
+                        self._take_back(journal)
                     raise
             to_start = time.monotonic() - begun
             started(to_start)
@@ -145,6 +146,17 @@ class Booter:
             domain.create()
         except libvirt.libvirtError as error:
             raise explain(error, journal.entry.name, "starting the VM") from error
+
+    def _may_have_run(self, entry: Boot) -> bool:
+        """Whether the VM runs though its start ended in an error, as when Ctrl-C came meanwhile, or nobody can tell."""
+        if entry.phase != "started":
+            return False
+        try:
+            domain = self._connection.find(entry.name)
+            return domain is not None and bool(domain.isActive())
+        except (VmcellarError, libvirt.libvirtError) as error:
+            log.warning("%s: whether it runs cannot be told, so it stays: %s", entry.name, error)
+            return True
 
     def _let_repository_go(self, entry: Boot) -> None:
         """Everything is in the images: make that durable, and take the repository out of the definition.
