@@ -82,6 +82,7 @@ def test_what_a_damaged_point_may_need_stays_on_the_mirrors(world: TieredWorld) 
     """Nobody can tell what it needs; once it is dropped, its metadata goes from the mirrors as well."""
     host = world.host()
     first = world.back_up(host, {place: 100 + place for place in range(6)})
+    world.now += DAY
     second = world.back_up(host, {place: 200 + place for place in range(6)}, first)
     assert world.rebalance().ok
     key = pack_of(host, second.disks[0].root)
@@ -91,6 +92,7 @@ def test_what_a_damaged_point_may_need_stays_on_the_mirrors(world: TieredWorld) 
     world.tier.delete(key)
     world.rebalance()
     assert mirrored_on(world, key) == ["warm", "cold"]
+    world.now += DAY
     world.back_up(host, {place: 300 + place for place in range(6)}, first)
     drop(world, second.id)
     assert world.rebalance().ok

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.restore.test_restore import damage, flip_one
 from tests.upkeep.tiered import TieredWorld
 from tests.upkeep.world import DAY
 from vmcellar.backup import heal
 from vmcellar.errors import TransientError, VmcellarError
+from vmcellar.repository.layout import DATA
+from vmcellar.repository.packs import Location, PackReader, PackRef
+from vmcellar.repository.repository import Repository
 from vmcellar.repository.scrub import verify_all
+from vmcellar.tiers.base import NotFoundError
 from vmcellar.tiers.local_errors import translate
 
 
@@ -74,3 +80,23 @@ def test_map_nodes_of_a_hot_tier_that_does_not_answer_are_not_called_damaged(
         patch.setattr(host, "read_objects", fails)
         assert not verify_all(host).ok
     assert world.host("later").index.lost() == set()
+
+
+def test_what_only_an_unreadable_map_reaches_is_read_as_well(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    """Else the backup that heals the map would rest on chunks that nobody has read."""
+    world = TieredWorld.make(tmp_path, pool)
+    host = world.host()
+    point = world.back_up(host, {place: 100 + place for place in range(6)})
+    root = bytes.fromhex(point.disks[0].root)
+    world.tier.delete(host.index.locate([root])[root].pack.key)
+    (data,) = (path for path in (tmp_path / "hot" / "data").rglob("*") if path.is_file())
+    damage(data, flip_one)
+    assert not verify_all(world.host("checker"), deep=True).ok
+    chunks = {found.chunk for pack in host.index.packs() for found in _objects(host, pack) if pack.key.startswith(DATA)}
+    assert len(chunks & world.host("later").index.lost()) == 1
+
+
+def _objects(host: Repository, pack: PackRef) -> list[Location]:
+    with suppress(NotFoundError), PackReader(host.tier, pack.key, host.keyring) as reader:
+        return reader.locations()
+    return []

@@ -125,7 +125,9 @@ def verify_all(
         points, causes = check_points(repository)
         causes += check_index(repository) + check_pins(repository) + check_evidence(repository)
         _refresh(repository)
-        return _verify(repository, some(points), causes, choose if deep else None, progress, cancel)
+        chosen = some(points)
+        every = len(chosen) == len(points)
+        return _verify(repository, chosen, causes, choose if deep else None, progress, cancel, every=every)
 
 
 def _verify(
@@ -135,6 +137,8 @@ def _verify(
     choose: Choice | None,
     progress: ProgressSink,
     cancel: CancelToken | None,
+    *,
+    every: bool = False,
 ) -> ScrubReport:
     keep_freed_memory()
     cancel = cancel or CancelToken()
@@ -145,7 +149,10 @@ def _verify(
     _note_gone(repository, points, [pack for pack in walk.packs.values() if walk.is_gone(pack)], cancel)
     _note(repository, list(repository.index.locate(walk.damaged_nodes()).values()))
     if choose is not None:
-        chosen = choose(sorted(walk.packs.values(), key=lambda pack: pack.id))
+        needed = dict(walk.packs)
+        if every and (causes or walk.causes):  # what cannot be read may need any pack, and the next backup rests on it
+            needed |= {pack.id: pack for pack in repository.index.packs()}
+        chosen = choose(sorted(needed.values(), key=lambda pack: pack.id))
         packs, results = len(chosen), _read_packs(repository, chosen, progress, cancel)
         if any(result.problem or result.damaged for result in results):
             _salvage(repository, points, results, cancel)
