@@ -114,7 +114,8 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
 
 
 def _selected(config: Config, request: BackupJob) -> Selection:
-    chosen = select(config, request.vms, request.job, full=request.full, start_paused=request.start_paused)
+    options = {"full": request.full, "start_paused": request.start_paused, "keep_paths": request.keep_paths}
+    chosen = select(config, request.vms, request.job, **options)
     return chosen.without(request.except_vms)
 
 
@@ -170,6 +171,7 @@ def _request(request: BackupVm) -> BackupRequest:
         request.mode,
         request.job,
         exclude_disks=request.exclude_disks,
+        exclude_paths=request.exclude_paths,
         compression=request.compression,
         chunks=request.chunks,
         start_paused=request.start_paused,
@@ -183,6 +185,7 @@ def _parameters(config: str, wanted: BackupRequest) -> BackupVm:
         mode=wanted.mode,
         job=wanted.job,
         exclude_disks=wanted.exclude_disks,
+        exclude_paths=wanted.exclude_paths,
         compression=wanted.compression,
         chunks=wanted.chunks,
         start_paused=wanted.start_paused,

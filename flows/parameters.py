@@ -26,6 +26,9 @@ class BackupVm(FlowParameters):
     )
     job: str = Field(default="", description="the job under backups: that this belongs to, for the record")
     exclude_disks: tuple[str, ...] = Field(default=(), description="targets left out on purpose, as in vdb")
+    exclude_paths: tuple[str, ...] = Field(
+        default=(), description="paths of the guest whose files come back as zeroes, as in /var/log"
+    )
     compression: str = Field(default="zstd:auto", description="zstd:auto, zstd:1 to zstd:19, or none")
     chunks: Literal["grid", "content"] = Field(default="grid", description="where chunks are cut")
     start_paused: bool = Field(default=False, description=START_PAUSED)
@@ -39,6 +42,7 @@ class BackupJob(FlowParameters):
     except_vms: tuple[str, ...] = Field(default=(), description="VMs of the job that another schedule backs up")
     full: bool = Field(default=False, description="read everything, whatever the job says")
     start_paused: bool = Field(default=False, description=START_PAUSED)
+    keep_paths: bool = Field(default=False, description="leave no path of a guest out, whatever the job says")
     at_once: int = Field(default=0, ge=0, le=64, description="VMs at the same time; 0: limits.vms of the configuration")
     scheduled: bool = Field(
         default=False,

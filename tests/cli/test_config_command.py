@@ -10,7 +10,14 @@ import yaml
 
 from tests.cli.conftest import Cli
 
-TEXT = "tiers: {hot: repo}\nkey: {file: pass}\nbackups:\n  - name: nightly\n    exclude: [/var/log]\n    storage: s3://bucket-a\n"
+TEXT = """\
+tiers: {hot: repo}
+key: {file: pass}
+backups:
+  - name: nightly
+    exclude: [/var/log, "path:/swap"]
+    storage: s3://bucket-a
+"""
 
 
 @pytest.fixture
@@ -23,7 +30,8 @@ def file(tmp_path: Path) -> Path:
 def test_check_says_what_is_valid_and_what_has_no_effect(cli: Cli, file: Path) -> None:
     result = cli("config", "check", "--config", file)
     assert (result.code, result.out) == (0, f"{file}: valid, 1 backup job\n")
-    assert "/var/log" in result.err
+    assert "note: job nightly: exclude /var/log: a bare path is a note and is backed up, too" in result.err
+    assert "warning: job nightly: exclude path:/swap: files there come back with their names" in result.err
     assert "not served by this version" in result.err
 
 
@@ -88,6 +96,7 @@ def test_notes_and_warnings_as_json_have_their_line(cli: Cli, file: Path) -> Non
     assert seen == [
         ("warning", 2, "key", f"chmod 600 {file.parent / 'pass'}"),
         ("note", 5, "backups[0].exclude[0]", ""),
+        ("warning", 5, "backups[0].exclude[1]", ""),
         ("note", 6, "backups[0].storage", ""),
     ]
 

@@ -48,6 +48,7 @@ def test_the_documented_example_is_accepted_as_it_stands() -> None:
     assert production.retention == 30 * 86400
     assert production.compression == "zstd:3"
     assert production.excluded_paths() == ("/var/log transient",)
+    assert production.left_out_paths() == (), "a bare path is a note"
     assert (test.storage.kind, test.storage.place, test.encryption) == ("s3", "test-bucket", "AES-256")
 
 
@@ -64,7 +65,7 @@ backups:
     rpo: 24h
     rto: 30m
     tiers: [hot, warm, cold]
-    exclude: ["disk:vdz", "disk:db1/vdb"]
+    exclude: ["disk:vdz", "disk:db1/vdb", "path:/var/log", "path:/.cache/a b"]
 """,
         FILE,
     )
@@ -75,6 +76,7 @@ backups:
     assert job.selects("mail", frozenset({"prod"}))
     assert job.excluded_disks("db1") == ("vdz", "vdb")
     assert job.excluded_disks("web-7") == ("vdz",)
+    assert (job.left_out_paths(), job.excluded_paths()) == (("/.cache/a b", "/var/log"), ())
 
 
 def test_a_job_leaves_out_what_an_entry_with_an_exclamation_mark_matches() -> None:
@@ -159,6 +161,16 @@ def test_where_a_tag_decides_the_name_alone_tells_nothing() -> None:
             ':3: backups[0].schedule (0 25 * * *): "25" is outside 0-23',
         ),
         ("backups:\n  - name: a\n    storage: ftp://x\n", ":3: backups[0].storage (ftp://x): storage is a tier's name"),
+        (
+            "backups:\n  - name: a\n    exclude: ['path:/']\n",
+            ':3: backups[0].exclude: "path:/": a path is whole and plain',
+        ),
+        ("backups:\n  - name: a\n    exclude: ['path:var/log']\n", ':3: backups[0].exclude: "path:var/log": a path is'),
+        ("backups:\n  - name: a\n    exclude: ['path:/var/../etc']\n", ':3: backups[0].exclude: "path:/var/../etc": a'),
+        (
+            "backups:\n  - name: a\n    exclude: ['path:/var/log/']\n",
+            ':3: backups[0].exclude: "path:/var/log/": a path',
+        ),
         ("backups:\n  - name: a\n    exclude: [vdb]\n", ':3: backups[0].exclude: "vdb" is neither a disk'),
         (
             "backups:\n  - name: a\n    mode: full\n  - name: b\n  - mode: full\n    name: a\n",

@@ -23,6 +23,7 @@ from tests.faults.runparsers import run_parsers
 from vmcellar.crypto import slots
 from vmcellar.crypto.epochs import by_epoch
 from vmcellar.errors import IntegrityError
+from vmcellar.guestfiles import filefrag
 from vmcellar.repository import (
     codec,
     config_object,
@@ -32,6 +33,7 @@ from vmcellar.repository import (
     index_parts,
     layout,
     leases,
+    left_out,
     marks,
     nodes,
     points,
@@ -54,6 +56,18 @@ from vmcellar.repository.points import Artifact, DiskRecord, RestorePoint
 from vmcellar.upkeep import pins
 
 NAME = b"p" * 16
+LEFT_OUT = left_out.encode(left_out.LeftOut(("/a",), {"vda": ((1, 2), (5, 1))}))
+WORDS = b"""\
+=FILE d41d8cd98f00b204e9800998ecf8427e  -
+Filesystem type is: ef53
+File size of /proc/self/fd/0 is 6291456 (1536 blocks of 4096 bytes)
+ ext:     logical_offset:        physical_offset: length:   expected: flags:
+   0:        0..    1023:      34816..     35839:   1024:
+   1:     1024..    1535:      40960..     41471:    512:      35840: last,eof
+/proc/self/fd/0: 2 extents found
+=END
+=DONE
+"""
 REPOSITORY = b"r" * 16
 KEYS = OpenKeyring()
 PACK = PackRef(NAME, layout.KIND_META, bytes(16), 8192)
@@ -105,6 +119,12 @@ def parse_pack(data: bytes) -> None:
         for group in groups(found):
             for _ in reader.read_group(group):
                 pass
+
+
+def parse_words(data: bytes) -> None:
+    """A file that is in doubt is no error, but one that is kept."""
+    if filefrag.parse(data.decode(errors="replace"))[1]:
+        raise IntegrityError("kept")
 
 
 def parse_object(data: bytes) -> None:
@@ -303,6 +323,8 @@ def every_parser(folder: Path) -> list[Parser]:
         Parser("drop", (records["drops"],), parse_drop, mutate_text),
         Parser("pin", (records["pins"],), parse_pin, mutate_text),
         Parser("evidence", (some_evidence(),), parse_evidence, mutate_text),
+        Parser("left out", (LEFT_OUT,), left_out.decode, mutate_text),
+        Parser("filefrag", (WORDS,), parse_words, mutate_text),
         Parser(
             "envelope", (records["pins"],),
             lambda data: envelope.unwrap(KEYS, layout.PIN_MAGIC, layout.PIN_SEAL, b"n", data),

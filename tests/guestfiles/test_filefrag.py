@@ -19,10 +19,10 @@ def words(rows: list[str], blocks: int = 1536, size: int | None = None) -> str:
         [
             f"=FILE {MD5}  -",
             "Filesystem type is: ef53",
-            f"File size of /dev/stdin is {size} ({blocks} blocks of {BLOCK} bytes)",
+            f"File size of /proc/self/fd/0 is {size} ({blocks} blocks of {BLOCK} bytes)",
             *([HEAD] if rows else []),
             *rows,
-            f"/dev/stdin: {len(rows)} extents found",
+            f"/proc/self/fd/0: {len(rows)} extents found",
             "=END\n",
         ]
     )
@@ -38,13 +38,13 @@ def row(number: int, first: int, place: int, length: int, flags: str = "", expec
 def test_what_e2fsprogs_1_47_prints_of_two_files() -> None:
     text = (
         f"=FILE {MD5}  -\nFilesystem type is: ef53\n"
-        "File size of /dev/stdin is 6291456 (1536 blocks of 4096 bytes)\n"
+        "File size of /proc/self/fd/0 is 6291456 (1536 blocks of 4096 bytes)\n"
         " ext:     logical_offset:        physical_offset: length:   expected: flags:\n"
         "   0:        0..    1023:      34816..     35839:   1024:            \n"
         "   1:     1024..    1535:      40960..     41471:    512:      35840: last,eof\n"
-        "/dev/stdin: 2 extents found\n=END\n"
-        f"=FILE {MD5}  -\nFilesystem type is: ef53\nFile size of /dev/stdin is 0 (0 blocks of 4096 bytes)\n"
-        "/dev/stdin: 0 extents found\n=END\n=DONE\n"
+        "/proc/self/fd/0: 2 extents found\n=END\n"
+        f"=FILE {MD5}  -\nFilesystem type is: ef53\nFile size of /proc/self/fd/0 is 0 (0 blocks of 4096 bytes)\n"
+        "/proc/self/fd/0: 0 extents found\n=END\n=DONE\n"
     )
     assert parse(text) == ([FilePlaces(MD5, ((34816 * BLOCK, 1024 * BLOCK), (40960 * BLOCK, 512 * BLOCK)))], 0)
 

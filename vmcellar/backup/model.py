@@ -24,6 +24,7 @@ class BackupRequest:
     """What somebody asked for: one VM, one instant.
 
     `key` makes a retry harmless: a second request with the key of a run that lives continues that run (pitfall 19).
+    `exclude_paths` are paths of the guest whose files' content is left out (`backup/leaving.py`).
     `start_paused` lets a VM that is off be started with its CPUs stopped, for as long as it is read.
     """
 
@@ -32,6 +33,7 @@ class BackupRequest:
     job: str = ""
     key: str = ""
     exclude_disks: tuple[str, ...] = ()
+    exclude_paths: tuple[str, ...] = ()
     compression: str = "zstd:auto"
     chunks: Chunks = "grid"
     start_paused: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vmcellar.backup.model import BackupRequest, Mode
@@ -50,9 +50,17 @@ class OffVm:
 
 
 def select(
-    config: Config, names: Sequence[str], job: str, *, full: bool = False, start_paused: bool = False
+    config: Config,
+    names: Sequence[str],
+    job: str,
+    *,
+    full: bool = False,
+    start_paused: bool = False,
+    keep_paths: bool = False,
 ) -> Selection:
     """The VMs that are named, each once, or those that the job selects; `start_paused` takes those that are off, too.
+
+    With `keep_paths` no path of a guest is left out, whatever the job says.
 
     UsageError when nothing was named or the job is unknown, PermanentError when a job selects no VM or stores on a
     tier that is not there, TransientError when libvirt does not answer.
@@ -61,7 +69,8 @@ def select(
     start_paused = start_paused or (bool(job) and config.job(job).when_off == "start-paused")
     if start_paused:
         running, off = [*running, *off], []
-    return Selection(tuple(_request(config, vm, job, full, start_paused) for vm in running), tuple(off))
+    requests = (_request(config, vm, job, full, start_paused) for vm in running)
+    return Selection(tuple(replace(one, exclude_paths=()) if keep_paths else one for one in requests), tuple(off))
 
 
 def standing_of(repository: Repository, job: str, off: Sequence[str]) -> dict[str, OffVm | PermanentError]:
@@ -125,6 +134,7 @@ def _request(config: Config, vm: str, job: str, full: bool, start_paused: bool) 
         mode,
         job,
         exclude_disks=entry.excluded_disks(vm),
+        exclude_paths=entry.left_out_paths(),
         compression=entry.compression,
         chunks=entry.chunks,
         start_paused=start_paused,

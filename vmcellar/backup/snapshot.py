@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vmcellar.backup import clean_check, heal, planning, recover, wanted_full
+from vmcellar.backup import clean_check, heal, leaving, planning, recover, wanted_full
 from vmcellar.backup.cut_off import cut_off
+from vmcellar.backup.leaving import Leaving
 from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
@@ -22,15 +24,24 @@ from vmcellar.backup.scratch import guarded
 from vmcellar.backup.selection import done_otherwise
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken
-from vmcellar.repository import evidence
+from vmcellar.repository import evidence, left_out
+from vmcellar.repository.left_out import LeftOut
 from vmcellar.repository.points import RestorePoint
-from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord, Extent, PreviousDisk, SourceDisk
+from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord, Extent, SourceDisk
 
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
 
 CHAIN = 3
 """How many recorded checkpoints are kept on a VM: the parent and two older ones to fall back to (pitfall 2)."""
+
+
+class _Parent(NamedTuple):
+    """The point that a backup is incremental to, what that left out, and why all is read nonetheless."""
+
+    point: RestorePoint | None
+    left_out: LeftOut
+    doubt: str
 
 
 def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> RunHandle:
@@ -43,12 +54,13 @@ def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> Run
     if resumable is not None:
         return resumable.handle(resumed=True)
     parent, doubt = _parent(engine, request)
+    earlier, changed = leaving.before(engine.repository, parent, request.exclude_paths)
     run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
     directory = engine.run_directory(run_id)
     directory.create()
     directory.save(REQUEST_FILE, request)
     try:
-        run = _begin(engine, request, directory, parent, doubt, cancel)
+        run = _begin(engine, request, directory, _Parent(parent, earlier, doubt or changed), cancel)
     except BaseException:
         directory.remove()
         raise
@@ -60,16 +72,16 @@ def _begin(
     engine: Engine,
     request: BackupRequest,
     directory: RunDirectory,
-    parent: RestorePoint | None,
-    doubt: str,
+    parent: _Parent,
     cancel: CancelToken,
 ) -> Run:
     _have_epoch(engine)
-    capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent, doubt))
+    capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent.point, parent.doubt))
     stop = CancelToken(cancel)
     try:
         with guarded(capture, stop):
-            run = _plan(engine, request, directory, capture, parent, stop)
+            left = leaving.look(capture, request.exclude_paths, parent.left_out, stop)
+            run = _plan(engine, request, directory, capture, parent.point, left, stop)
             cancel.check()
     except BaseException:
         capture.end()
@@ -109,7 +121,7 @@ def _capture_request(
         for point in engine.repository.points_of(request.vm)
         if point.verified and point.checkpoint
     ]
-    previous = tuple(PreviousDisk(d.target, d.identity, d.size) for d in parent.disks) if parent else ()
+    previous = leaving.previous_disks(parent) if parent else ()
     return CaptureRequest(
         vm=request.vm,
         run_id=run_id,
@@ -129,15 +141,16 @@ def _plan(
     directory: RunDirectory,
     capture: Capture,
     parent: RestorePoint | None,
+    left: Leaving,
     cancel: CancelToken,
 ) -> Run:
     reasons: dict[str, str] = {}
     arrays: dict[str, np.ndarray] = {}
     handles: list[SegmentHandle] = []
     otherwise = done_otherwise(engine.config, request.job)
-    warnings = [*capture.result.warnings, *([otherwise] if otherwise else [])]
+    warnings = [*capture.result.warnings, *([otherwise] if otherwise else []), *left.warnings]
     for disk in capture.result.disks:
-        extents, reason = _extents(engine, capture, disk, parent, warnings, cancel)
+        extents, reason = _extents(engine, capture, disk, parent, left, warnings, cancel)
         if reason:
             reasons[disk.target] = reason
         parts = planning.segments(extents, engine.config.limits.segment)
@@ -146,7 +159,7 @@ def _plan(
     kind: Kind = "full" if len(reasons) == len(capture.result.disks) else "incremental"
     record = RunRecord(
         request=request,
-        capture=capture.result,
+        capture=replace(capture.result, disks=left.marked(capture.result.disks)),
         kind=kind,
         reason="; ".join(sorted(set(reasons.values()))) if kind == "full" else "",
         parent=parent.id if parent and kind == "incremental" else None,
@@ -154,7 +167,10 @@ def _plan(
         segments=tuple(handles),
         warnings=tuple(warnings),
     )
-    artifacts = {name: np.frombuffer(data, np.uint8) for name, data in capture.artifacts.items()}
+    kept = dict(capture.artifacts)
+    if left.now.paths:
+        kept[left_out.ARTIFACT] = left_out.encode(left.now)
+    artifacts = {name: np.frombuffer(data, np.uint8) for name, data in kept.items()}
     directory.save_arrays(ARTIFACTS, artifacts)
     directory.save_arrays(PLAN, arrays)
     directory.save(RUN_FILE, record)
@@ -166,6 +182,7 @@ def _extents(
     capture: Capture,
     disk: SourceDisk,
     parent: RestorePoint | None,
+    left: Leaving,
     warnings: list[str],
     cancel: CancelToken,
 ) -> tuple[list[Extent], str]:
@@ -173,17 +190,19 @@ def _extents(
     allocated = capture.allocated(disk.target)
     dirty = None if disk.full_reason else capture.dirty(disk.target)
     if dirty is None or parent is None:
-        return planning.full_extents(allocated), disk.full_reason or "first backup"
+        return left.full(disk.target, planning.full_extents(allocated)), disk.full_reason or "first backup"
+    dirty = heal.beside(dirty, left.reread(disk.target), disk.size)
     damaged = heal.lost_extents(engine.repository, parent.disk(disk.target))
+    known = heal.beside(dirty, leaving.extents(left.before, disk.target), disk.size)
     reason = (
         "its map in the repository is damaged"
         if damaged is None
-        else clean_check.suspicion(engine, capture, disk, parent, dirty, cancel)
+        else clean_check.suspicion(engine, capture, disk, parent, known, cancel)
     )
     if reason:
         warnings.append(f"{disk.target}: {reason}; the disk was read in full")
-        return planning.full_extents(allocated), reason
-    cut = cut_off(engine, capture, disk, parent, dirty, allocated, cancel)
+        return left.full(disk.target, planning.full_extents(allocated)), reason
+    cut = cut_off(engine, capture, disk, parent, known, allocated, cancel)
     if cut.changed:
         warnings.append(
             f"{disk.target}: {cut.bytes} bytes at its end went unnoticed, as when a disk is cut and grown again"
@@ -193,4 +212,4 @@ def _extents(
         size = sum(extent.length for extent in damaged)
         warnings.append(f"{disk.target}: {size} bytes are damaged in the repository and were read anew")
         dirty = heal.beside(dirty, damaged, disk.size)
-    return planning.incremental_extents(dirty, allocated), ""
+    return left.incremental(disk.target, planning.incremental_extents(dirty, allocated)), ""

@@ -12,10 +12,11 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from vmcellar.backup import clean_check
+from vmcellar.backup import clean_check, heal, leaving
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken
-from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord, PreviousDisk
+from vmcellar.repository import left_out
+from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord
 
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
@@ -39,7 +40,7 @@ def differences(engine: Engine, point: RestorePoint, cancel: CancelToken) -> tup
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}",
         repository_id=engine.repository.id.hex(),
         chain=chain,
-        previous=tuple(PreviousDisk(disk.target, disk.identity, disk.size) for disk in point.disks),
+        previous=leaving.previous_disks(point),
         freeze_timeout=engine.config.limits.freeze,
     )
     with engine.vm_lock(point.vm):
@@ -55,6 +56,9 @@ def differences(engine: Engine, point: RestorePoint, cancel: CancelToken) -> tup
 
 def _compare(engine: Engine, capture: Capture, point: RestorePoint, cancel: CancelToken) -> list[str]:
     found = []
+    left = left_out.of_point(engine.repository, point)
+    if left is None:
+        return [f"what point {point.id} left out of the guest's paths cannot be read"]
     held = {disk.target for disk in point.disks}
     for disk in capture.result.disks:
         if disk.target not in held:
@@ -63,7 +67,8 @@ def _compare(engine: Engine, capture: Capture, point: RestorePoint, cancel: Canc
         if dirty is None:
             log.warning("%s: %s cannot be compared with the VM: %s", point.vm, disk.target, disk.full_reason)
             continue
-        problem = clean_check.suspicion(engine, capture, disk, point, dirty, cancel, share=1.0)
+        skipped = heal.beside(dirty, leaving.extents(left, disk.target), disk.size)
+        problem = clean_check.suspicion(engine, capture, disk, point, skipped, cancel, share=1.0)
         if problem:
             found.append(f"{disk.target}: {problem}")
     return found

@@ -25,13 +25,16 @@ def run_backups(
     *,
     full: bool = False,
     start_paused: bool = False,
+    keep_paths: bool = False,
     verbose: bool = False,
 ) -> Outcome:
     """Back up the VMs that are named, or that the job selects. One VM's failure does not stop the others.
 
+    With `keep_paths` no path of a guest is left out.
+
     What is wrong with the request, the key or the repository is said at once, before Prefect is started.
     """
-    selection = select(load_config(path), names, job, full=full, start_paused=start_paused)
+    selection = select(load_config(path), names, job, full=full, start_paused=start_paused, keep_paths=keep_paths)
     engine = open_engine(path)
     standing = standing_of(engine.repository, job, selection.off)
     for vm, found in standing.items():
@@ -39,7 +42,7 @@ def run_backups(
             note(f"note: {vm}: {found}")
     outcome, rest = Outcome(), selection.requests
     if prefect_answers():
-        end = run_flow(path, names, job, full=full, start_paused=start_paused, verbose=verbose)
+        end = run_flow(path, names, job, full=full, start_paused=start_paused, keep_paths=keep_paths, verbose=verbose)
         outcome.points += end.points.values()
         if not end.lost:
             outcome.failures += [end.failure] if end.failure else []

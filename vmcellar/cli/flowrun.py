@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.leaving import hurry
@@ -65,7 +65,16 @@ class FlowEnd:
     lost: str = ""
 
 
-def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, start_paused: bool, verbose: bool) -> FlowEnd:
+def run_flow(
+    path: Path,
+    names: Sequence[str],
+    job: str,
+    *,
+    full: bool,
+    start_paused: bool,
+    keep_paths: bool = False,
+    verbose: bool,
+) -> FlowEnd:
     """Run `flows.backup.backup_job`, or for one named VM `backup_vm` alone, which saves a flow run (0.2 s).
 
     CancelledError when a signal stopped it. A server that is lost is waited for `PATIENCE` seconds once nothing is left
@@ -83,7 +92,8 @@ def run_flow(path: Path, names: Sequence[str], job: str, *, full: bool, start_pa
         if len(names) == 1 and not job:
             mode: Mode = "full" if full else "auto"
             return await backup_vm(BackupVm(config=str(path), vm=names[0], mode=mode, start_paused=start_paused))
-        wanted = BackupJob(config=str(path), vms=tuple(names), job=job, full=full, start_paused=start_paused)
+        options: dict[str, Any] = {"full": full, "start_paused": start_paused, "keep_paths": keep_paths}
+        wanted = BackupJob(config=str(path), vms=tuple(names), job=job, **options)
         return await backup_job(wanted)
 
     with progress_bars() as progress, watched(progress), witnessed() as ended:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vmcellar.cli.bars import progress_bars
+from vmcellar.cli.leftout import tell_left_out
 from vmcellar.cli.ontorun import Reach
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import config_path, open_engine
@@ -32,6 +33,7 @@ def overwrite_vm(ctx: typer.Context, name: str, wishes: Wishes, reach: Reach) ->
         raise UsageError("--in-place overwrites a VM, and nobody can be asked here", hint="give --yes to do it unasked")
     engine = open_engine(ctx, reach.config)
     point = engine.repository.point(name)
+    tell_left_out(point)
     job = InPlace(engine.repository, point, Connection(engine.config.libvirt.uri), engine.state, wishes)
     if not reach.yes:
         note(
@@ -44,7 +46,9 @@ def overwrite_vm(ctx: typer.Context, name: str, wishes: Wishes, reach: Reach) ->
         from vmcellar.cli.backuprun import run_backups
 
         governing = governing_job(engine.config.backups, point.vm, point.job)  # it says which disks are left out
-        outcome = run_backups(config_path(ctx, reach.config), [point.vm], governing.name if governing else "")
+        outcome = run_backups(
+            config_path(ctx, reach.config), [point.vm], governing.name if governing else "", keep_paths=True
+        )
         outcome.raise_first_failure()
         return str(outcome.points[0].id)
 

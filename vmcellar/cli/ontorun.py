@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vmcellar.cli.bars import progress_bars
+from vmcellar.cli.leftout import tell_left_out
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import open_repository, read_config
 from vmcellar.cli.signals import cancel_on_signals
@@ -43,6 +44,7 @@ def overwrite(ctx: typer.Context, name: str, onto: list[str], image_format: Imag
     config = read_config(ctx, reach.config)
     repository = open_repository(ctx, reach.config, reach.identity)
     point = repository.point(name)
+    tell_left_out(point)
     volumes = LibvirtVolumes(config.libvirt.uri)
     words = by_target(point, onto)
     if not reach.yes:

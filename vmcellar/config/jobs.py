@@ -35,6 +35,7 @@ _S3 = re.compile(r"s3://(?P<place>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/\S*)?)")
 TAG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 TAG_WORDS = "letters, digits, dot, dash, underscore"
 _DISK = re.compile(r"disk:(?:(?P<vm>[^/\s]+)/)?(?P<target>[^/\s]+)")
+_PATH = re.compile(r"path:(?P<path>(?:/(?!\.{1,2}(?:/|$))[^/\0-\x1f]+)+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,9 @@ class BackupJob(Section):
     )
     encryption: Literal["AES-256"] = Field(default="AES-256", description="always on; the key is named under key:")
     exclude: tuple[str, ...] = Field(
-        default=(), description="disks left out on purpose (disk:vdb, disk:VM/vdb); /paths are notes"
+        default=(),
+        description="left out on purpose: disks (disk:vdb, disk:VM/vdb), files of the guest (path:/var/log); "
+        "a bare /path is a note",
     )
     when_off: Literal["skip", "start-paused"] = Field(
         default="skip", description="a VM that is off: left alone, or started with its CPUs stopped while it is read"
@@ -177,9 +180,11 @@ class BackupJob(Section):
     @classmethod
     def _exclude_is_understood(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for entry in value:
-            if not entry.startswith("/") and not _DISK.fullmatch(entry):
+            if entry.startswith("path:") and not _PATH.fullmatch(entry):
+                raise ValueError(f'"{entry}": a path is whole and plain, as in path:/var/log, and is not / itself')
+            if not entry.startswith(("/", "path:")) and not _DISK.fullmatch(entry):
                 raise ValueError(
-                    f'"{entry}" is neither a disk (disk:vdb, disk:VM/vdb) nor a path in the guest (/var/log)'
+                    f'"{entry}" is neither a disk (disk:vdb, disk:VM/vdb) nor a path in the guest (path:/var/log)'
                 )
         return value
 
@@ -209,8 +214,13 @@ class BackupJob(Section):
         matches = (_DISK.fullmatch(entry) for entry in self.exclude)
         return tuple(match["target"] for match in matches if match and match["vm"] in (None, vm))
 
+    def left_out_paths(self) -> tuple[str, ...]:
+        """The paths of the guest whose files' content is left out (`path:/var/log`), each once, sorted."""
+        matches = (_PATH.fullmatch(entry) for entry in self.exclude)
+        return tuple(sorted({match["path"] for match in matches if match}))
+
     def excluded_paths(self) -> tuple[str, ...]:
-        """Guest paths under `exclude:`. A disk is read in whole blocks, so they are kept as notes and skip nothing."""
+        """Bare guest paths under `exclude:`: notes, that leave nothing out."""
         return tuple(entry for entry in self.exclude if entry.startswith("/"))
 
     @property

@@ -1,4 +1,4 @@
-"""Where the bytes of files lie on their device, out of the words of `filefrag -v /dev/stdin`.
+"""Where the bytes of files lie on their device, out of the words of `filefrag -v /proc/self/fd/0`.
 
 A file is its standard input, so that no name of a guest's gets into its words. On any doubt a file counts for nothing:
 whoever asks wants to leave these bytes out of a backup. Source: filefrag(8) of e2fsprogs 1.42 to 1.47, fiemap.rst.
@@ -15,10 +15,10 @@ FILE, END, DONE = "=FILE", "=END", "=DONE"
 """Lines around each file's words: `=FILE MD5 -` (of its first PROBE bytes), the words, `=END`; `=DONE` comes last."""
 PROBE = 4096
 
-_SIZE = re.compile(r"File size of /dev/stdin is (\d+) \((\d+) blocks? of (\d+) bytes\)")
+_SIZE = re.compile(r"File size of /proc/self/fd/0 is (\d+) \((\d+) blocks? of (\d+) bytes\)")
 _ROW = re.compile(r" *(\d+): +(\d+)\.\. *(\d+): +(\d+)\.\. *(\d+): +(\d+):(?: +\d+:)? *([a-z_,]*)")
 _HEADS = (re.compile(r"Filesystem type is: [0-9a-f]+"), re.compile(r" ext: +logical_offset: .*flags:"))
-_LAST = re.compile(r"/dev/stdin: \d+ extents? found")
+_LAST = re.compile(r"/proc/self/fd/0: \d+ extents? found")
 _HARMLESS = frozenset({"", "last", "eof", "merged"})
 _UNWRITTEN = "unwritten"
 _MD5 = re.compile(FILE + r" ([0-9a-f]{32}) +-")
@@ -56,7 +56,7 @@ def parse(text: str) -> tuple[list[FilePlaces], int]:
             doubtful += 1
         elif places:
             found.append(FilePlaces(md5, places))
-    return found, doubtful + (not text.endswith(f"{DONE}\n"))
+    return found, doubtful + (text.rstrip("\n").rpartition("\n")[2] != DONE)
 
 
 def _files(text: str) -> Iterator[tuple[str, list[str]]]:

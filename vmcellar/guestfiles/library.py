@@ -20,7 +20,7 @@ from vmcellar.errors import PermanentError
 PACKAGES = "apt-get install libguestfs0 libguestfs-xfs linux-image-amd64"
 _LIBRARY = "libguestfs.so.0"
 _END_OF_OPTIONS = -1
-_READONLY, _FORMAT, _PROTOCOL, _SERVER, _BLOCKSIZE = 0, 1, 5, 6, 12  # GUESTFS_ADD_DRIVE_OPTS_* of guestfs.h
+_READONLY, _FORMAT, _LABEL, _PROTOCOL, _SERVER, _BLOCKSIZE = 0, 1, 4, 5, 6, 12  # GUESTFS_ADD_DRIVE_OPTS_* of guestfs.h
 _OPEN_READONLY = 0  # GUESTFS_CRYPTSETUP_OPEN_READONLY
 _NO_MODIFY = 1  # GUESTFS_XFS_REPAIR_NOMODIFY
 _CORRECT = 0  # GUESTFS_E2FSCK_CORRECT
@@ -90,9 +90,13 @@ class Guestfs:
     def __exit__(self, *_: object) -> None:
         self._library.guestfs_close(self._handle)
 
-    def add_nbd(self, socket: str, export: str, sector: int) -> None:
-        """Add an NBD export, read-only: what the appliance writes, such as a journal's replay, is thrown away."""
+    def add_nbd(self, socket: str, export: str, sector: int, label: str = "") -> None:
+        """Add an NBD export, read-only: what the appliance writes, such as a journal's replay, is thrown away.
+
+        `label`, letters alone, is its name in the appliance's /dev/disk/guestfs.
+        """
         options = (
+            *((_LABEL, label.encode()) if label else ()),
             *(_READONLY, ctypes.c_int(1), _FORMAT, b"raw", _BLOCKSIZE, ctypes.c_int(sector)),
             *(_PROTOCOL, b"nbd", _SERVER, _strings([f"unix:{socket}".encode()]), _END_OF_OPTIONS),
         )
@@ -168,6 +172,10 @@ class Guestfs:
         """The label of a file system; empty when it has none."""
         return self._text("vfs_label", device)
 
+    def vfs_uuid(self, device: bytes) -> str:
+        """The UUID of a file system; empty when it has none."""
+        return self._text("vfs_uuid", device).decode(errors="backslashreplace")
+
     def inspect_os(self) -> list[bytes]:
         """The root file systems of the operating systems found. Unmounts everything."""
         return [self._as_taken(root) for root in self._strings("inspect_os")]
@@ -214,6 +222,26 @@ class Guestfs:
         except GuestfsError as error:
             return error.message
         return ""
+
+    def partition_types(self) -> list[str]:
+        """The types of all GPT partitions."""
+        found = []
+        for device in self._strings("list_partitions"):
+            disk, number = self._text("part_to_dev", device), self._call("part_to_partnum", device)
+            if self._text("part_get_parttype", disk) == b"gpt":
+                found.append(self._text("part_get_gpt_type", disk, ctypes.c_int(number)).decode())
+        return found
+
+    def read_text(self, path: bytes) -> bytes:
+        """A small text file of what is mounted."""
+        return self._text("cat", path)
+
+    def shell(self, script: str) -> str:
+        """What a script of /bin/sh in the appliance prints; what is mounted is below /sysroot there.
+
+        libguestfs promises nothing about it: check what comes back.
+        """
+        return self._text("debug", b"sh", _strings([script.encode()])).decode(errors="backslashreplace")
 
     def unmount(self) -> None:
         """Unmount everything."""
@@ -304,8 +332,8 @@ def _volume(device: bytes, path: bytes) -> bytes:
 _ADDRESSES = frozenset(
     {
         *("list_devices", "list_partitions", "lvs", "list_filesystems", "inspect_os", "inspect_get_mountpoints"),
-        *("vfs_type", "vfs_label", "realpath", "ls", "lstatnslist", "readlinklist", "btrfs_subvolume_list"),
-        "pread_device",
+        *("vfs_type", "vfs_label", "vfs_uuid", "realpath", "ls", "lstatnslist", "readlinklist", "btrfs_subvolume_list"),
+        *("pread_device", "part_to_dev", "part_get_parttype", "part_get_gpt_type", "cat", "debug"),
     }
 )
 

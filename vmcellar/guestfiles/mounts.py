@@ -24,37 +24,42 @@ GPT_MOUNTS = {
     "3B8F8425-20E0-4F3B-907F-1A25A76F98E8": b"/srv",
 }
 """Where systemd mounts a partition of this type that no fstab names: the Discoverable Partitions Specification."""
+FSTAB, TYPE, ROOT = "its fstab", "the type of a partition", "root"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _HEX = re.compile(rb"\\x([0-9a-fA-F]{2})")
-_BLOCK = (b"/dev/", b"UUID=", b"LABEL=", b"PARTUUID=", b"PARTLABEL=")
+_UUID = re.compile(rb"(?:UUID=|/dev/disk/by-uuid/)\"?([0-9A-Fa-f-]+)\"?")
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A mount that the guest tells of: `plain` when it may be what inspection resolved, a file system of a device."""
+    """A mount that the guest tells of: of the file system with `uuid`, where it is named so, else of one that is not
+    certain. Names such as /dev/sdb1 may be another disk's here, and labels several file systems'.
+    """
 
     path: bytes
-    plain: bool
     by: str
+    uuid: str = ""
 
 
 def fstab(text: bytes) -> list[Told]:
-    """The mounts of an fstab, but for swap. What cannot be understood is a mount of / that is not plain."""
+    """The mounts of an fstab, but for swap. What cannot be understood is a mount of / that is not certain."""
     found = []
     for line in text.splitlines():
         words = line.split()
         if not words or words[0].startswith(b"#"):
             continue
         if len(words) < 3:
-            found.append(Told(b"/", plain=False, by="a line of its fstab that is not understood"))
+            found.append(Told(b"/", "a line of its fstab that is not understood"))
             continue
         device, path, kind = words[:3]
         options = words[3].split(b",") if len(words) > 3 else []
         if kind == b"swap" or not path.startswith(b"/"):
             continue
         bound = b"bind" in options or b"rbind" in options
-        plain = device.startswith(_BLOCK) and not bound and kind != b"none"
-        found.append(Told(_clean(_OCTAL.sub(_octet, path)), plain=plain, by="its fstab"))
+        named = _UUID.fullmatch(device) if not bound and kind != b"none" else None
+        root = path == b"/" and device.startswith((b"/dev/", b"LABEL=", b"PARTUUID=", b"PARTLABEL="))
+        uuid = named[1].decode().lower() if named else ROOT if root and not bound else ""
+        found.append(Told(_clean(_OCTAL.sub(_octet, path)), FSTAB, uuid))
     return found
 
 
@@ -65,39 +70,37 @@ def units(names: Iterable[bytes]) -> list[Told]:
         stem = next((name.removesuffix(kind) for kind in _UNITS if name.endswith(kind)), b"-")
         if stem != b"-":
             path = _HEX.sub(_byte, stem.replace(b"-", b"/"))
-            found.append(Told(_clean(b"/" + path), plain=False, by=f"the unit {name.decode(errors='replace')}"))
+            found.append(Told(_clean(b"/" + path), f"the unit {name.decode(errors='replace')}"))
     return found
 
 
 def partitions(types: Iterable[str]) -> list[Told]:
     """The mounts that systemd makes by itself of partitions of these GPT types."""
     paths = (GPT_MOUNTS.get(kind.upper()) for kind in types)
-    return [Told(path, plain=False, by="the type of a partition") for path in paths if path]
+    return [Told(path, TYPE) for path in paths if path]
 
 
-def doubt(path: bytes, told: Collection[Told], mounted: Mapping[bytes, bytes]) -> str:
-    """Why it is not certain where `path` lies; empty when it is. `mounted` are device by mount point, as resolved."""
+def doubt(path: bytes, told: Collection[Told], mounted: Mapping[bytes, str]) -> str:
+    """Why it is not certain where `path` lies; empty when it is.
+
+    `mounted` are the UUIDs, as the file systems have them, by mount point; / is the one that all this was read from.
+    """
     seen: set[bytes] = set()
     for one in told:
-        if one.path == b"/" and one.plain:
+        if one.path == b"/" and one.uuid:
             continue
         if not (within(path, one.path) or within(one.path, path)):
             continue
         named = f"{one.path.decode(errors='backslashreplace')} is mounted by {one.by}"
-        if one.by == "its fstab" and one.path in seen:
+        if one.by == FSTAB and one.path in seen:
             return f"{named} twice"
-        if one.by == "its fstab":
+        if one.by == FSTAB:
             seen.add(one.path)
-        resolved = one.path in mounted and (one.plain or _by_fstab(one.path, told))
-        if not resolved:
+        known = {other.uuid for other in told if other.path == one.path and other.by == FSTAB}
+        certain = one.by in (FSTAB, TYPE) and known == {mounted.get(one.path, "").lower()} != {""}
+        if not certain:
             return f"{named}, and where that lies is not certain"
     return ""
-
-
-def _by_fstab(path: bytes, told: Collection[Told]) -> bool:
-    """Whether fstab names a plain mount here: it stands over a partition's type, not over a unit."""
-    here = [one for one in told if one.path == path]
-    return any(one.plain for one in here) and all(one.plain or one.by == "the type of a partition" for one in here)
 
 
 def holder(path: bytes, mounted: Collection[bytes]) -> bytes:

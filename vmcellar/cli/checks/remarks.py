@@ -9,6 +9,7 @@ from typing import Literal
 from vmcellar.backup.selection import done_otherwise
 from vmcellar.config.model import Config
 from vmcellar.config.problems import KeyPath
+from vmcellar.repository.left_out import MEANING
 from vmcellar.sources.libvirt_uri import other_host
 
 
@@ -44,8 +45,17 @@ def remarks(config: Config) -> Iterator[Remark]:
 def _of_job(config: Config, number: int) -> Iterator[Remark]:
     job, at = config.backups[number], ("backups", number)
     for path in job.excluded_paths():
-        said = f"job {job.name}: exclude {path}: disks are read in whole blocks, so this path is backed up too"
+        said = (
+            f"job {job.name}: exclude {path}: a bare path is a note and is backed up, too; "
+            f"path:{path} would leave out what its files hold"
+        )
         yield Remark("note", (*at, "exclude", job.exclude.index(path)), said)
+    for path in job.left_out_paths():
+        said = (
+            f"job {job.name}: exclude path:{path}: {MEANING}; what lies on LVM, XFS, Btrfs, or where it cannot be told "
+            "is kept, and each run's report says so (docs/leaving-out.md)"
+        )
+        yield Remark("warning", (*at, "exclude", job.exclude.index(f"path:{path}")), said)
     if job.mode == "incremental":
         said = f"job {job.name}: mode {job.mode} is done as auto: every point restores without the others"
         yield Remark("note", (*at, "mode"), said)

@@ -14,6 +14,7 @@ import typer
 
 from vmcellar.cli.bars import progress_bars
 from vmcellar.cli.commands.restore import IMAGES
+from vmcellar.cli.leftout import tell_left_out
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, config_path
 from vmcellar.cli.signals import cancel_on_signals
@@ -74,6 +75,7 @@ def boot(
             note(f"VM {abort} and its images were removed")
             return
         journal = stack.enter_context(_journal(settings, repository, point, finish, name, to))
+        tell_left_out(repository.point(journal.entry.point))
         pin_for_boot(repository, journal.entry.point)
         try:
             _go(booter, journal, as_json)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vmcellar.cli.leftout import tell_left_out
 from vmcellar.cli.output import console, note, print_error
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, config_path
 from vmcellar.cli.signals import cancel_on_signals, leave_on_term
@@ -175,6 +176,7 @@ def opened(opening: Opening, point: str, targets: tuple[str, ...]) -> Iterator[I
         repository = Repository.open(load_config(opening.config), opening.private)
         stack.callback(repository.close)
         found = repository.point(point)
+        tell_left_out(found)
         disks = chosen_disks(found, targets)
         socket = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmcellar-files-"))) / "nbd.sock"
         xml = next((repository.artifact(one) for one in found.artifacts if one.name == "domain.xml"), b"<domain/>")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vmcellar.cli.bars import progress_bars
+from vmcellar.cli.leftout import tell_left_out
 from vmcellar.cli.ontorun import Reach, overwrite
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_WORK, ConfigOption, IdentityOption, JsonOption, open_repository, read_config
@@ -113,6 +114,7 @@ def restore(
     image = ImageOptions(image_format or "qcow2", prealloc, _cluster_bytes(cluster))
     repository = open_repository(ctx, config, identity)
     found = repository.point(point)
+    tell_left_out(found)
     if plan or folder is None:
         prices = read_config(ctx, config).price_tables()
         _show_plan(repository, found, tuple(disk or ()), best_effort, prices, as_json)
