@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tests.catalog.rows import point, run, segment
+from tests.restore.test_restore import damage, flip_one
 from tests.upkeep.world import World
 from vmcellar.catalog.catalog import Catalog, repositories
 from vmcellar.catalog.databases import FILE, Database, SqliteFile, write_ahead
@@ -182,8 +183,7 @@ def test_refresh_reads_evidence_once_and_leaves_damaged_evidence_out(
         evidence.write(host, drill)
         damaged = evidence.write(host, drill)
         file = world.folder / "hot" / damaged.key
-        file.chmod(0o600)
-        file.write_bytes(file.read_bytes()[:-1] + b"?")
+        damage(file, flip_one)
         assert refresh(catalog, host).evidence == 1
         assert damaged.key in caplog.text
         assert refresh(catalog, host).evidence == 0

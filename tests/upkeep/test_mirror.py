@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cellar import Cellar, stand_ins
+from tests.restore.test_restore import damage, flip_one
 from tests.upkeep.tiered import NAMES, PLACEMENT, TieredWorld
 from tests.upkeep.world import DAY
 from vmcellar.config.prices import Prices
@@ -86,9 +87,7 @@ def test_what_a_damaged_point_may_need_stays_on_the_mirrors(world: TieredWorld) 
     second = world.back_up(host, {place: 200 + place for place in range(6)}, first)
     assert world.rebalance().ok
     key = pack_of(host, second.disks[0].root)
-    path = world.folder / "hot" / "points" / second.id
-    path.chmod(0o600)
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    damage(world.folder / "hot" / "points" / second.id, flip_one)
     world.tier.delete(key)
     world.rebalance()
     assert mirrored_on(world, key) == ["warm", "cold"]
