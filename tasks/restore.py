@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 
 from tasks.control import controls, engine_of
 from tasks.retrying import RETRIED
 from vmcellar.backup import stages
 from vmcellar.backup.model import RecoverAction
-from vmcellar.repository import scrub
+from vmcellar.repository import left_out, scrub
 from vmcellar.repository.scrub_sample import Sample
 from vmcellar.restore.bring_back import Done, Wanted, run_restore
 from vmcellar.restore.targets import ImageFormat
@@ -24,6 +24,8 @@ def restore(config: str, point: str, wanted: Wanted) -> Done:
     engine = engine_of(config)
     progress, cancel = controls(config, point)
     found = engine.repository.point(point)
+    if words := left_out.warning(found):
+        get_run_logger().warning("point %s: %s", found.id, words)
     return run_restore(engine.repository, found, wanted, engine.config.libvirt.uri, progress, cancel)
 
 

@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Cli
+from vmcellar.cli.checks.host import check_host
+from vmcellar.config.model import Config
+from vmcellar.errors import PermanentError
 
 TEXT = """\
 tiers: {hot: repo}
@@ -145,3 +148,19 @@ def test_check_says_that_differential_is_done_otherwise(cli: Cli, tmp_path: Path
     result = cli("config", "check")
     assert result.code == 0
     assert ("warning: job weekly: mode differential is done as auto" in result.err) == (mode == "differential")
+
+
+def test_doctor_looks_for_libguestfs_only_where_a_job_leaves_paths_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing() -> None:
+        raise PermanentError("libguestfs is not installed", hint="apt-get install libguestfs0")
+
+    monkeypatch.setattr("vmcellar.guestfiles.library.check_installed", missing)
+    job = {"name": "nightly", "domains": ["web1"]}
+    findings = {}
+    for exclude in (["/var/log"], ["path:/var/log"]):
+        settings = {"tiers": {"hot": str(tmp_path)}, "backups": [{**job, "exclude": exclude}]}
+        found = check_host(Config.model_validate(settings))
+        findings[exclude[0]] = [(each.status, each.remedy) for each in found if each.check == "libguestfs"]
+    assert findings == {"/var/log": [], "path:/var/log": [("warning", "apt-get install libguestfs0")]}

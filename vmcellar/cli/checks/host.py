@@ -14,6 +14,7 @@ from pathlib import Path
 from vmcellar.cli.checks.finding import Finding
 from vmcellar.cli.render.text import size_text
 from vmcellar.config.model import Config
+from vmcellar.errors import PermanentError
 from vmcellar.sources.libvirt_uri import other_host
 
 SCRATCH_LOW = 2 << 30
@@ -29,6 +30,8 @@ def check_host(config: Config) -> Iterator[Finding]:
     """All checks of this room, in the order in which a backup meets them."""
     yield _libnbd()
     yield _qemu_img()
+    if any(job.left_out_paths() for job in config.backups):
+        yield _libguestfs()
     if not other_host(config.libvirt.uri):
         yield _scratch(config.scratch)
     yield from _landing(config)
@@ -63,6 +66,16 @@ def _qemu_img() -> Finding:
         detail = "not on PATH; it checks restored qcow2 images (raw ones do without)"
         return Finding("qemu-img", "failed", detail, "apt install qemu-utils")
     return Finding("qemu-img", "ok", path)
+
+
+def _libguestfs() -> Finding:
+    from vmcellar.guestfiles.library import check_installed
+
+    try:
+        check_installed()
+    except PermanentError as error:
+        return Finding("libguestfs", "warning", f"{error.message}: no path of a guest is left out", error.hint or "")
+    return Finding("libguestfs", "ok", "finds the paths of guests that jobs leave out")
 
 
 def _scratch(scratch: Path) -> Finding:
