@@ -40,9 +40,8 @@ _LOST = frozenset({errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.EPIP
 
 _UNREACHABLE = _LOST | {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT}
 
-_NO_ERRNO = 0
-"""What libnbd has for errors of other libraries: while it begins to connect only the look-up of the host's name gives
-such a one, as TLS waits for answers of the server, for which only `poll` waits."""
+_LOOK_UP = "getaddrinfo: "
+"""With what libnbd begins to tell of a host's name that cannot be looked up; its number is 0, as of errors of TLS."""
 
 _CERTIFICATES = "tls-certificates"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -253,7 +252,7 @@ class ExportReader:
             try:
                 handle.aio_connect_uri(uri)
             except nbd.Error as error:
-                if error.errnum != _NO_ERRNO:
+                if _LOOK_UP not in str(error):
                     raise
                 raise self.not_found(error) from error
         self._drive(self._connected, "connecting", self._no_cancel)
