@@ -98,22 +98,27 @@ def test_what_a_damaged_point_may_need_stays_on_the_mirrors(world: TieredWorld) 
     assert mirrored_on(world, key) == []
 
 
-def test_a_pinned_point_that_is_lost_on_hot_stays_on_the_mirrors_and_comes_back(world: TieredWorld) -> None:
+def test_a_pinned_point_that_is_lost_on_hot_stays_on_the_mirrors_with_what_it_needs(world: TieredWorld) -> None:
     host = world.host()
     first = world.back_up(host, {place: 100 + place for place in range(6)})
     world.now += DAY
-    world.back_up(host, {place: 200 + place for place in range(6)}, first)
-    pin(host, first, "for the auditors")
+    second = world.back_up(host, {place: 200 + place for place in range(6)}, first)
+    world.now += DAY
+    world.back_up(host, {place: 300 + place for place in range(6)}, second)
+    pin(host, second, "for the auditors")
     assert world.rebalance().ok
-    world.tier.delete(f"points/{first.id}")
+    maps = pack_of(host, second.disks[0].root)
+    world.tier.delete(f"points/{second.id}")
+    world.tier.delete(maps)
     report = world.rebalance()
     assert not report.ok
-    assert f"`vmcellar verify {first.id} --repair --from warm` brings it back" in kept(report)[0]
-    assert mirrored_on(world, f"points/{first.id}") == ["warm", "cold"]
-    unpin(host, first.id)
-    world.model.pop(first.id)
+    assert f"`vmcellar verify {second.id} --repair --from warm` brings it back" in kept(report)[0]
+    assert mirrored_on(world, f"points/{second.id}") == ["warm", "cold"]
+    assert mirrored_on(world, maps) == ["warm", "cold"], "what it needs"
+    unpin(host, second.id)
+    world.model.pop(second.id)
     assert world.rebalance().ok, "whoever unpins it has said that it may go"
-    assert mirrored_on(world, f"points/{first.id}") == []
+    assert mirrored_on(world, f"points/{second.id}") == []
 
 
 @pytest.mark.parametrize("others", [0, 1])

@@ -91,7 +91,9 @@ class Mirror:
         self._refuse_what_prune_never_does(tier, there)
         kept = {**self._damaged(tier, [key for key in missing if key in there]), **self._lost(tier, extra)}
         missing = [key for key in missing if key not in kept]
-        extra = [key for key in extra if key not in kept and self._may_go(key)]
+        # packs of metadata stay as long as there is a point of which nobody can tell what it needs
+        needy = not self._all_read or any(key.startswith(POINTS) for key in kept)
+        extra = [key for key in extra if key not in kept and not (needy and key.startswith(META))]
         if not dry_run:
             self._carrier.clear(tier)
             for key in missing:
@@ -145,10 +147,6 @@ class Mirror:
             return key.removeprefix(KEYS) in self._holders or not self._reads_disks
         return key in self._needed
 
-    def _may_go(self, key: str) -> bool:
-        """Packs of metadata stay as long as there is a point of which nobody can tell what it needs."""
-        return self._all_read or not key.startswith(META)
-
     def _copy(self, key: str, tier: Tier, *, replace: bool) -> None:
         self._check()
         try:
@@ -176,5 +174,7 @@ class Mirror:
 
 
 def _mend(tier: Tier, key: str) -> str:
+    if key.startswith(KEYS):
+        return f"copy it back from {tier!r}; if `vmcellar key remove --force` took it away, delete it there"
     what = key.removeprefix(POINTS) if key.startswith(POINTS) else "--all"
     return f"`vmcellar verify {what} --repair --from {tier.name}` brings it back"
