@@ -106,7 +106,7 @@ def test_data_that_a_wrong_tracker_missed_is_found_against_the_running_vm(
     assert seen
     cellar = make_cellar(limits={"segment": 4 * MIB, "sample": 0})
     cellar.backup(flow_guest)
-    flow_guest.poke("vda", 2 * MIB, MIB, seed=77)  # not at the end of its data, which is looked at in any case
+    flow_guest.poke("vda", 2 * MIB, MIB, seed=78)  # not at the end of its data, which is looked at in any case
     with monkeypatch.context() as patch:
         patch.setattr(LibvirtCapture, "dirty", lambda *_: [])
         stale = cellar.backup(flow_guest)
