@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,19 +10,11 @@ import pytest
 
 from tasks import control, lost, patience
 from tasks.patience import PrefectLostError, patient, server_is_lost
-from tests.backup.world import make_engine
 from vmcellar.backup.model import BackupRequest, PointSummary
 from vmcellar.engine import Engine
 
 SILENT = "http://127.0.0.1:1/api"
 REQUEST = BackupRequest("vm")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = make_engine(tmp_path)
-    yield made
-    made.repository.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +13,7 @@ import pytest
 import flows.backup as flow
 from flows.parameters import BackupVm
 from tasks import control, lost
-from tests.backup.world import SIZE, EmptySource, again, make_engine
+from tests.backup.world import SIZE, EmptySource, again
 from vmcellar.backup import pipeline, recover, stages
 from vmcellar.backup.model import BackupRequest, ExportResult, PointSummary, RunHandle
 from vmcellar.config.jobs import BackupJob
@@ -25,19 +24,6 @@ from vmcellar.repository.layout import POINTS
 from vmcellar.tiers.local import LocalTier
 
 REQUEST = BackupRequest("vm")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = make_engine(tmp_path)
-    yield made
-    made.repository.close()
-
-
-@pytest.fixture
-def source(engine: Engine) -> EmptySource:
-    assert isinstance(engine.source, EmptySource)
-    return engine.source
 
 
 def test_a_whole_run_leaves_a_point_and_nothing_held(engine: Engine, source: EmptySource) -> None:

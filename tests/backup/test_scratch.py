@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.backup.world import EmptyCapture, EmptySource, make_engine
+from tests.backup.world import EmptyCapture, EmptySource
 from vmcellar.backup import pipeline
 from vmcellar.backup.model import BackupRequest
 from vmcellar.engine import Engine
@@ -17,19 +15,6 @@ from vmcellar.progress import CancelToken
 from vmcellar.sources.base import Extent
 
 REQUEST = BackupRequest("vm")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = make_engine(tmp_path)
-    yield made
-    made.repository.close()
-
-
-@pytest.fixture
-def source(engine: Engine) -> EmptySource:
-    assert isinstance(engine.source, EmptySource)
-    return engine.source
 
 
 def test_scratch_space_is_watched_while_no_chunk_comes(
