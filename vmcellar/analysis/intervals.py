@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +46,23 @@ def bounds(errors: Floats, forecasts: Floats, level: int) -> tuple[Floats, Float
     made = np.maximum(forecasts, 1)
     wider = 1 + SHARED / made + LONE / made**2 + FEW / errors_known
     return _at(ordered, rank) * wider, _at(ordered, count - 1 - rank) * wider
+
+
+def bounds_of_one_by_one(errors: Floats, level: int) -> tuple[float, float]:
+    """The lower and upper quantile of errors that each come of a forecast of its own and are of one size: exact at the
+    ranks of conformal prediction, with nothing added.
+
+    Where there are too few errors for the ranks, those of a normal sample: Student's t about the mean.
+    """
+    tail, count = (1 - level / 100) / 2, len(errors)
+    rank = (count + 1) * tail - 1
+    if rank >= 0:
+        low, high = _at(np.tile(np.sort(errors), (2, 1)), np.array([rank, count - 1 - rank]))
+        return float(low), float(high)
+    middle = float(errors.mean())
+    spread = float(errors.std(ddof=1)) * float(np.sqrt(1 + 1 / count)) if count > 1 else 0.0
+    reach = float(stdtrit(max(count - 1, 1), 1 - tail)) * spread
+    return middle - reach, middle + reach
 
 
 def bounds_by_group(errors: Floats, groups: NDArray[np.int64], forecasts: Floats, level: int) -> tuple[Floats, Floats]:

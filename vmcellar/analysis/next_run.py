@@ -15,7 +15,7 @@ import pandas as pd
 
 from vmcellar.analysis.durations import LEAST_RUNS, followed, line_of
 from vmcellar.analysis.grid import HOUR, seconds_of
-from vmcellar.analysis.intervals import LEVELS, bounds
+from vmcellar.analysis.intervals import LEVELS, bounds_of_one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,12 +125,8 @@ def _next_run(runs: Runs, change: Forecast, now: float) -> NextRun:
     changed = _change(change, due - runs.last)
     some = runs.changed > 0
     share = _spread_of(np.log(np.maximum(runs.stored[some], 1.0) / runs.changed[some]) if some.any() else np.zeros(1))
-    stored = _times(changed, share, 1.0)
-    rest, per_byte = runs.throughput()
-    took = _spread_of(runs.off_line())
-    expected = rest + per_byte * changed.middle
-    elastic = per_byte * changed.middle / expected
-    seconds = _times(Range(expected, *_scaled(changed, expected / max(changed.middle, 1.0))), took, elastic)
+    stored = _times(changed, share)
+    seconds = _times(_on_line(changed, *runs.throughput()), _spread_of(runs.off_line()))
     return NextRun(runs.vm, due, changed, stored, seconds)
 
 
@@ -148,25 +144,25 @@ def _change(one: Forecast, span: float) -> Range:
 
 def _spread_of(logs: Floats) -> Range:
     """Median and interval of ratios, as logarithms."""
-    ends = {level: bounds(logs[None, :], np.array([float(len(logs))]), level) for level in LEVELS}
-    low = {level: float(below[0]) for level, (below, _) in ends.items()}
-    high = {level: float(above[0]) for level, (_, above) in ends.items()}
+    ends = {level: bounds_of_one_by_one(logs, level) for level in LEVELS}
+    low, high = ({level: both[side] for level, both in ends.items()} for side in (0, 1))
     return Range(float(np.median(logs)), low, high)
 
 
-def _scaled(one: Range, by: float) -> tuple[dict[int, float], dict[int, float]]:
-    return ({level: one.low[level] * by for level in LEVELS}, {level: one.high[level] * by for level in LEVELS})
+def _on_line(one: Range, rest: float, per_byte: float) -> Range:
+    """Seconds of runs that find so much changed."""
+    low, high = ({level: rest + per_byte * side[level] for level in LEVELS} for side in (one.low, one.high))
+    return Range(rest + per_byte * one.middle, low, high)
 
 
-def _times(base: Range, ratio: Range, elastic: float) -> Range:
-    """A range times an independent ratio (logarithms); `elastic` is how much of the base's spread comes through."""
+def _times(base: Range, ratio: Range) -> Range:
+    """A range times an independent ratio (logarithms); an end at nothing stays there."""
     middle = base.middle * float(np.exp(ratio.middle))
 
     def end(own: float, other: float, sign: int) -> float:
         if own <= 0 or base.middle <= 0:
-            return middle * float(np.exp(other - ratio.middle)) if elastic < 1 else own
-        from_base = elastic * float(np.log(own / base.middle))
-        return middle * float(np.exp(sign * np.hypot(from_base, other - ratio.middle)))
+            return own
+        return middle * float(np.exp(sign * np.hypot(np.log(own / base.middle), other - ratio.middle)))
 
     return Range(
         middle,
