@@ -4,10 +4,12 @@
     read_vmcellar.py FOLDER KEY list
     read_vmcellar.py FOLDER KEY disk POINT TARGET FILE [--best-effort]
     read_vmcellar.py FOLDER KEY artifacts POINT DIRECTORY
+    read_vmcellar.py FOLDER KEY open OBJECT[:ORDINAL]
 
 KEY is --passphrase-file FILE, or --identity FILE with --identity-passphrase-file FILE (a recipient's private key), or
 --paper FILE (the typed lines of a paper key). --also FOLDER names another copy of the repository, for what is damaged
-or missing in the first. Nothing in the folders is ever written.
+or missing in the first. Nothing in the folders is ever written. `open` writes what an object holds, checked and without
+its seal, to standard output: of a pack its table of contents, with an ordinal that object of it.
 
 Sections named below are those of docs/repository-format.md. Everything read is checked by AES-GCM; with the `blake3`
 module installed also against its id. What is damaged in one place is looked for in every other before it counts as
@@ -48,6 +50,16 @@ CHUNK_MAX = 1 << 20
 ARGON2_MOST = {"memory_kib": 4 << 20, "passes": 64, "lanes": 64}
 TOC_ROW = struct.Struct("<32sIIIBBH")
 DATA_PACK = 1
+RECORDS = {  # magic and kind of seal of what lies in each folder, sections 8, 9, 12 and 13
+    "index": (b"vmcindx\n", b"index"),
+    "points": (b"vmcpoin\n", b"point"),
+    "evidence": (b"vmcevid\n", b"evidence"),
+    "leases": (b"vmcleas\n", b"lease"),
+    "gc": (b"vmcmark\n", b"gc mark"),
+    "drops": (b"vmcdrop\n", b"drop"),
+    "pins": (b"vmcpins\n", b"pin"),
+}
+SIGNED = {"points": b"vmcellar restore point, version 1\n", "evidence": b"vmcellar evidence, version 1\n"}
 
 
 class Damage(Exception):  # noqa: N818  (what it says is what is wrong, not that an error happened)
@@ -77,11 +89,14 @@ class Keys(NamedTuple):
     meta: bytes
     signing: bytes
     openers: dict[str, Callable[[bytes, bytes], bytes]]
+    secrets: bytes
+    slot: str = ""
 
 
-def keys_of(secrets: bytes) -> Keys:
+def keys_of(secrets: bytes, slot: str = "") -> Keys:
     ids, meta, signing, *masters = (secrets[i : i + 32] for i in range(0, len(secrets), 32))
-    return Keys(ids, meta, signing, {derive(key, b"holder")[:8].hex(): master_opener(key) for key in masters})
+    openers = {derive(key, b"holder")[:8].hex(): master_opener(key) for key in masters}
+    return Keys(ids, meta, signing, openers, secrets, slot)
 
 
 def master_opener(master: bytes) -> Callable[[bytes, bytes], bytes]:
@@ -108,7 +123,7 @@ def reveal(fields: dict[str, Any], passphrase: bytes, bound: bytes) -> bytes | N
         return None
 
 
-def secrets_by_passphrase(folders: list[Path], passphrase: bytes) -> bytes:
+def keys_by_passphrase(folders: list[Path], passphrase: bytes) -> Keys:
     for path in every_file(folders, "keys"):
         try:
             slot = json.loads(path.read_bytes())
@@ -116,7 +131,7 @@ def secrets_by_passphrase(folders: list[Path], passphrase: bytes) -> bytes:
                 shown = {"slot": path.name, "label": slot["label"], "created": slot["created"]}
                 found = reveal(slot, passphrase, document({"format": 1, "kind": slot["kind"], **shown}))
                 if found is not None:
-                    return found
+                    return keys_of(found, path.name)
         except (ValueError, KeyError, TypeError, OSError) as error:
             warn(f"{path} cannot be used: {error!r}")
     raise Damage("no key slot opens with this passphrase")
@@ -136,7 +151,7 @@ def keys_of_recipient(folders: list[Path], key_id: str, raw: bytes) -> Keys:
     for slot in copies(folders, f"keys/{key_id}"):
         try:
             sealed = b64decode(json.loads(slot.read_bytes())["secrets"])
-            keys = keys_of(opens(b"vmcellar secrets 1 keys/" + key_id.encode(), sealed))
+            keys = keys_of(opens(b"vmcellar secrets 1 keys/" + key_id.encode(), sealed), key_id)
         except (ValueError, KeyError, TypeError, OSError, Damage) as error:
             warn(f"{slot} cannot be used: {error}")
             continue
@@ -253,12 +268,35 @@ class Repository:
             except (Damage, OSError, struct.error, ValueError) as error:
                 warn(f"{path}: {error}; its objects will be looked for in the packs themselves")
 
+    def record(self, folder: str, path: Path) -> bytes:
+        """What a sealed record of one of these folders holds; of what is signed, the signature is checked."""
+        magic, kind = RECORDS[folder]
+        data = path.read_bytes()
+        if data[:16] != struct.pack("<8sH6x", magic, 1):
+            raise Damage("its header is not of version 1")
+        name = path.name.encode()
+        if folder == "index":
+            name = bytes.fromhex(path.name)
+        elif folder not in SIGNED:
+            name = f"{folder}/{path.name}".encode()
+        plain = open_sealed(self.keys.meta, kind, name, data[16:])
+        if folder in SIGNED:
+            self._check_signature(SIGNED[folder], name, plain)
+        return plain
+
+    def _check_signature(self, begin: bytes, name: bytes, plain: bytes) -> None:
+        (length,) = struct.unpack_from("<H", plain)
+        text = plain[2 + length :]
+        signed = begin + bytes.fromhex(json.loads(text)["repository"]) + name + b"\n" + text
+        try:
+            key = Ed25519PrivateKey.from_private_bytes(derive(self.keys.signing, b"signing"))
+            key.public_key().verify(plain[2 : 2 + length], signed)
+        except InvalidSignature as error:
+            raise Damage("the signature is not this repository's") from error
+
     def _add_part(self, path: Path) -> None:
         """Section 8. Notes of damage name copies that the entries have too, so both are taken alike."""
-        data = path.read_bytes()
-        if data[:16] != struct.pack("<8sH6x", b"vmcindx\n", 1):
-            raise Damage("it is no index part of version 1")
-        plain = open_sealed(self.keys.meta, b"index", bytes.fromhex(path.name), data[16:])
+        plain = self.record("index", path)
         packs, rows = struct.unpack_from("<4xII", plain)
         table = [struct.unpack_from("<16s16sQB", plain, 16 + 48 * i) for i in range(packs)]
         for start in range(16 + 48 * packs, 16 + 48 * packs + 56 * rows, 56):
@@ -287,18 +325,19 @@ class Repository:
                 warn(f"{path}: its table of contents cannot be read: {error}")
         return True
 
-    def _add_pack(self, path: Path) -> None:
+    def table(self, path: Path) -> bytes:
         """Section 5. The sealed table begins with a copy of the header, so a damaged header does not matter."""
         tail = read_part(path, max(0, path.stat().st_size - 64), 64)
-        magic, offset, length, rows, _ = struct.unpack_from("<8sQII16s", tail)
+        magic, offset, length, _, _ = struct.unpack_from("<8sQII16s", tail)
         if magic != b"vmctail\n" or offset + length > path.stat().st_size:
             raise Damage("the trailer is not a pack's")
-        pack = bytes.fromhex(path.name)
-        plain = open_sealed(self.keys.meta, b"toc", pack, read_part(path, offset, length))
+        return open_sealed(self.keys.meta, b"toc", bytes.fromhex(path.name), read_part(path, offset, length))
+
+    def _add_pack(self, path: Path) -> None:
+        plain = self.table(path)
         kind, epoch = plain[10], plain[32:48]
-        for ordinal in range(rows):
-            start = 64 + TOC_ROW.size * ordinal
-            self._add(plain[start : start + TOC_ROW.size], pack, kind, epoch, ordinal)
+        for ordinal, start in enumerate(range(64, len(plain), TOC_ROW.size)):
+            self._add(plain[start : start + TOC_ROW.size], bytes.fromhex(path.name), kind, epoch, ordinal)
 
     def locate(self, wanted: bytes) -> bool:
         """Whether a place of the object is known, if need be from the packs' own tables."""
@@ -311,14 +350,15 @@ class Repository:
             for place in self.places.get(wanted, []):
                 for path in copies(self.folders, place.name) or [Path(place.name)]:
                     try:
-                        return self._read_at(path, place, wanted, what)
+                        return self.read_at(path, place, wanted, what)
                     except Damage as error:
                         reasons[f"{path}, object {place.ordinal}: {error}"] = None
             if not self.scan():
                 break
         raise Damage("; ".join(reasons) or f"no pack has object {wanted.hex()}")
 
-    def _read_at(self, path: Path, place: Place, wanted: bytes, what: bytes) -> bytes:
+    def read_at(self, path: Path, place: Place, wanted: bytes, what: bytes) -> bytes:
+        """An object's bytes from one copy."""
         if place.stored > 2 * CHUNK_MAX or place.length > CHUNK_MAX:
             raise Damage("no object is that long")
         sealed = read_part(path, place.offset, place.stored)
@@ -349,15 +389,21 @@ class Repository:
     def _epoch_key(self, epoch: bytes) -> bytes:
         """Section 4: from the first object that one of our keys opens."""
         reasons = []
-        for holder, opens in self.keys.openers.items():
-            name = f"epochs/{epoch.hex()}-{holder}"
-            for path in copies(self.folders, name):
+        for holder in self.keys.openers:
+            for path in copies(self.folders, f"epochs/{epoch.hex()}-{holder}"):
                 try:
-                    wrapped = open_sealed(self.keys.meta, b"epoch", name.encode(), path.read_bytes()[16:])
-                    return opens(name.encode(), wrapped)
+                    return self.epoch_key_of(path)
                 except (Damage, OSError) as error:
                     reasons.append(f"{path}: {error}")
         raise Damage("; ".join(reasons) or f"no key at hand opens epoch {epoch.hex()}")
+
+    def epoch_key_of(self, path: Path) -> bytes:
+        """Section 4, from one object."""
+        name, holder = f"epochs/{path.name}".encode(), path.name.partition("-")[2]
+        if holder not in self.keys.openers:
+            raise Damage("it is sealed to another holder")
+        wrapped = open_sealed(self.keys.meta, b"epoch", name, path.read_bytes()[16:])
+        return self.keys.openers[holder](name, wrapped)
 
     # Points, section 9
 
@@ -376,17 +422,8 @@ class Repository:
         self.unreadable -= seen
 
     def _point(self, path: Path) -> dict[str, Any]:
-        point_id = path.name.encode()
-        plain = open_sealed(self.keys.meta, b"point", point_id, path.read_bytes()[16:])
-        (length,) = struct.unpack_from("<H", plain)
-        text = plain[2 + length :]
-        point: dict[str, Any] = json.loads(text)
-        signed = b"vmcellar restore point, version 1\n" + bytes.fromhex(point["repository"]) + point_id + b"\n" + text
-        try:
-            key = Ed25519PrivateKey.from_private_bytes(derive(self.keys.signing, b"signing"))
-            key.public_key().verify(plain[2 : 2 + length], signed)
-        except InvalidSignature as error:
-            raise Damage("the signature is not this repository's") from error
+        plain = self.record("points", path)
+        point: dict[str, Any] = json.loads(plain[2 + struct.unpack_from("<H", plain)[0] :])
         if point["id"] != path.name:
             raise Damage("it is the record of another point")
         return point
@@ -550,6 +587,61 @@ def restore_artifacts(repository: Repository, name: str, directory: Path) -> int
     return 0
 
 
+# What an object holds, all sections
+
+
+def open_object(repository: Repository, name: str) -> int:
+    """The bytes without their seal; for people with the page on the format in front of them, and for its tests."""
+    key, _, ordinal = name.partition(":")
+    reasons = []
+    for path in copies(repository.folders, key):
+        try:
+            plain = opened(repository, key, path, ordinal)
+        except (Damage, ValueError, KeyError, TypeError, struct.error) as error:
+            reasons.append(f"{path}: {error}")
+            continue
+        sys.stdout.buffer.write(plain)
+        return 0
+    raise Damage("; ".join(reasons) or f"there is no object {key}")
+
+
+def opened(repository: Repository, key: str, path: Path, ordinal: str) -> bytes:
+    folder, keys = key.partition("/")[0], repository.keys
+    if folder == "config":
+        config = json.loads(path.read_bytes())
+        return open_sealed(keys.meta, b"config", bytes.fromhex(config["id"]), bytes.fromhex(config["seal"]))
+    if folder == "keys":
+        return opened_slot(keys, path)
+    if folder == "epochs":
+        return repository.epoch_key_of(path)
+    if folder in ("data", "meta"):
+        return opened_pack(repository, path, ordinal)
+    if folder in RECORDS:
+        return repository.record(folder, path)
+    raise Damage("it has no seal to open")
+
+
+def opened_slot(keys: Keys, path: Path) -> bytes:
+    fields = json.loads(path.read_bytes())
+    if document({name: value for name, value in fields.items() if name != "check"}) != path.read_bytes():
+        raise Damage("its checksum differs, or it is not in its one form")
+    if path.name != keys.slot:
+        raise Damage(f"the key given opens keys/{keys.slot}, not this one")
+    return keys.secrets
+
+
+def opened_pack(repository: Repository, path: Path, ordinal: str) -> bytes:
+    table = repository.table(path)
+    if not ordinal:
+        return table
+    start = 64 + TOC_ROW.size * int(ordinal)
+    if start >= len(table):
+        raise Damage(f"it has {(len(table) - 64) // TOC_ROW.size} objects, counted from 0")
+    wanted, offset, stored, length, method, what, _ = TOC_ROW.unpack(table[start : start + TOC_ROW.size])
+    place = Place(bytes.fromhex(path.name), table[10], table[32:48], int(ordinal), offset, stored, length, method)
+    return repository.read_at(path, place, wanted, b"node id" if what else b"chunk id")
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     made.add_argument("folder", type=Path, help="the folder that holds `config`, `points`, `meta` and `data`")
@@ -569,6 +661,8 @@ def parser() -> argparse.ArgumentParser:
     artifacts = commands.add_parser("artifacts", help="write domain XML, NVRAM and so on into a directory")
     artifacts.add_argument("point")
     artifacts.add_argument("directory", type=Path)
+    opens = commands.add_parser("open", help="write to standard output what an object holds, checked, without its seal")
+    opens.add_argument("object", help="points/ID, for example; of a pack its table, with :ORDINAL an object of it")
     return made
 
 
@@ -578,7 +672,7 @@ def read_passphrase(path: Path) -> bytes:
 
 def keys_for(arguments: argparse.Namespace, folders: list[Path]) -> Keys:
     if arguments.passphrase_file:
-        return keys_of(secrets_by_passphrase(folders, read_passphrase(arguments.passphrase_file)))
+        return keys_by_passphrase(folders, read_passphrase(arguments.passphrase_file))
     if arguments.paper:
         return keys_by_paper(folders, arguments.paper.read_text())
     if not arguments.identity_passphrase_file:
@@ -595,6 +689,8 @@ def main() -> int:
         repository = Repository(folders, keys_for(arguments, folders))
         if arguments.command == "list":
             return list_points(repository)
+        if arguments.command == "open":
+            return open_object(repository, arguments.object)
         if arguments.command == "artifacts":
             return restore_artifacts(repository, arguments.point, arguments.directory)
         return restore_disk(

@@ -199,7 +199,7 @@ def reader() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def secrets(reader: ModuleType) -> bytes:
-    found: bytes = reader.secrets_by_passphrase([FIXTURE], PASSPHRASE)
+    found: bytes = reader.keys_by_passphrase([FIXTURE], PASSPHRASE).secrets
     return found
 
 

@@ -10,16 +10,23 @@ from typing import Any
 
 import pytest
 
-from tests.repository.make_fixture import PASSPHRASE
+from tests.repository.make_fixture import HOST, LINES, NOW, PASSPHRASE, PRIVATE
 from tests.repository.second_reader import SecondReader
 from tests.repository.writing import read_disk
-from vmcellar.repository import layout
+from vmcellar.crypto.base import EpochLockedError
+from vmcellar.crypto.recipient import PrivateKey
+from vmcellar.repository import drops, evidence, layout, leases, left_out, marks, uses
 from vmcellar.repository.packs import PackReader
 from vmcellar.repository.rebuild import rebuild_index
 from vmcellar.repository.repository import Repository, unlock
 from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.mark import check_mark
+from vmcellar.upkeep import pins
 
 FIXTURE = Path(__file__).parent / "fixtures" / "v1"
+
+
+RECORDS = FIXTURE.with_name("v1-records")
 
 
 @pytest.fixture
@@ -43,6 +50,58 @@ def test_a_repository_of_version_1_is_read(kept: Path, tmp_path: Path) -> None:
     assert rebuild_index(repository).damaged == ()
     again = {point.id: hashlib.sha256(read_disk(repository, point)).hexdigest() for point in repository.points()}
     assert again == expected()
+    repository.close()
+
+
+def records(folder: Path, key: bytes | PrivateKey) -> Repository:
+    """A copy of the repository in recipient mode, opened."""
+    tier = LocalTier(Path(shutil.copytree(RECORDS, folder / "records")))
+    keyring, repository_id = unlock(tier, key)
+    repository = Repository(tier, keyring, repository_id, folder / "cache", lambda: NOW)
+    repository.index.refresh()
+    return repository
+
+
+def test_a_repository_of_version_1_in_recipient_mode_is_read(tmp_path: Path) -> None:
+    private = PrivateKey.from_file("v1-records.key", RECORDS.with_suffix(".key").read_bytes(), PRIVATE)
+    repository = records(tmp_path, private)
+    (point,) = repository.points()
+    image = read_disk(repository, point)
+    assert (image[: len(LINES)], any(image[len(LINES) :])) == (LINES, False)
+    repository.close()
+    shutil.rmtree(tmp_path / "records")
+    host = records(tmp_path, HOST)
+    assert host.points() == [point]
+    with pytest.raises(EpochLockedError):
+        read_disk(host, point)
+    host.close()
+
+
+def test_every_record_of_version_1_is_read(tmp_path: Path) -> None:
+    """Those that no restore needs, each by the part of the program that it is for."""
+    repository = records(tmp_path, HOST)
+    tier, keyring = repository.tier, repository.keyring
+    (point,) = repository.points()
+    said = pins.listed(repository)[point.id]
+    assert said is not None
+    assert (said.note, said.time, said.host) == ("before the upgrade", NOW, "kvm1")
+    (name,) = marks.names_of(tier)
+    assert sorted(marks.read(tier, keyring, [name])[name].packs()) == [b"\xaa" * 16, b"\xbb" * 16]
+    (lease,) = leases.found(tier, keyring)
+    assert (lease.objects, lease.newest.what, lease.newest.known) == ((0, 1), "backup web", (name,))
+    assert (lease.stale(NOW), lease.stale(NOW + 1200), lease.stale(NOW + 1201)) == (False, False, True)
+    assert list(drops.found(tier, keyring, NOW, clear=False)) == [f"data/aa/{'aa' * 16}"]
+    assert uses.last(tier) == {point.id: NOW}
+    (found,) = evidence.names(tier)
+    assert evidence.read(repository, found).checks[0].name == "every byte"
+    assert evidence.standings(tier)[point.id].proven
+    left = left_out.of_point(repository, point)
+    assert left is not None
+    assert (left.paths, left.ranges("vda")) == (("/var/log",), [(64 << 20, 128 << 10)])
+    assert repository.index.lost() == {keyring.chunk_id(LINES)}
+    check_mark(tier, tier)
+    (aside,) = tier.list(layout.QUARANTINE)
+    assert tier.get(aside[0]) == tier.get(layout.CONFIG_KEY)
     repository.close()
 
 
