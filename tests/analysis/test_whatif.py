@@ -56,6 +56,24 @@ def test_half_as_often_is_half_the_runs_and_twice_the_interval() -> None:
     assert "bill" in drawn(plots.scenarios([half]))
 
 
+def test_a_run_takes_as_long_as_it_took_or_longer_where_less_may_be_read_a_second() -> None:
+    took, read = [3600.0, 600.0, 1200.0], [100 * GB, 10 * GB, 20 * GB]
+    frame = FRAME.assign(seconds=took, bytes_read=read)
+    free = what_if(frame, Scenario("free", 365), PRICES, NOW)
+    assert (free.busy, free.longest, free.late) == (1800.0, 1200.0, 0), "the full is older than 30 days"
+    gentle = what_if(frame, Scenario("as fast as it was", 365, rate=GB), PRICES, NOW)
+    assert (gentle.busy, gentle.longest) == (1800.0, 1200.0), "no limit makes it faster"
+    slow = what_if(frame, Scenario("slow", 365, rate=10 * GB / (11 * 86400)), PRICES, NOW)
+    assert slow.busy == pytest.approx(33 * 86400)
+    assert slow.longest == pytest.approx(22 * 86400)
+    assert slow.late == 1, "eleven days of work, and the next is due after ten; nobody knows what follows the last"
+    half = what_if(frame, Scenario("slow, half as often", 365, every=2, rate=10 * GB / (11 * 86400)), PRICES, NOW)
+    assert half.busy == pytest.approx(33 * 86400)
+    assert half.longest == pytest.approx(44 * 86400)
+    assert "late" in drawn(plots.scenarios([free, slow]))
+    assert scenarios_json([slow])[0]["late"] == 1
+
+
 def test_a_single_run_has_no_interval() -> None:
     once = what_if(FRAME[:1], Scenario("once", 365), PRICES, NOW)
     assert math.isnan(once.interval)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
+from vmcellar.analysis.sample import TUNING, generate
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
@@ -110,6 +113,22 @@ def test_what_if_compares_retention_and_tiers(cli: Cli) -> None:
     assert "90d on hot" in cli("what-if", *rules, *prices).out
 
 
+def test_what_if_compares_bandwidths(cli: Cli) -> None:
+    rates = ("--keep", "30d", "--bandwidth", "100MiB/s", "--bandwidth", "1MiB/s", "--sample", "1")
+    fast, slow = json.loads(cli("what-if", *rates, "--json").out)
+    assert (fast["scenario"], slow["rate"]) == ("30d on hot, 100MiB/s", 1 << 20)
+    assert (fast["held"], fast["runs"]) == (slow["held"], slow["runs"])
+    assert fast["busy"] < slow["busy"]
+    assert fast["late"] < slow["late"]
+
+
+def test_what_if_goes_by_all_of_the_history(cli: Cli, tmp_path: Path) -> None:
+    frame = generate(replace(TUNING, seed=1, vms=2, days=200, newcomers=0.0, leavers=0.0)).frame
+    frame.to_parquet(tmp_path / "history.parquet", index=False)
+    (found,) = json.loads(cli("what-if", "--keep", "1y", "--history", str(tmp_path / "history.parquet"), "--json").out)
+    assert found["held"] == frame.loc[frame["ok"], "bytes_stored"].sum(), "the fulls it began with are among it"
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -117,6 +136,7 @@ def test_what_if_compares_retention_and_tiers(cli: Cli) -> None:
         (("--keep", "9d", "--tiers", "hot,warm:4d"), "no price is known of warm"),
         (("--keep", "9d", "--tiers", "hot:4d"), "must rise"),
         (("--keep", "9d", "--prices", "hot=cheap"), "not a price"),
+        (("--keep", "9d", "--bandwidth", "100"), "a rate is a size per second"),
     ],
 )
 def test_what_if_refuses_what_it_cannot_read(cli: Cli, options: tuple[str, ...], why: str) -> None:

@@ -97,8 +97,9 @@ def test_it_publishes_quality_tables_and_plots(seen: Seen, tmp_path: Path) -> No
     open_engine(config).repository.close()
     assert (told["runs"], told["rows"]) == (1, 1), "the catalog was filled from the repository"
     found = seen.artifacts(seen.flow_run("analyse history"))
-    assert {"history", "history-quality", "plot-tier-hot", "plot-change-calendar"} <= found.keys()
+    assert {"history", "history-quality", "plot-tier-hot", "plot-change-calendar", "plot-what-if"} <= found.keys()
     assert "## Capacity" in str(found["history"].data)
+    assert "| as now: 1 days, hot |" in str(found["history"].data)
     assert str(found["plot-tier-hot"].data).startswith("data:image/png;base64,")
     assert found["plot-tier-hot"].type == "image"
 

@@ -33,10 +33,14 @@ class Plot(Figure):
         return png(self)
 
 
-def sheet(title: str, about: str, height: float = 4.2, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with a title, one line about it, and `rows` axes one below the other that share their x axis."""
+def sheet(
+    title: str, about: str, height: float = 4.2, rows: int = 1, widths: Sequence[float] = (1,)
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a title, one line about it, and `rows` axes one below the other that share their x axis, or axes
+    of these `widths` beside each other.
+    """
     figure = Plot(figsize=(WIDTH, height), dpi=110, layout="constrained")
-    axes = figure.subplots(rows, 1, sharex=rows > 1, squeeze=False)[:, 0]
+    axes = figure.subplots(rows, len(widths), sharex=rows > 1, squeeze=False, width_ratios=widths).ravel()
     figure.suptitle(f"{title}\n", x=LEFT, ha="left", fontsize=13, fontweight="bold", color=INK)  # room for the line
     below = figure.transFigure + ScaledTranslation(0, -ABOUT_DOWN, figure.dpi_scale_trans)
     # At the sheet's edge, not the axes': beside long names it would not fit.

@@ -296,19 +296,25 @@ def incident(frame: pd.DataFrame, vm: str, disk: str, found: Sequence[Anomaly], 
 
 
 def scenarios(outcomes: Sequence[Outcome], currency: str = "$") -> Figure:
-    """What scenarios would hold on each tier, and what 30 days of each would cost."""
+    """What scenarios would hold on each tier, what 30 days of each would cost, and how long its runs would take."""
     tiers = list(dict.fromkeys(tier for one in outcomes for tier in one.held))
-    scale, unit = in_bytes(max(one.total for one in outcomes))
-    about = f"{unit} on each tier at the end; the figure is the bill of the last 30 days"
-    figure, (axis,) = sheet("What it would hold and cost", about, height=1.6 + 0.42 * len(outcomes))
+    scale, unit = in_bytes(max((one.total for one in outcomes), default=0.0))
+    hours, time_unit = in_time(max((one.busy for one in outcomes), default=0.0))
+    about = f"left: {unit} on each tier at the end, and the bill of 30 days; right: {time_unit} at work in them"
+    figure, (axis, work) = sheet("What it would hold and cost", about, 1.6 + 0.42 * len(outcomes), widths=(3, 1))
     rows, left = np.arange(len(outcomes)), np.zeros(len(outcomes))
     for tier, color in zip(tiers, SERIES, strict=False):
         width = np.array([one.held.get(tier, 0) / scale for one in outcomes])
         axis.barh(rows, width, left=left, color=color, height=0.6, label=tier)
         left += width
-    for row, one in zip(rows, outcomes, strict=True):
-        label_end(axis, left[row], float(row), f"{currency}{one.bill.total:,.0f}", INK)
+    work.barh(rows, [one.busy / hours for one in outcomes], color=SOFT, height=0.6)
+    for row, one in enumerate(outcomes):
+        if one.bill.total:
+            label_end(axis, left[row], float(row), f"{currency}{one.bill.total:,.0f}", INK)
+        if one.late:
+            label_end(work, one.busy / hours, float(row), f"{one.late} late", RED)
     rows_of(axis, [one.scenario.name for one in outcomes])
+    rows_of(work, [""] * len(outcomes))
     legend(axis, len(tiers))
     return figure
 

@@ -20,6 +20,7 @@ from vmcellar.analysis.overview import overview
 from vmcellar.analysis.picks import strongest, worst_first
 from vmcellar.analysis.quality import findings, quarantine, validate
 from vmcellar.analysis.source import targets
+from vmcellar.analysis.wondering import outcomes
 from vmcellar.catalog.rebuild import refresh
 from vmcellar.errors import PermanentError
 from vmcellar.policy.localzone import local_zone
@@ -120,9 +121,11 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
     looks = read.tier_use(catalog)
     outlook = capacity(good, standing, now, prices=config.price_tables(), looks=looks)
     brought = followed.storage_gains(catalog, followed.Sight(repository, config, good, now))
+    wondered = outcomes(repository, config, good, now)
     sections = {
         "Capacity": tables.markdown(tables.capacity(outlook)),
         "Cost of tiers": tables.markdown(tables.costs(outlook), "No tier has a price."),
+        "What if": tables.markdown(tables.scenarios(wondered, ""), "Nothing to try this on: no backup is known."),
         "Age of the newest point": tables.markdown(tables.rpo(reached)),
         "Time to restore": tables.markdown(tables.rto(measured)),
         f"Strange in the last {RECENT_DAYS} days": tables.markdown(tables.anomalies(found), "Nothing."),
@@ -143,6 +146,8 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
         damaged |= {_damage(changes.vm, point, changes.disk, told) for point, told in changes.damaged.items()}
     if any(tier.costs for tier in outlook):
         figures["cost-of-tiers"] = plots.tier_costs(outlook)
+    if wondered:
+        figures["what-if"] = plots.scenarios(wondered, "")
     if incident is not None:
         figures["incident"] = plots.incident(good, incident.vm, incident.disk, incident.together)
     return Analysis(sections, {name: png(figure) for name, figure in figures.items()}, tuple(sorted(damaged)))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from vmcellar.analysis.whatif import Scenario, what_if
@@ -47,6 +46,8 @@ REPOSITORY = "the repository"
 """What a proposal is about that is not about one VM."""
 
 Clock = Callable[[], float]
+Rule = tuple[tuple[str, float], ...]
+"""Tiers with the age in days from which on bytes lie there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,30 +199,50 @@ def _consolidation(repository: Repository) -> Proposal:
 
 def _tier_rule(repository: Repository, config: Config, frame: pd.DataFrame, now: float) -> Proposal:
     """Which ages would cost least in a month like the last one, points being kept for as long as they are now."""
-    tables = {name: prices for name, prices in config.price_tables().items() if name == "hot" or prices.gb_month}
-    today = rule_today(config)
-    what = REPOSITORY
-    priced = all(name in tables for name, _ in today)
-    if len(tables) < 2 or not priced or not any(prices.gb_month for prices in tables.values()):
-        return Proposal("tier rule", what, rule_text(today), "", "no gain: it takes two tiers with a price each")
+    today, what = rule_today(config), REPOSITORY
     if frame.empty:
         return Proposal("tier rule", what, rule_text(today), "", "not known: there is no history")
-    at = pd.Timestamp(now, unit="s", tz="UTC")
-    keep = max((now - min((point.time for point in repository.readable_points()), default=now)) / DAY, 1.0)
-    rules = [today, *(rule for rule in _rules(list(tables)) if rule != today)]
-    bills = [what_if(frame, Scenario("", keep, rule), tables, at).bill.total for rule in rules]
-    best = int(np.argmin(bills))
-    saved = bills[0] - bills[best]
-    if saved <= WORTH * bills[0]:
-        return Proposal("tier rule", what, rule_text(today), "", f"no gain: {bills[0]:.2f} a month is the least")
+    keep = kept_days(repository, now)
+    bills = _bills(config, frame, keep, now)
+    if bills is None:
+        return Proposal("tier rule", what, rule_text(today), "", "no gain: it takes two tiers with a price each")
+    best = min(bills, key=lambda rule: bills[rule])
+    saved = bills[today] - bills[best]
+    if saved <= WORTH * bills[today]:
+        return Proposal("tier rule", what, rule_text(today), "", f"no gain: {bills[today]:.2f} a month is the least")
     gain = (
-        f"{saved:.2f} of {bills[0]:.2f} less a month, if points are kept for {keep:.0f} days as now; thaws not counted"
+        f"{saved:.2f} of {bills[today]:.2f} less a month, if points are kept for {keep:.0f} days as now; "
+        "thaws not counted"
     )
-    factor = bills[best] / bills[0]
-    return Proposal("tier rule", what, rule_text(today), rule_text(rules[best]), gain, factor)
+    factor = bills[best] / bills[today]
+    return Proposal("tier rule", what, rule_text(today), rule_text(best), gain, factor)
 
 
-Rule = tuple[tuple[str, float], ...]
+def _bills(config: Config, frame: pd.DataFrame, keep: float, now: float) -> dict[Rule, float] | None:
+    """What the last month would have cost by today's rule and the usual ones; None where prices do not tell."""
+    tables = {name: prices for name, prices in config.price_tables().items() if name == "hot" or prices.gb_month}
+    today = rule_today(config)
+    priced = all(name in tables for name, _ in today)
+    if len(tables) < 2 or not priced or not any(prices.gb_month for prices in tables.values()):
+        return None
+    at = pd.Timestamp(now, unit="s", tz="UTC")
+    return {
+        rule: what_if(frame, Scenario("", keep, rule), tables, at).bill.total
+        for rule in dict.fromkeys([today, *_rules(list(tables))])
+    }
+
+
+def cheapest_rule(config: Config, frame: pd.DataFrame, keep: float, now: float) -> Rule | None:
+    """The placement that would have cost least in the last month, points being kept for `keep` days; None where it
+    takes two tiers with a price each to tell.
+    """
+    bills = _bills(config, frame, keep, now)
+    return min(bills, key=lambda rule: bills[rule]) if bills else None
+
+
+def kept_days(repository: Repository, now: float) -> float:
+    """How long points are kept, by the oldest that is there; a day at least."""
+    return max((now - min((point.time for point in repository.readable_points()), default=now)) / DAY, 1.0)
 
 
 def rule_today(config: Config) -> Rule:

@@ -168,12 +168,13 @@ def next_runs(runs: Iterable[NextRun]) -> pd.DataFrame:
 
 def scenarios(outcomes: Sequence[Outcome], currency: str = "$") -> pd.DataFrame:
     """What each scenario comes to; the saving is against the first."""
-    first = outcomes[0].bill.total
+    first = outcomes[0].bill.total if outcomes else 0.0
     return _frame(
-        ("scenario", "held", "bill of 30 days", "saved", "runs", "usual interval"),
+        ("scenario", "held", "bill of 30 days", "saved", "runs", "usual interval", "at work", "longest", "late"),
         [
             (one.scenario.name, size_text(one.total), f"{currency}{one.bill.total:,.2f}",
-             f"{1 - one.bill.total / first:.0%}" if first else "", one.runs, span_text(one.interval))
+             f"{1 - one.bill.total / first:.0%}" if first else "", one.runs, span_text(one.interval),
+             span_text(one.busy), span_text(one.longest), one.late)
             for one in outcomes
         ],
     )  # fmt: skip

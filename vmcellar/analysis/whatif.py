@@ -1,4 +1,5 @@
-"""What if: the same history under another retention, interval or rule of placement, and what it would hold and cost.
+"""What if: the same history under another retention, interval, rule of placement or bandwidth: what it would hold and
+cost, and how long it would be at work.
 
 A model on what was really stored, not a promise:
 
@@ -7,6 +8,8 @@ A model on what was really stored, not a promise:
 - At a longer interval a run stores what the runs that it stands for stored: an upper bound, as what was overwritten in
   between is stored once. At a shorter one it is a lower bound.
 - Bytes move to the next tier when they have lain for its days, and are paid for by its price table.
+- With a limit of bytes a second a run takes at least what it read by that, else what it took: what a faster line than
+  it had would save, no history holds. At a longer interval a run takes as long as those that it stands for together.
 """
 
 from __future__ import annotations
@@ -32,19 +35,24 @@ MONTH_DAYS = 30
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A way to keep and to take backups. `tiers` are names with the age in days from which on bytes lie there; the
-    first is 0. `every` takes one backup where `every` are taken now.
+    first is 0. `every` takes one backup where `every` are taken now. `rate` is the most bytes a second that a run may
+    read, as `bandwidth:` of a job is; None: as it was.
     """
 
     name: str
     keep_days: float
     tiers: tuple[tuple[str, float], ...] = (("hot", 0.0),)
     every: float = 1.0
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a scenario comes to in the last 30 days of the history: bytes by tier at its end, the bill of these days,
     bytes stored in them, runs in them, and the usual time between two points of a VM in seconds (the median).
+
+    `busy` is the seconds that all runs of these days take together, `longest` that of the longest one, `late` how many
+    of them would still be at work when their VM's next one is due.
     """
 
     scenario: Scenario
@@ -53,6 +61,9 @@ class Outcome:
     stored: int
     runs: int
     interval: float
+    busy: float
+    longest: float
+    late: int
 
     @property
     def total(self) -> int:
@@ -73,18 +84,25 @@ def what_if(frame: pd.DataFrame, scenario: Scenario, prices: Mapping[str, Prices
             held[stay.tier] += stay.size
     start = end - MONTH_DAYS * DAY
     recent = seconds_of(good["started"]) >= start
+    runs = _runs(good, scenario)
+    month = runs[seconds_of(runs["started"]) >= start]
     return Outcome(
         scenario,
         held,
         bill(prices, [stay for stay in stays if stay.since <= end], start, end),
         int(size[recent].sum()),
-        round(good["run_id"][recent].nunique() / scenario.every),
-        _interval(good) * scenario.every,
+        round(len(month) / scenario.every),
+        _usual(runs["gap"]) * scenario.every,
+        float(month["took"].sum()),
+        float((month["took"] * month["stands"]).max()) if len(month) else 0.0,
+        round(float((month["took"] > month["gap"]).sum()) / scenario.every),
     )
 
 
 def compare(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """A row per outcome: `scenario, held, cost, stored, runs, interval_hours`, and the bytes held on each tier."""
+    """A row per outcome: `scenario, held, cost, stored, runs, interval_hours, busy_hours, longest_minutes, late`, and
+    the bytes held on each tier.
+    """
     return pd.DataFrame(
         [
             {
@@ -94,6 +112,9 @@ def compare(outcomes: Sequence[Outcome]) -> pd.DataFrame:
                 "stored": one.stored,
                 "runs": one.runs,
                 "interval_hours": round(one.interval / 3600, 2),
+                "busy_hours": round(one.busy / 3600, 2),
+                "longest_minutes": round(one.longest / 60, 1),
+                "late": one.late,
                 **{f"on {tier}": size for tier, size in one.held.items()},
             }
             for one in outcomes
@@ -127,7 +148,22 @@ def _one(size: int, since: float, ends: float, scenario: Scenario) -> list[Stay]
     ]
 
 
-def _interval(good: pd.DataFrame) -> float:
-    runs = good.drop_duplicates("run_id").sort_values(["vm", "started"])
-    gaps = runs.groupby("vm", observed=True)["started"].diff().dt.total_seconds().dropna()
-    return float(gaps.median()) if len(gaps) else float("nan")
+def _runs(good: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
+    """A row per run, by VM and time: `started`, `gap` to the VM's next one, `took`, both in seconds of one run of the
+    history, and for how many of these one of the scenario `stands`.
+    """
+    names = good.astype({"vm": "object", "kind": "object"}).groupby("run_id", sort=False)
+    runs = names.agg(vm=("vm", "first"), started=("started", "first"), kind=("kind", "first"),
+                     took=("seconds", "first"), read=("bytes_read", "sum"))  # fmt: skip
+    runs = runs.sort_values(["vm", "started"], kind="stable")
+    runs["gap"] = runs.groupby("vm")["started"].diff(-1).dt.total_seconds().abs()
+    runs["stands"] = np.where(runs["kind"] == "incremental", scenario.every, 1.0)
+    runs["took"] = runs["took"].fillna(0.0)
+    if scenario.rate is not None:
+        runs["took"] = np.maximum(runs["took"], runs["read"] / scenario.rate)
+    return runs
+
+
+def _usual(gaps: pd.Series) -> float:
+    known = gaps.dropna()
+    return float(known.median()) if len(known) else float("nan")

@@ -26,7 +26,7 @@ SampleOption = Annotated[
     typer.Option("--sample", metavar="SEED", min=0, help="A made-up history, to see what the command shows."),
 ]
 WEEKS = 25
-"""What forecasts look back on, and a week more: older history is not loaded."""
+"""What forecasts look back on, and a week more: they load no older history."""
 SAMPLE_VMS = 18
 SAMPLE_DAYS = 120
 
@@ -54,15 +54,18 @@ class Source:
         return self.history is None and self.sample is None
 
 
-def read_frame(ctx: typer.Context, source: Source, vm: str | None = None) -> tuple[pd.DataFrame, float | None]:
-    """The good rows of the history, of one VM or all, and now (None: the history's own last start).
+def read_frame(
+    ctx: typer.Context, source: Source, vm: str | None = None, weeks: int | None = WEEKS
+) -> tuple[pd.DataFrame, float | None]:
+    """The good rows of the history's last weeks (None: of all of it), of one VM or all, and now (None: the history's
+    own last start).
 
     Rows that fail the quality suite are left out, and their number is said. UsageError for a file that is no history
     and for an unknown VM.
     """
     from vmcellar.analysis.quality import quarantine
 
-    frame, now = _read(ctx, source)
+    frame, now = _read(ctx, source, weeks)
     last = frame["started"].max().timestamp() if len(frame) else None
     good, bad = quarantine(frame, now if now is not None else last)
     if len(bad):
@@ -77,18 +80,19 @@ def read_frame(ctx: typer.Context, source: Source, vm: str | None = None) -> tup
     return good, now
 
 
-def _read(ctx: typer.Context, source: Source) -> tuple[pd.DataFrame, float | None]:
+def _read(ctx: typer.Context, source: Source, weeks: int | None) -> tuple[pd.DataFrame, float | None]:
     from vmcellar.analysis.history import history, read_history
 
     if source.sample is not None:
         return _sample(source.sample), None
     if source.history is not None:
-        return read_history(source.history, WEEKS), None
+        return read_history(source.history, weeks), None
     from vmcellar.cli.commands.catalog import open_catalog
 
     _, catalog = open_catalog(ctx, source.config)
     now = time.time()
-    return history(catalog, since=datetime.fromtimestamp(now - WEEKS * 7 * 86400, UTC)), now
+    since = None if weeks is None else datetime.fromtimestamp(now - weeks * 7 * 86400, UTC)
+    return history(catalog, since=since), now
 
 
 def _some(frame: pd.DataFrame, most: int = 5) -> str:

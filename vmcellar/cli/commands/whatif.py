@@ -35,6 +35,10 @@ def what_if(
     every: Annotated[
         float, typer.Option(min=0.1, max=100, metavar="N", help="One backup for N that are taken now.")
     ] = 1.0,
+    bandwidth: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RATE", help="The most that a run may read a second, as in 50MiB/s; give several."),
+    ] = None,
     prices: Annotated[
         list[str] | None,
         typer.Option(metavar="TIER=PRICE", help="Per GB and month, or a class of AWS such as DEEP_ARCHIVE."),
@@ -44,10 +48,12 @@ def what_if(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the same history would hold and cost under other retention, tiers or intervals.
+    """Show what the same history would hold and cost, and how long runs would take, under other settings.
 
-    Every --keep is tried with every --tiers. What dropped points share with kept ones stays in truth, so what is held
-    is a lower bound. Prices are those of the configuration, unless they are given.
+    Every --keep is tried with every --tiers and every --bandwidth. What dropped points share with kept ones stays in
+    truth, so what is held is a lower bound. A run takes as long as it took, or longer where the bandwidth is less than
+    it had. "Late" are runs that would still be at work when the next one is due. Prices are those of the configuration,
+    unless they are given.
     """
     import pandas as pd
 
@@ -56,12 +62,14 @@ def what_if(
 
     tables = _prices(ctx, config, prices or [])
     rules = [_rule(text, tables) for text in tiers or ["hot"]]
+    rates: list[str | None] = [*bandwidth] if bandwidth else [None]
     wanted = [
-        whatif.Scenario(_name(age, text, every), _days(age), rule, every)
+        whatif.Scenario(_name(age, text, every, rate), _days(age), rule, every, _rate(rate))
         for text, rule in zip(tiers or ["hot"], rules, strict=True)
         for age in keep
+        for rate in rates
     ]
-    frame, now = read_frame(ctx, Source(config, history, sample))
+    frame, now = read_frame(ctx, Source(config, history, sample), weeks=None)  # what is held may be old
     if frame.empty:
         raise PermanentError("nothing to try this on: no backup is known", hint="`vmcellar backup VM` makes one")
     at = frame["started"].max() if now is None else pd.Timestamp(now, unit="s", tz="UTC")
@@ -72,8 +80,18 @@ def what_if(
     console().print(scenarios_table(outcomes))
 
 
-def _name(age: str, tiers: str, every: float) -> str:
-    return f"{age} on {tiers}" + ("" if every == 1 else f", one for {every:g}")
+def _name(age: str, tiers: str, every: float, rate: str | None) -> str:
+    often = "" if every == 1 else f", one for {every:g}"
+    return f"{age} on {tiers}{often}" + ("" if rate is None else f", {rate}")
+
+
+def _rate(text: str | None) -> float | None:
+    from vmcellar.config.units import parse_rate
+
+    try:
+        return None if text is None else float(parse_rate(text))
+    except ValueError as error:
+        raise UsageError(f"--bandwidth {text}: {error}") from error
 
 
 def _rule(text: str, prices: Mapping[str, Prices]) -> tuple[tuple[str, float], ...]:

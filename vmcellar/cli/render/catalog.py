@@ -111,13 +111,14 @@ def capacity_json(tiers: Iterable[TierCapacity]) -> list[dict[str, Any]]:
 def scenarios_table(outcomes: Sequence[Outcome]) -> Table:
     """A row per scenario; what is saved is against the first."""
     table = Table("scenario", box=None, pad_edge=False)
-    for name in ("held", "bill of 30 days", "saved", "runs", "usual interval"):
+    for name in ("held", "bill of 30 days", "saved", "runs", "usual interval", "at work", "longest", "late"):
         table.add_column(name, justify="right")
     first = outcomes[0].bill.total
     for one in outcomes:
         saved = f"{1 - one.bill.total / first:.0%}" if first else ""
         bill = f"{one.bill.total:,.2f}"
-        table.add_row(one.scenario.name, size_text(one.total), bill, saved, str(one.runs), _interval(one))
+        work = (seconds_text(one.busy), seconds_text(one.longest), str(one.late))
+        table.add_row(one.scenario.name, size_text(one.total), bill, saved, str(one.runs), _interval(one), *work)
     return table
 
 
@@ -137,6 +138,10 @@ def scenarios_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "stored": one.stored,
             "runs": one.runs,
             "interval": None if isnan(one.interval) else one.interval,
+            "rate": one.scenario.rate,
+            "busy": one.busy,
+            "longest": one.longest,
+            "late": one.late,
         }
         for one in outcomes
     ]
