@@ -49,6 +49,24 @@ def test_what_e2fsprogs_1_47_prints_of_two_files() -> None:
     assert parse(text) == ([FilePlaces(MD5, ((34816 * BLOCK, 1024 * BLOCK), (40960 * BLOCK, 512 * BLOCK)))], 0)
 
 
+MANY = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("4096 bytes", "0 bytes"),
+        ("4096 bytes", f"{MANY} bytes"),
+        ("(1536", f"({MANY}"),
+        ("0:        0.", f"0: {MANY}."),
+    ],
+)
+def test_numbers_that_no_kernel_tells_are_no_error(was: str, now: str) -> None:
+    whole = words([row(0, 0, 7, 1536)])
+    assert was in whole
+    assert parse(whole.replace(was, now) + "=DONE\n") == ([], 1)
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -15,8 +15,9 @@ FILE, END, DONE = "=FILE", "=END", "=DONE"
 """Lines around each file's words: `=FILE MD5 -` (of its first PROBE bytes), the words, `=END`; `=DONE` comes last."""
 PROBE = 4096
 
-_SIZE = re.compile(r"File size of /proc/self/fd/0 is (\d+) \((\d+) blocks? of (\d+) bytes\)")
-_ROW = re.compile(r" *(\d+): +(\d+)\.\. *(\d+): +(\d+)\.\. *(\d+): +(\d+):(?: +\d+:)? *([a-z_,]*)")
+_N = r"(\d{1,19})"  # what a kernel counts; int() refuses thousands of digits
+_SIZE = re.compile(rf"File size of /proc/self/fd/0 is {_N} \({_N} blocks? of ([1-9]\d{{0,8}}) bytes\)")
+_ROW = re.compile(rf" *{_N}: +{_N}\.\. *{_N}: +{_N}\.\. *{_N}: +{_N}:(?: +\d+:)? *([a-z_,]*)")
 _HEADS = (re.compile(r"Filesystem type is: [0-9a-f]+"), re.compile(r" ext: +logical_offset: .*flags:"))
 _LAST = re.compile(r"/proc/self/fd/0: \d+ extents? found")
 _HARMLESS = frozenset({"", "last", "eof", "merged"})
