@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +42,18 @@ def test_a_point_says_that_differential_was_done_otherwise(
     monkeypatch.setattr(engine, "config", engine.config.model_copy(update={"backups": jobs}))
     summary = pipeline.run(engine, BackupRequest("vm", job=job))
     assert any("differential is done as auto" in warning for warning in summary.warnings) == bool(job)
+
+
+def test_a_backup_says_that_a_point_of_a_clock_that_was_ahead_is_called_latest(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: time.time_ns() / 1e9 + 86400)
+        tomorrow = pipeline.run(engine, REQUEST)
+        assert tomorrow.warnings == ()
+    summary = pipeline.run(engine, REQUEST)
+    assert any(f"point {tomorrow.id} is of a later time" in warning for warning in summary.warnings)
+    assert "vm@latest names it" in summary.warnings[0]
 
 
 def test_who_does_not_know_whether_a_run_began_can_let_the_vm_go(engine: Engine, source: EmptySource) -> None:

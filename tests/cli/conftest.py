@@ -17,6 +17,7 @@ from tests.repository.writing import back_up
 from vmcellar.cli import main as cli_main
 from vmcellar.config import load_config
 from vmcellar.crypto.passphrase import Argon2Cost
+from vmcellar.policy import retention
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
 
@@ -90,6 +91,12 @@ def cellar_template(tmp_path_factory: pytest.TempPathFactory) -> Cellar:
         other.id: two + hole * 7,
     }
     return Cellar(folder, config, first, second, other, disks)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The points are of the year 2027, and a prune keeps what is of a later time than its clock has."""
+    monkeypatch.setattr(retention, "CLOCKS_APART", 1e9)
 
 
 def quick_cost(*given: int) -> Argon2Cost:

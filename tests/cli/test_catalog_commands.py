@@ -49,6 +49,7 @@ def test_show_names_the_rows_that_no_analysis_uses(cli: Cli, cellar: Cellar, mon
 
 
 @pytest.mark.usefixtures("cellar")
+@pytest.mark.usefixtures("later")
 def test_rebuild_notes_points_that_a_prune_dropped(cli: Cli) -> None:
     cli("catalog", "rebuild")
     assert cli("prune", "--keep-last", "1").code == 0

@@ -234,6 +234,7 @@ def test_list_and_show_tell_what_evidence_says(cli: Cli, cellar: Cellar) -> None
     assert listed[cellar.second.id]["evidence"] == []
 
 
+@pytest.mark.usefixtures("later")
 def test_prune_keeps_the_newest_point_that_no_evidence_speaks_against(cli: Cli, cellar: Cellar) -> None:
     arguments = ("prune", "web1", "--keep-last", "1", "--dry-run", "--json")
     before = cli(*arguments).out

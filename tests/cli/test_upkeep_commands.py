@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Cellar, Cli
 from vmcellar.config import load_config
 from vmcellar.repository import leases
@@ -17,6 +19,7 @@ def points(cellar: Cellar) -> set[str]:
     return {path.name for path in (cellar.folder / "repo" / "points").iterdir()}
 
 
+@pytest.mark.usefixtures("later")
 def test_prune_by_options_shows_why_and_drops(cli: Cli, cellar: Cellar) -> None:
     simulated = cli("prune", "--keep-last", "1", "--simulate")
     assert simulated.code == 0, simulated.err
@@ -33,6 +36,7 @@ def test_prune_by_options_shows_why_and_drops(cli: Cli, cellar: Cellar) -> None:
     assert cli("verify", "--all", "--deep").code == 0
 
 
+@pytest.mark.usefixtures("later")
 def test_prune_without_options_follows_the_jobs(cli: Cli, cellar: Cellar) -> None:
     assert all(entry["keep"] for entry in json.loads(cli("prune", "--dry-run", "--json").out))
     with cellar.config.open("a") as file:
@@ -52,6 +56,7 @@ def test_prune_of_one_vm_and_bad_use(cli: Cli, cellar: Cellar) -> None:
     assert len(points(cellar)) == 3
 
 
+@pytest.mark.usefixtures("later")
 def test_a_pinned_point_stays(cli: Cli, cellar: Cellar) -> None:
     assert cli("pin", cellar.first.id, "--note", "before the upgrade").code == 0
     assert "before the upgrade" in cli("pin").out

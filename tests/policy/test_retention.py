@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcellar.config.jobs import KeepByAge
-from vmcellar.policy.retention import Moment, Rules, decide
+from vmcellar.policy.retention import CLOCKS_APART, Moment, Rules, Verdict, decide
 
 DAY = 86400
+LATER = 9e9
 WEEK_OF_FOUR = ["2019-12-02T11:59:15", "2019-12-03T11:59:15", "2019-12-04T11:59:15", "2019-12-04T12:59:15"]
 TWO_YEARS = [
     "2018-11-15T11:59:15", "2019-11-15T11:59:15", "2019-11-21T11:59:15", "2019-11-22T11:59:15", "2019-11-29T11:59:15",
@@ -27,7 +28,7 @@ def moment(text: str) -> Moment:
 
 def kept(texts: list[str], **rules: int) -> list[str]:
     """The points that stay, oldest first."""
-    verdicts = decide([moment(text) for text in texts], KeepByAge(**rules), now=0)
+    verdicts = decide([moment(text) for text in texts], KeepByAge(**rules), now=LATER)
     return [text for text in texts if verdicts[text].keep]
 
 
@@ -89,7 +90,7 @@ def test_weeks_at_the_turn_of_the_year_are_iso_weeks() -> None:
 def test_a_day_is_that_of_the_time_zone() -> None:
     texts = ["2024-03-30T22:30:00", "2024-03-30T23:30:00"]
     moments = [moment(text) for text in texts]
-    keep = {z: [v.keep for v in decide(moments, KeepByAge(daily=9), now=0, zone=z).values()]
+    keep = {z: [v.keep for v in decide(moments, KeepByAge(daily=9), now=LATER, zone=z).values()]
             for z in (UTC, ZoneInfo("Europe/Berlin"))}  # fmt: skip
     assert keep == {UTC: [True, False], ZoneInfo("Europe/Berlin"): [True, True]}
 
@@ -97,7 +98,7 @@ def test_a_day_is_that_of_the_time_zone() -> None:
 def test_the_hour_that_comes_twice_is_two_hours() -> None:
     zone = ZoneInfo("Europe/Berlin")
     moments = [moment("2024-10-27T00:30:00"), moment("2024-10-27T01:30:00")]  # 02:30 local time, both
-    assert all(verdict.keep for verdict in decide(moments, KeepByAge(hourly=2), now=0, zone=zone).values())
+    assert all(verdict.keep for verdict in decide(moments, KeepByAge(hourly=2), now=LATER, zone=zone).values())
 
 
 def test_plain_days() -> None:
@@ -105,6 +106,27 @@ def test_plain_days() -> None:
     verdicts = decide(moments, 30 * DAY, now=31 * DAY)
     assert [point for point, verdict in verdicts.items() if verdict.keep] == ["young"]
     assert decide(moments[:1], 30 * DAY, now=1000 * DAY)["old"].why == "the newest"
+
+
+@pytest.mark.parametrize("rules", [KeepByAge(last=1), KeepByAge(daily=1, yearly=1), 2 * DAY])
+def test_points_of_a_clock_that_was_ahead_stay_and_take_no_place_of_those_made_since(rules: Rules) -> None:
+    now = 1000.5 * DAY
+    moments = [Moment("old", 1 * DAY), Moment("day before", now - DAY), Moment("new", now - 60)]
+    right = decide(moments, rules, now=now)
+    ahead = [Moment("next year", now + 365 * DAY), Moment("tomorrow", now + DAY)]
+    verdicts = decide([*moments, *ahead], rules, now=now)
+    assert {name: verdicts[name] for name in right} == right
+    assert {verdicts[each.id] for each in ahead} == {Verdict(True, "of a later time than this host's clock has")}
+
+
+def test_a_host_whose_clock_is_behind_drops_nothing_but_what_is_old_by_it() -> None:
+    verdicts = decide([Moment("a", 10 * DAY), Moment("b", 11 * DAY)], KeepByAge(last=1), now=DAY)
+    assert all(verdict.keep for verdict in verdicts.values())
+
+
+def test_clocks_of_hosts_may_differ_a_little() -> None:
+    moments = [Moment("old", 0), Moment("new", DAY + CLOCKS_APART)]
+    assert not decide(moments, KeepByAge(last=1), now=DAY)["old"].keep
 
 
 @pytest.mark.parametrize("rules", [None, KeepByAge()])
@@ -165,6 +187,6 @@ def test_what_was_dropped_stays_dropped_as_time_goes_on(times: list[float], rule
 @given(TIMES, st.sampled_from(["last", "hourly", "daily", "weekly", "monthly", "yearly"]), st.integers(1, 5))
 def test_one_rule_with_a_larger_number_keeps_no_less(times: list[float], name: str, count: int) -> None:
     moments = [Moment(f"{number:03}", time) for number, time in enumerate(times)]
-    few = decide(moments, KeepByAge(**{name: count}), now=0)
-    more = decide(moments, KeepByAge(**{name: count + 1}), now=0)
+    few = decide(moments, KeepByAge(**{name: count}), now=LATER)
+    more = decide(moments, KeepByAge(**{name: count + 1}), now=LATER)
     assert all(more[point].keep for point, verdict in few.items() if verdict.keep)

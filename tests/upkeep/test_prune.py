@@ -61,7 +61,7 @@ def test_the_point_on_which_the_next_backup_builds_stays() -> None:
     old = renamed(base, id="20270115T080000Z-00000001")
     no_checkpoint = renamed(base, id="20270115T090000Z-00000002", time=START + HOUR, checkpoint="")
     unverified = renamed(base, id="20270115T100000Z-00000003", time=START + 2 * HOUR, verified=False)
-    decisions = plan([unverified, no_checkpoint, old], rules_for_all(KeepByAge(last=1)), pins=(), now=START)
+    decisions = plan([unverified, no_checkpoint, old], rules_for_all(KeepByAge(last=1)), pins=(), now=START + 2 * HOUR)
     assert [decision.keep for decision in decisions] == [True, True, True]
     assert [decision.why for decision in decisions[:2]] == ["the next backup builds on it"] * 2
 

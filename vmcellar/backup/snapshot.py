@@ -23,6 +23,7 @@ from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
 from vmcellar.backup.scratch import guarded
 from vmcellar.backup.selection import done_otherwise
 from vmcellar.errors import PermanentError
+from vmcellar.policy.retention import CLOCKS_APART
 from vmcellar.progress import CancelToken
 from vmcellar.repository import evidence, left_out
 from vmcellar.repository.left_out import LeftOut
@@ -148,7 +149,7 @@ def _plan(
     arrays: dict[str, np.ndarray] = {}
     handles: list[SegmentHandle] = []
     otherwise = done_otherwise(engine.config, request.job)
-    warnings = [*capture.result.warnings, *([otherwise] if otherwise else []), *left.warnings]
+    warnings = [*capture.result.warnings, *([otherwise] if otherwise else []), *left.warnings, *_ahead(capture, parent)]
     for disk in capture.result.disks:
         extents, reason = _extents(engine, capture, disk, parent, left, warnings, cancel)
         if reason:
@@ -175,6 +176,17 @@ def _plan(
     directory.save_arrays(PLAN, arrays)
     directory.save(RUN_FILE, record)
     return Run(directory, record, capture)
+
+
+def _ahead(capture: Capture, newest: RestorePoint | None) -> list[str]:
+    """A warning of a point that a clock which was ahead made: until its time, it is the one that is called latest."""
+    if newest is None or newest.time <= capture.result.began + CLOCKS_APART:
+        return []
+    vm = capture.result.vm
+    return [
+        f"point {newest.id} is of a later time than this host's clock has: {vm}@latest names it, not this backup, "
+        f"until then. Is the clock right? If so, name points of {vm} by their ids (`vmcellar list {vm}`)"
+    ]
 
 
 def _extents(

@@ -4,6 +4,9 @@ Generations are those of Proxmox Backup Server, to the letter ("Maintenance Task
 applied in the order last, hourly, daily, weekly, monthly, yearly; each keeps the newest point of its periods, newest
 period first, until it has kept its number of periods; a period in which an earlier rule kept a point is passed over and
 does not count; periods without points do not count; weeks are ISO weeks. Beyond that the newest point always stays.
+
+A point of a later time than now was made by a clock that was wrong: it stays and takes no place, as else each new
+point would lose its own to it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from vmcellar.config.jobs import KeepByAge
 
 Rules = KeepByAge | int
 """Generations, or a time in seconds for which every point is kept."""
+
+CLOCKS_APART = 300.0
+"""Seconds by which the clocks of hosts may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,14 @@ def decide(
 ) -> dict[str, Verdict]:
     """A verdict for every point of one VM, newest first.
 
-    `zone` says when a day begins, `now` (seconds since the epoch) what a time counts from. Pinned points stay and take
-    no place of a rule. Without rules, or with rules that are all zero, everything stays.
+    `zone` says when a day begins, `now` (seconds since the epoch) what a time counts from. Pinned points, and those of
+    a later time than now, stay and take no place of a rule. Without rules, or with rules that are all zero, everything
+    stays.
     """
     ordered = sorted(moments, key=lambda moment: (moment.time, moment.id), reverse=True)
-    verdicts = {moment.id: Verdict(True, "pinned") for moment in ordered if moment.id in pinned}
+    early = [moment for moment in ordered if moment.time > now + CLOCKS_APART]
+    verdicts = {moment.id: Verdict(True, "of a later time than this host's clock has") for moment in early}
+    verdicts.update({moment.id: Verdict(True, "pinned") for moment in ordered if moment.id in pinned})
     free = [moment for moment in ordered if moment.id not in verdicts]
     if rules is None or (isinstance(rules, KeepByAge) and not any(rules.model_dump().values())):
         verdicts.update({moment.id: Verdict(True, "no retention") for moment in free})
@@ -60,8 +69,9 @@ def decide(
         verdicts.update(_generations(free, rules, zone))
     else:
         verdicts.update(_by_time(free, rules, now))
-    if ordered and not verdicts[ordered[0].id].keep:
-        verdicts[ordered[0].id] = Verdict(True, "the newest")
+    newest = next((moment for moment in ordered if moment not in early), None)
+    if newest is not None and not verdicts[newest.id].keep:
+        verdicts[newest.id] = Verdict(True, "the newest")
     return {moment.id: verdicts[moment.id] for moment in ordered}
 
 
