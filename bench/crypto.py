@@ -33,7 +33,8 @@ from lab.paths import vm_folder
 from vmcellar.backup import pipeline
 from vmcellar.backup.model import BackupRequest
 from vmcellar.config.load import load_config
-from vmcellar.crypto.base import SEAL_OVERHEAD, Buffer, Keyring
+from vmcellar.crypto.base import Buffer, Keyring
+from vmcellar.crypto.layout import SEAL_OVERHEAD
 from vmcellar.engine import Engine
 from vmcellar.memory import keep_freed_memory
 from vmcellar.repository.packs import PackWriter, verify_pack

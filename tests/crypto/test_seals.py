@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tests.crypto.store import CHEAP, MemoryStore, flips
 from vmcellar.crypto import slots
-from vmcellar.crypto.base import SEAL_OVERHEAD, Keyring, PackCipher, SmallObjects
+from vmcellar.crypto.base import Keyring, PackCipher, SmallObjects
 from vmcellar.crypto.keyring import RepositoryKeyring
+from vmcellar.crypto.layout import SEAL_OVERHEAD
 from vmcellar.crypto.pack_key import PackKey
 from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import IntegrityError

@@ -11,7 +11,7 @@ from tests.faults.mutate import mutate_document, mutate_text
 from tests.faults.parser import Parser
 from vmcellar.config.load import parse_config
 from vmcellar.config.template import render_template
-from vmcellar.crypto import paper, passphrase, slots
+from vmcellar.crypto import layout, paper, passphrase, slots
 from vmcellar.crypto.epochs import Epochs
 from vmcellar.crypto.meta_seal import MetaSeal
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
@@ -60,7 +60,7 @@ def cheap_stretch() -> None:
 
     def stretch(word: bytes, salt: bytes, cost: passphrase.Argon2Cost) -> bytes:
         assert cost.memory_kib <= passphrase.LIMIT.memory_kib
-        assert cost.memory_kib * cost.passes <= passphrase.WORK_LIMIT
+        assert cost.memory_kib * cost.passes <= layout.WORK_KIB_MOST
         return hashlib.sha256(word + salt).digest()
 
     setattr(passphrase, "_stretch", stretch)  # noqa: B010  (mypy would have it that names of arguments matter)

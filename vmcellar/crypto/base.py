@@ -12,9 +12,6 @@ from vmcellar.errors import PermanentError
 
 Buffer = bytes | bytearray | memoryview
 
-SEAL_OVERHEAD = 16
-"""What AES-256-GCM adds to a chunk: its tag."""
-
 
 class EpochLockedError(PermanentError):
     """The keys at hand do not open this epoch: its packs are whole, but only a recipient's private key reads them."""

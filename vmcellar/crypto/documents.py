@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from hashlib import sha256
 
+from vmcellar.crypto.layout import CHECK_DIGITS, DOCUMENT_FORMAT
 from vmcellar.errors import IntegrityError, PermanentError
 
-FORMAT = 1
 _BYTES_MAX = 1 << 16
 _HINT = "copy it again from another tier, or from where you keep it"
 
@@ -21,7 +22,7 @@ Fields = Mapping[str, str | int]
 
 def encode(kind: str, fields: Fields) -> bytes:
     """The bytes of a document of this kind."""
-    body = {"format": FORMAT, "kind": kind, **fields}
+    body = {"format": DOCUMENT_FORMAT, "kind": kind, **fields}
     return _text({**body, "check": _digest(body)})
 
 
@@ -38,7 +39,7 @@ def decode(name: str, data: bytes) -> tuple[str, dict[str, str | int]]:
             raise ValueError("the checksum differs")
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{name} is damaged: {error}", hint=_HINT) from error
-    if body.pop("format", None) != FORMAT:
+    if body.pop("format", None) != DOCUMENT_FORMAT:
         raise PermanentError(f"{name} is of another format version", hint="use a newer vmcellar")
     return str(body.pop("kind", "")), body
 
@@ -71,6 +72,11 @@ def data_of(name: str, fields: Fields, key: str) -> bytes:
         raise IntegrityError(f"{name}: the field {key} is not base64", hint=_HINT) from error
 
 
+def now() -> str:
+    """When a slot was made: UTC, RFC 3339."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def base64(data: bytes) -> str:
     """How a document holds bytes."""
     return b64encode(data).decode()
@@ -81,4 +87,4 @@ def _text(document: Fields) -> bytes:
 
 
 def _digest(body: Fields) -> str:
-    return sha256(_text(body)).hexdigest()[:32]
+    return sha256(_text(body)).hexdigest()[:CHECK_DIGITS]

@@ -1,7 +1,7 @@
 """Epoch keys: random keys under which data packs are sealed, one for each process that writes.
 
 An epoch key is sealed to every holder, one object each, before the first pack uses it. In recipient mode the host keeps
-it in memory only; when the process ends, nothing on the host opens that epoch (docs/repository-format.md, section 7).
+it in memory only; when the process ends, nothing on the host opens that epoch (docs/repository-format.md, section 4).
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from vmcellar.crypto.base import EpochLockedError, SmallObjects
-from vmcellar.crypto.derive import KEY_BYTES
 from vmcellar.crypto.holders import Holder, Identity, Master, Opener, Recipient
+from vmcellar.crypto.layout import (
+    DOCUMENT_FORMAT,
+    EPOCH_BYTES,
+    EPOCH_MAGIC,
+    EPOCH_SEAL,
+    EPOCHS,
+    KEY_BYTES,
+    epoch_name,
+)
 from vmcellar.crypto.meta_seal import MetaSeal
-from vmcellar.crypto.names import EPOCH_BYTES, EPOCHS, epoch_name
 from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.crypto.recipients import recipients
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 
-_SEAL = b"epoch"
-_HEADER = struct.pack("<8sH6x", b"vmcepoc\n", 1)
+_HEADER = struct.pack("<8sH6x", EPOCH_MAGIC, DOCUMENT_FORMAT)
 ATTEMPTS = 5
 """To make an epoch while recipients come and go."""
 _COPIES = "every tier and site has a copy of it: put one in its place"
@@ -108,7 +114,7 @@ class Epochs:
     def give(self, epoch: bytes, key: bytes, holder: Holder) -> None:
         """Write the object that seals `key` to `holder`."""
         name = epoch_name(epoch, holder.id)
-        sealed = self._meta.seal(_SEAL, name.encode(), holder.wrap(name, key))
+        sealed = self._meta.seal(EPOCH_SEAL, name.encode(), holder.wrap(name, key))
         self._store.put(name, _HEADER + sealed)
 
     def _open(self, epoch: bytes) -> bytes:
@@ -149,7 +155,7 @@ def check_object(open_meta: Callable[[bytes, bytes, bytes], bytes], name: str, d
     """
     if data[: len(_HEADER)] != _HEADER:
         raise IntegrityError("it does not begin as an epoch key does")
-    return open_meta(_SEAL, name.encode(), data[len(_HEADER) :])
+    return open_meta(EPOCH_SEAL, name.encode(), data[len(_HEADER) :])
 
 
 def by_epoch(store: SmallObjects) -> dict[bytes, list[str]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from vmcellar.crypto.derive import derive
+from vmcellar.crypto.layout import EPOCH_INFO, HOLDER_BYTES, HOLDER_CONTEXT, MASTER_SEAL, WRAP_CONTEXT
 from vmcellar.crypto.meta_seal import MetaSeal
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.errors import IntegrityError
-
-_WRAP = b"epoch key"
 
 
 class Holder(Protocol):
@@ -42,16 +41,16 @@ class Master:
     """A data master: Holder and Opener."""
 
     def __init__(self, key: bytes) -> None:
-        self.id = derive(key, b"holder")[:8].hex()
-        self._seal = MetaSeal(derive(key, b"wrap"))
+        self.id = derive(key, HOLDER_CONTEXT)[:HOLDER_BYTES].hex()
+        self._seal = MetaSeal(derive(key, WRAP_CONTEXT))
 
     def wrap(self, name: str, key: bytes) -> bytes:
         """See Holder."""
-        return self._seal.seal(_WRAP, name.encode(), key)
+        return self._seal.seal(MASTER_SEAL, name.encode(), key)
 
     def unwrap(self, name: str, wrapped: bytes) -> bytes:
         """See Opener."""
-        return self._seal.open(_WRAP, name.encode(), wrapped)
+        return self._seal.open(MASTER_SEAL, name.encode(), wrapped)
 
 
 class Recipient:
@@ -82,4 +81,4 @@ class Identity:
 
 
 def _context(name: str) -> bytes:
-    return b"vmcellar epoch 1 " + name.encode()
+    return EPOCH_INFO + name.encode()

@@ -1,4 +1,4 @@
-"""The open keys of a repository: names, seals, signatures (docs/repository-format.md, section 7)."""
+"""The open keys of a repository: names, seals, signatures (docs/repository-format.md, section 3)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from vmcellar.crypto.base import Buffer, SmallObjects
 from vmcellar.crypto.derive import derive
 from vmcellar.crypto.epochs import Epochs
+from vmcellar.crypto.layout import CHUNK_CONTEXT, NODE_CONTEXT, SIGNING_CONTEXT
 from vmcellar.crypto.meta_seal import MetaSeal
 from vmcellar.crypto.pack_key import PackKey
 from vmcellar.crypto.recipient import PrivateKey
@@ -25,10 +26,10 @@ class RepositoryKeyring:
     """
 
     def __init__(self, store: SmallObjects, secrets: Secrets, identities: Iterable[PrivateKey] = ()) -> None:
-        self._chunk_key = derive(secrets.ids, b"chunk id")
-        self._node_key = derive(secrets.ids, b"node id")
+        self._chunk_key = derive(secrets.ids, CHUNK_CONTEXT)
+        self._node_key = derive(secrets.ids, NODE_CONTEXT)
         self._meta = MetaSeal(secrets.meta)
-        self._signing = Ed25519PrivateKey.from_private_bytes(derive(secrets.signing, b"signing"))
+        self._signing = Ed25519PrivateKey.from_private_bytes(derive(secrets.signing, SIGNING_CONTEXT))
         self._checking = self._signing.public_key()
         self.epochs = Epochs(store, self._meta, secrets.data, identities)
 

@@ -1,4 +1,4 @@
-"""How metadata is sealed: AES-256-GCM, one key per object (docs/repository-format.md, section 7)."""
+"""How metadata is sealed: AES-256-GCM, one key per object (docs/repository-format.md, section 3)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vmcellar.crypto.base import Buffer
 from vmcellar.crypto.derive import derive
+from vmcellar.crypto.layout import META_CONTEXT, NONCE_BYTES
 from vmcellar.errors import IntegrityError
-
-NONCE_BYTES = 12
 
 
 class MetaSeal:
@@ -38,7 +37,7 @@ class MetaSeal:
             raise IntegrityError(f"{what}: the object is damaged or not of this place") from error
 
     def _aead(self, kind: bytes, name: bytes) -> AESGCM:
-        return AESGCM(derive(self._key, b"meta " + kind, name))
+        return AESGCM(derive(self._key, META_CONTEXT + kind, name))
 
 
 def _shown(name: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The cipher of one data pack (docs/repository-format.md, section 5)."""
+"""The cipher of one data pack (docs/repository-format.md, sections 3 and 5)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vmcellar.crypto.base import Buffer
 from vmcellar.crypto.derive import derive
-from vmcellar.crypto.meta_seal import NONCE_BYTES
+from vmcellar.crypto.layout import NONCE_BYTES, PACK_BOUND, PACK_CONTEXT
 from vmcellar.errors import IntegrityError
-
-_CONTEXT = b"vmcellar data pack 1"
 
 
 class PackKey:
     """AES-256-GCM under a key of this pack alone, so that an object's ordinal can be its nonce. Any thread."""
 
     def __init__(self, epoch_key: bytes, pack: bytes) -> None:
-        self._aead = AESGCM(derive(epoch_key, b"pack", pack))
+        self._aead = AESGCM(derive(epoch_key, PACK_CONTEXT, pack))
         self._pack = pack
-        self._bound = _CONTEXT + pack
+        self._bound = PACK_BOUND + pack
         self._used: set[int] = set()
         self._lock = threading.Lock()
 

@@ -10,12 +10,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from vmcellar.crypto import documents
-from vmcellar.crypto.derive import KEY_BYTES
 from vmcellar.crypto.documents import Fields
-from vmcellar.crypto.meta_seal import NONCE_BYTES
+from vmcellar.crypto.layout import (
+    KEY_BYTES,
+    LANES_MOST,
+    MEMORY_KIB_MOST,
+    NONCE_BYTES,
+    PASSES_MOST,
+    SALT_BYTES,
+    SEAL_OVERHEAD,
+    WORK_KIB_MOST,
+)
 from vmcellar.errors import IntegrityError, PermanentError
-
-SALT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +33,10 @@ class Argon2Cost:
     lanes: int = 4
 
 
-LIMIT = Argon2Cost(memory_kib=2 << 20, passes=64, lanes=64)
-WORK_LIMIT = 4 << 20
-"""Memory in KiB times passes. A document that asks for more is refused, so that a forged one cannot exhaust the host:
-RFC 9106's first choice (2 GiB, one pass) is let through, and some seconds are the most that a guess takes.
+LIMIT = Argon2Cost(MEMORY_KIB_MOST, PASSES_MOST, LANES_MOST)
+"""A document that asks for more, or for more than WORK_KIB_MOST of memory times passes, is refused, so that a forged
+one cannot exhaust the host: RFC 9106's first choice (2 GiB, one pass) is let through, and some seconds are the most
+that a guess takes.
 """
 
 
@@ -55,9 +61,9 @@ def reveal(name: str, fields: Fields, passphrase: bytes, bound: bytes) -> bytes 
     costs = (documents.number(name, fields, key, getattr(LIMIT, key)) for key in ("memory_kib", "passes", "lanes"))
     cost = Argon2Cost(*costs)
     salt, sealed = documents.data_of(name, fields, "salt"), documents.data_of(name, fields, "sealed")
-    if len(salt) != SALT_BYTES or len(sealed) < NONCE_BYTES + 16 or cost.memory_kib < 8 * cost.lanes:
+    if len(salt) != SALT_BYTES or len(sealed) < NONCE_BYTES + SEAL_OVERHEAD or cost.memory_kib < 8 * cost.lanes:
         raise IntegrityError(f"{name}: its fields do not fit each other")
-    if cost.memory_kib * cost.passes > WORK_LIMIT:
+    if cost.memory_kib * cost.passes > WORK_KIB_MOST:
         raise IntegrityError(
             f"{name}: it asks for {cost.passes} passes over {cost.memory_kib} KiB, more than is allowed"
         )

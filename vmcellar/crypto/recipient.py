@@ -23,14 +23,13 @@ from cryptography.hazmat.primitives.hpke import (
 )
 
 from vmcellar.crypto import documents, passphrase
+from vmcellar.crypto.layout import MLKEM_PUBLIC_BYTES, RECIPIENT_NAME, X25519_BYTES
 from vmcellar.crypto.passphrase import Argon2Cost
 from vmcellar.errors import IntegrityError, PermanentError
 
 PUBLIC_KIND = "recipient public key"
 PRIVATE_KIND = "recipient private key"
-_MLKEM_PUBLIC = 1184
 _MLKEM_SEED = 64
-_X25519 = 32
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
@@ -42,22 +41,22 @@ class PublicKey:
 
     def __post_init__(self) -> None:
         """ValueError unless these are two public keys."""
-        if len(self.raw) != _MLKEM_PUBLIC + _X25519:
+        if len(self.raw) != MLKEM_PUBLIC_BYTES + X25519_BYTES:
             raise ValueError("a recipient's public key has 1216 bytes")
         self._key()
 
     @property
     def id(self) -> str:
         """16 hex digits that name the recipient."""
-        return sha256(b"vmcellar recipient 1 " + self.raw).hexdigest()[:16]
+        return sha256(RECIPIENT_NAME + self.raw).hexdigest()[:16]
 
     def seal(self, plain: bytes, context: bytes) -> bytes:
         """What only the private key opens, under the same context."""
         return _SUITE.encrypt(plain, self._key(), info=context)
 
     def _key(self) -> MLKEM768X25519PublicKey:
-        mlkem = MLKEM768PublicKey.from_public_bytes(self.raw[:_MLKEM_PUBLIC])
-        return MLKEM768X25519PublicKey(mlkem, X25519PublicKey.from_public_bytes(self.raw[_MLKEM_PUBLIC:]))
+        mlkem = MLKEM768PublicKey.from_public_bytes(self.raw[:MLKEM_PUBLIC_BYTES])
+        return MLKEM768X25519PublicKey(mlkem, X25519PublicKey.from_public_bytes(self.raw[MLKEM_PUBLIC_BYTES:]))
 
     def to_file(self) -> bytes:
         """The public key's file, to be copied to the backup host."""
@@ -126,7 +125,7 @@ class PrivateKey:
     @classmethod
     def from_bytes(cls, name: str, raw: bytes) -> PrivateKey:
         """The key; IntegrityError that names where it was found when it is none."""
-        if len(raw) != _MLKEM_SEED + _X25519:
+        if len(raw) != _MLKEM_SEED + X25519_BYTES:
             raise IntegrityError(f"{name} does not hold a recipient's private key")
         return cls(raw)
 

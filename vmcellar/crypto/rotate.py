@@ -14,11 +14,11 @@ from vmcellar.crypto import recipients, slots
 from vmcellar.crypto.base import SmallObjects
 from vmcellar.crypto.epochs import Epochs, by_epoch, drop, share
 from vmcellar.crypto.holders import Master, Recipient
+from vmcellar.crypto.layout import KEYS, MASTERS_KEPT
 from vmcellar.crypto.meta_seal import MetaSeal
-from vmcellar.crypto.names import KEYS
 from vmcellar.crypto.passphrase import Argon2Cost
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
-from vmcellar.crypto.secrets import MASTERS_KEPT, Secrets
+from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import IntegrityError, PermanentError
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 
-from vmcellar.crypto.derive import KEY_BYTES
+from vmcellar.crypto.layout import KEY_BYTES, MASTERS_KEPT
 from vmcellar.errors import IntegrityError
-
-MASTERS_KEPT = 4
-"""How many data masters are kept: a host that was running during a rotation still sealed to the one before."""
 
 
 @dataclass(frozen=True, slots=True)

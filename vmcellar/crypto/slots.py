@@ -1,5 +1,5 @@
 """Key slots: small objects under `keys/`, each of which gives the repository's secrets to whoever knows its passphrase
-or has its private key (docs/repository-format.md, section 7).
+or has its private key (docs/repository-format.md, section 4).
 
 Adding, removing and changing a passphrase writes and deletes slots; no pack is touched.
 """
@@ -15,16 +15,16 @@ from vmcellar.crypto.base import SmallObjects
 from vmcellar.crypto.documents import Fields
 from vmcellar.crypto.epochs import by_epoch, drop
 from vmcellar.crypto.keyring import RepositoryKeyring
-from vmcellar.crypto.names import KEYS, now
+from vmcellar.crypto.layout import HOST_KIND, KEYS, PASSPHRASE_KIND, RECIPIENT_KIND
 from vmcellar.crypto.passphrase import Argon2Cost
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import IntegrityError, PermanentError, VmcellarError
 
-PASSPHRASE = "passphrase"  # noqa: S105  (the name of a kind)
-HOST = "host"
+PASSPHRASE = PASSPHRASE_KIND
+HOST = HOST_KIND
 """A passphrase slot without data masters: a backup host's, in recipient mode."""
-RECIPIENT = recipients.KIND
+RECIPIENT = RECIPIENT_KIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def add_passphrase(
     """Write a new slot that the passphrase (or the bytes of a key file) `secret` opens, and return its id."""
     slot = os.urandom(16).hex()
     kind = PASSPHRASE if secrets.data else HOST
-    shown = {"label": label, "created": now()}
+    shown = {"label": label, "created": documents.now()}
     fields = passphrase.protect(secrets.to_bytes(), secret, _bound(slot, kind, shown), cost)
     store.put(KEYS + slot, documents.encode(kind, {**shown, **fields}))
     return slot

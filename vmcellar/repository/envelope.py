@@ -1,4 +1,4 @@
-"""Sealed objects of their own: magic and version in clear, the rest sealed (docs/repository-format.md, section 7)."""
+"""Sealed objects of their own: magic and version in clear, the rest sealed (docs/repository-format.md, section 8)."""
 
 from __future__ import annotations
 

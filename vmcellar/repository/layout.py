@@ -11,7 +11,7 @@ import numpy as np
 
 FORMAT_VERSION: Final = 1  # section 1
 
-# Section 2: names of objects; those of keys are in vmcellar/crypto/names.py
+# Section 2: names of objects; all that is about keys is in vmcellar/crypto/layout.py
 CONFIG_KEY: Final = "config"
 DATA: Final = "data/"
 META: Final = "meta/"
@@ -30,8 +30,8 @@ ID_BYTES: Final = 32  # section 3: keyed BLAKE3 of a chunk or node
 NAME_BYTES: Final = 16  # section 3: random name of a pack, an index part, a repository, an epoch
 ABSENT: Final = bytes(ID_BYTES)  # section 3: the id that stands for "nothing": a hole, an empty subtree
 
-GRID: Final = 64 << 10  # section 4: disks are compared on this grid
-CHUNK_MAX: Final = 1 << 20  # section 4: no chunk is longer, and none crosses a multiple of it on its disk
+GRID: Final = 64 << 10  # section 7: disks are compared on this grid
+CHUNK_MAX: Final = 1 << 20  # section 7: no chunk is longer, and none crosses a multiple of it on its disk
 
 ROW: Final = np.dtype([("offset", "<u8"), ("length", "<u4"), ("chunk_offset", "<u4"), ("chunk", "u1", (ID_BYTES,))])
 """One extent of a disk: `length` bytes at `offset` are those of `chunk` from `chunk_offset`. Not stored as such."""
@@ -63,13 +63,12 @@ TOC_ROW: Final = np.dtype(
         ("zero", "<u2"),
     ]
 )
-DATA_SEAL_BYTES: Final = 16  # what sealing adds to an object of a data pack: the GCM tag
 METHOD_RAW: Final = 0
 METHOD_ZSTD: Final = 1
 WHAT_CHUNK: Final = 0
 WHAT_NODE: Final = 1
-OBJECT_SEAL: Final = b"object"  # kinds of sealed metadata, see section 7
-TOC_SEAL: Final = b"toc"
+OBJECT_SEAL: Final = b"object"  # kinds of sealed metadata, section 3
+TOC_SEAL: Final = b"toc"  # section 3
 
 # Section 6: nodes of disk maps
 LEAF_BYTES: Final = 32 << 20
@@ -90,11 +89,11 @@ INDEX_PACK: Final = np.dtype(
 )
 INDEX_ROW: Final = np.dtype([("pack", "<u4"), ("ordinal", "<u4"), ("toc", TOC_ROW)])
 
-# Section 9: points; section 10: config
+# Section 9: points
 POINT_MAGIC: Final = b"vmcpoin\n"
 POINT_SEAL: Final = b"point"
 POINT_SIGNED: Final = b"vmcellar restore point, version 1\n"
-CONFIG_SEAL: Final = b"config"
+CONFIG_SEAL: Final = b"config"  # section 10
 
 # Section 12: what upkeep and running writers leave for each other
 LEASE_MAGIC: Final = b"vmcleas\n"
@@ -105,10 +104,13 @@ DROP_MAGIC: Final = b"vmcdrop\n"
 DROP_SEAL: Final = b"drop"
 PIN_MAGIC: Final = b"vmcpins\n"
 PIN_SEAL: Final = b"pin"
-EVIDENCE_MAGIC: Final = b"vmcevid\n"  # section 13: evidence
+
+# Section 13: evidence
+EVIDENCE_MAGIC: Final = b"vmcevid\n"
 EVIDENCE_SEAL: Final = b"evidence"
 EVIDENCE_SIGNED: Final = b"vmcellar evidence, version 1\n"
-ENVELOPE: Final = "<8sH6x"  # magic, version; the sealed object follows
+
+ENVELOPE: Final = "<8sH6x"  # section 8: magic, version; the sealed object follows
 
 
 def pack_key(kind: int, pack_id: bytes) -> str:

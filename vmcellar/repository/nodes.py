@@ -1,4 +1,4 @@
-"""Nodes of disk maps as bytes, and rows of extents as arrays (docs/repository-format.md, sections 4 and 6)."""
+"""Nodes of disk maps as bytes, and rows of extents as arrays (docs/repository-format.md, section 6)."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class ObjectCipher(Protocol):
 
 
 class MetaCipher:
-    """Objects of metadata packs, sealed one by one under the metadata key (section 7)."""
+    """Objects of metadata packs, sealed one by one under the metadata key (section 3)."""
 
     def __init__(self, keyring: Keyring, pack_id: bytes) -> None:
         self._keyring = keyring

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from vmcellar.crypto.base import SEAL_OVERHEAD
+from vmcellar.crypto.layout import SEAL_OVERHEAD
 from vmcellar.errors import IntegrityError
 from vmcellar.memory import HUGE_PAGE, PAGE, BufferPool
 from vmcellar.progress import CancelToken, ProgressSink, no_progress

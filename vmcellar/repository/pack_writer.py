@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vmcellar.crypto.layout import SEAL_OVERHEAD
 from vmcellar.memory import BufferPool
 from vmcellar.repository import layout, pack_format
 from vmcellar.repository.codec import Compression
@@ -244,7 +245,7 @@ class PackWriter:
 def _overhead(keyring: Keyring, kind: int) -> int:
     """What sealing adds to an object: a GCM tag; for metadata whatever its seal adds, also to nothing."""
     if kind == layout.KIND_DATA:
-        return layout.DATA_SEAL_BYTES
+        return SEAL_OVERHEAD
     return len(keyring.seal_meta(layout.OBJECT_SEAL, b"", b""))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmcellar.crypto import epochs, slots
-from vmcellar.crypto.names import KEYS, epoch_name
+from vmcellar.crypto.layout import KEYS, epoch_name
 from vmcellar.crypto.recipient import PrivateKey
 from vmcellar.errors import IntegrityError, PermanentError, VmcellarError
 from vmcellar.repository import config_object, layout, leases, points, whole

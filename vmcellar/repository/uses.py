@@ -1,4 +1,4 @@
-"""Notes of when points were restored, for placement by use (docs/repository-format.md, section 12).
+"""Notes of when points were restored, for placement by use (docs/repository-format.md, section 2).
 
 A note is a name without content: one listing tells all. It is a hint about cost and speed alone, so it is not signed,
 and a restore never fails for want of it.

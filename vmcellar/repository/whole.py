@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from vmcellar.crypto import documents, epochs
-from vmcellar.crypto.names import EPOCHS, KEYS
+from vmcellar.crypto.layout import EPOCHS, KEYS
 from vmcellar.errors import IntegrityError
 from vmcellar.repository import config_object, envelope, evidence, index_parts, layout, points
 from vmcellar.repository.pack_reader import verify_pack

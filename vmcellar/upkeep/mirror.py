@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmcellar.crypto.epochs import by_epoch
-from vmcellar.crypto.names import EPOCHS, KEYS, epoch_name
-from vmcellar.crypto.recipients import KIND as RECIPIENT
-from vmcellar.crypto.slots import PASSPHRASE, list_slots
+from vmcellar.crypto.layout import EPOCHS, KEYS, epoch_name
+from vmcellar.crypto.slots import PASSPHRASE, RECIPIENT, list_slots
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository.layout import CONFIG_KEY, EVIDENCE, INDEX, MARKS, META, PINS, POINTS
 from vmcellar.tiers.base import LockedError, NotFoundError, lock_now
