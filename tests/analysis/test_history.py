@@ -17,6 +17,7 @@ from vmcellar.analysis.history import (
     history,
     points,
     read_history,
+    runs,
     segments,
     stages,
 )
@@ -71,6 +72,17 @@ def test_a_history_may_be_of_one_vm_and_since_an_instant(catalog: Catalog) -> No
     assert history(catalog, "none").equals(empty_history())
 
 
+def test_a_run_tells_which_rpo_it_reached(catalog: Catalog) -> None:
+    first, second, newest, failed = runs(catalog, "web").to_dict("records")
+    assert first["superseded"] == second["finished"] == pd.Timestamp(START + HOUR + 5, unit="s", tz="UTC")
+    assert (first["rpo_reached"], second["rpo_reached"]) == (HOUR + 5, HOUR + 5), "from its instant to the next commit"
+    assert pd.isna(newest["superseded"])
+    assert pd.isna(newest["rpo_reached"]), "it still ages"
+    assert (failed["run_id"], failed["outcome"], failed["ok"]) == ("failed-1", "failed", False)
+    assert pd.isna(failed["rpo_reached"])
+    assert len(runs(catalog, "none")) == 0
+
+
 def test_the_other_tables(catalog: Catalog) -> None:
     assert list(stages(catalog, "db")["seconds"]) == [2.0] * 3
     assert stages(catalog, "db")["retries"].isna().all(), "a point does not tell"
@@ -84,8 +96,8 @@ def test_the_other_tables(catalog: Catalog) -> None:
 
 def test_an_export_reads_back_as_it_was(catalog: Catalog, tmp_path: Path) -> None:
     rows = export(catalog, tmp_path / "out")
-    others = {"evidence": 0, "schedule_changes": 0, "tier_use": 0}
-    assert rows == {"history": 7, "stages": 6, "segments": 1, "points": 6, **others}
+    others = dict.fromkeys(("evidence", "schedule_changes", "storage_advice", "anomalies", "tier_use"), 0)
+    assert rows == {"history": 7, "runs": 7, "stages": 6, "segments": 1, "points": 6, **others}
     pd.testing.assert_frame_equal(read_history(tmp_path / "out" / "history.parquet"), history(catalog))
 
 

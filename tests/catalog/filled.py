@@ -52,8 +52,9 @@ def fill(catalog: Catalog) -> None:
 
 
 READ: dict[str, Callable[[Catalog], Any]] = {
-    **{name: getattr(history, name) for name in ("history", "stages", "segments", "points", "evidence")},
-    **{name: getattr(history, name) for name in ("schedule_changes", "tier_use")},
+    **{name: getattr(history, name) for name in ("history", "runs", "stages", "segments", "points", "evidence")},
+    **{name: getattr(history, name) for name in ("schedule_changes", "storage_advice", "tier_use")},
+    "strange": history.anomalies,
     "counts": Catalog.counts,
     "standing": lambda catalog: {name: sorted(map(repr, rows)) for name, rows in _plain(standing(catalog)).items()},
     "anomalies": lambda catalog: [repr(row) for row in catalog.anomalies("web")],

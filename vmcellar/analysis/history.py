@@ -24,9 +24,10 @@ and byte counts are 0.
 | `dedup_hits` | chunks that were read and that the repository, or the same run, had |
 | `tier` | where the packs were placed |
 
+`runs` has one row per run, with the RPO that its point reached.
 `stages` has one row per run, disk and stage (`disk` is empty where only the sum over disks is known), `segments` one
-per run, disk and segment (of runs that were noted themselves), `points` one per
-point that is or was in the repository, `evidence` one per verification or drill, `schedule_changes`, `tier_use`.
+per run, disk and segment (of runs that were noted themselves), `points` one per point that is or was in the repository,
+`evidence` one per verification or drill; `schedule_changes`, `storage_advice`, `anomalies`, `tier_use`.
 Each is one read transaction, so what it gives is of one moment.
 """
 
@@ -38,6 +39,7 @@ import pandas as pd
 from pyarrow import parquet
 from sqlalchemy import bindparam, text
 
+from vmcellar.analysis.objectives import exposure
 from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,6 +115,12 @@ SELECT runs.id AS run_id, vm, coalesce(target, '') AS disk, started, kind, outco
 FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm)
 """
+_RUNS = """
+SELECT id AS run_id, vm, job, kind, reason, started, finished, outcome, outcome = 'done' AS ok, error,
+  point_id AS point, parent, consistency, finished - started AS seconds, held_seconds AS seconds_held,
+  freeze_seconds AS seconds_frozen, recorded_by
+FROM runs WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, started, id
+"""
 _STAGES = """
 SELECT run_id, vm, target AS disk, started, stage, seconds, bytes, retries FROM runs JOIN stages ON run_id = runs.id
 WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, started, disk, stage
@@ -136,13 +144,23 @@ _CHANGES = """
 SELECT vm, time, before, after, reason, by, applied
 FROM schedule_changes WHERE repository = :repository AND time >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, time
 """
+_ADVICE = """
+SELECT about, vm, time, today, advised, figure, predicted, followed
+FROM storage_advice WHERE repository = :repository AND time >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, time
+"""
+_ANOMALIES = """
+SELECT vm, kind, disks, began, at, last, score, text, noted, "full" AS asked_full, drill, acted, told, judged, verdict
+FROM anomalies WHERE repository = :repository AND at >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, at
+"""
 _TIERS = """
 SELECT tier, time, used AS bytes_used, free AS bytes_free
 FROM tier_use WHERE repository = :repository AND time >= :since ORDER BY tier, time
 """
 _FLOATS = ("seconds", "seconds_held", "seconds_frozen", "entropy", "rto_seconds", "bytes", "bytes_free", "retries")
-_BOOLEANS = ("ok", "verified", "applied")
-_INSTANTS = ("started", "time", "gone")
+_BOOLEANS = ("ok", "verified", "applied", "asked_full")
+_INSTANTS = (
+    "started", "finished", "time", "gone", "followed", "began", "at", "last", "noted", "acted", "told", "judged",
+)  # fmt: skip
 
 
 def history(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
@@ -152,6 +170,18 @@ def history(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd
         return empty_history()
     found["ratio"] = (found["bytes_new"] / found["bytes_stored"]).where(found["bytes_stored"] > 0)
     return conform(found)
+
+
+def runs(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """Runs, also failed ones: `run_id, vm, job, kind, reason, started, finished, outcome, ok, error, point, parent,
+    consistency, seconds, seconds_held, seconds_frozen, recorded_by, superseded, rpo_reached`.
+
+    `superseded` is when the VM's next point was committed, `rpo_reached` how many seconds old this run's was by then.
+    NaT and NaN without a point, and for the newest one, which still ages.
+    """
+    found = _read(catalog, _RUNS, vm, since)
+    teeth = exposure(found, None).rename(columns={"until": "superseded", "worst": "rpo_reached"})
+    return found.merge(teeth[["run_id", "superseded", "rpo_reached"]], on="run_id", how="left")
 
 
 def stages(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
@@ -186,6 +216,18 @@ def schedule_changes(catalog: Catalog, vm: str = "", since: datetime | None = No
     return _read(catalog, _CHANGES, vm, since)
 
 
+def storage_advice(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """Advice on storing: `about, vm, time, today, advised, figure, predicted, followed` (NaT until it is)."""
+    return _read(catalog, _ADVICE, vm, since)
+
+
+def anomalies(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
+    """Anomalies that had consequences: `vm, kind, disks, began, at, last, score, text, noted, asked_full, drill, acted,
+    told, judged, verdict` (NaT for what was not done yet).
+    """
+    return _read(catalog, _ANOMALIES, vm, since)
+
+
 def tier_use(catalog: Catalog, since: datetime | None = None) -> pd.DataFrame:
     """How full the tiers were: `tier, time, bytes_used, bytes_free` (NaN where a tier has no end)."""
     return _read(catalog, _TIERS, "", since)
@@ -217,9 +259,13 @@ def export(catalog: Catalog, directory: Path) -> dict[str, int]:
     The folder is made. OSError when it cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tables = {"history": history, "stages": stages, "segments": segments, "points": points, "evidence": evidence}
+    tables = {
+        "history": history, "runs": runs, "stages": stages, "segments": segments, "points": points,
+        "evidence": evidence, "schedule_changes": schedule_changes, "storage_advice": storage_advice,
+        "anomalies": anomalies,
+    }  # fmt: skip
     frames = {name: read(catalog) for name, read in tables.items()}
-    frames |= {"schedule_changes": schedule_changes(catalog), "tier_use": tier_use(catalog)}
+    frames["tier_use"] = tier_use(catalog)
     for name, frame in frames.items():
         frame.to_parquet(directory / f"{name}.parquet", index=False)
     return {name: len(frame) for name, frame in frames.items()}

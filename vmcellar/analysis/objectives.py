@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def exposure(frame: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
-    """One row per good run of a VM: `vm, started, committed, until, worst`, by VM and time.
+def exposure(frame: pd.DataFrame, now: pd.Timestamp | None) -> pd.DataFrame:
+    """One row per good run of a VM: `run_id, vm, started, committed, until, worst`, by VM and time.
 
-    From `committed` to `until` (the next commit, or now) the run's point was the newest one; `worst` is its age in
-    seconds at the end of that time. A point counts from its commit on, its age from its instant.
+    From `committed` to `until` (the next commit, or `now`; open without one) the run's point was the newest one;
+    `worst` is its age in seconds at the end of that time: the RPO that was reached. A point counts from its commit,
+    its age from its instant.
     """
     runs = frame[frame["ok"]].drop_duplicates("run_id").sort_values(["vm", "started"], kind="stable")
-    made = runs[["vm", "started"]].astype({"vm": "object"}).reset_index(drop=True)
+    made = runs[["run_id", "vm", "started"]].astype({"vm": "object"}).reset_index(drop=True)
     made["committed"] = made["started"] + pd.to_timedelta(runs["seconds"].fillna(0).to_numpy(), unit="s")
-    made["until"] = made.groupby("vm", sort=False)["committed"].shift(-1).fillna(now)
+    made["until"] = made.groupby("vm", sort=False)["committed"].shift(-1)
+    if now is not None:
+        made["until"] = made["until"].fillna(now)
     made["worst"] = (made["until"] - made["started"]).dt.total_seconds()
     return made
 
