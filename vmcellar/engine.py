@@ -25,6 +25,7 @@ from vmcellar.config.load import find_config, load_config
 from vmcellar.config.model import Config
 from vmcellar.crypto.base import EpochLockedError
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.folders import fitting
 from vmcellar.memory import BufferPool, keep_freed_memory
 from vmcellar.policy.bandwidth import Throttle, job_rate
 from vmcellar.policy.localzone import local_zone
@@ -98,18 +99,18 @@ class Engine:
         folder = self.state / "locks"
         folder.mkdir(mode=0o700, exist_ok=True)
         name = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in vm)
-        lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(folder / f"{fitting(name)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                holder = os.pread(lock, 64, 0).decode(errors="replace").strip() or "unknown"
+                holder = os.pread(lock, 64, 0).decode(errors="replace").partition("\n")[0] or "unknown"
                 raise TransientError(
                     f"{vm}: another vmcellar process (pid {holder}) is working on it",
                     hint="wait for it to end, then try again",
                 ) from error
             os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(lock, f"{os.getpid()}\n{vm}\n".encode(), 0)
             yield
         finally:
             os.close(lock)

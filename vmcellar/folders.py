@@ -1,11 +1,14 @@
-"""Folders: that the hypervisor's account goes through, whatever our umask is; whose names are durable."""
+"""Folders: that the hypervisor's account goes through, whatever our umask is; whose names are durable, and fit."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 PASSABLE = 0o711
+NAME_MOST = 250
+"""Bytes of a file's name to which a suffix of 5 is added: file systems take 255."""
 
 
 def make_passable(folder: Path) -> None:
@@ -28,3 +31,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def fitting(name: str) -> str:
+    """`name`, in which a lone % escapes something, or what stands for it where it is too long for a file's name."""
+    if len(os.fsencode(name)) <= NAME_MOST:
+        return name
+    return f"%%{hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from pathlib import Path
@@ -15,8 +16,9 @@ import flows.backup as flow
 from flows.parameters import BackupVm
 from tasks import control, lost
 from tests.backup.world import SIZE, EmptySource, again
-from vmcellar.backup import pipeline, recover, stages
+from vmcellar.backup import pipeline, recover, stages, wanted_full
 from vmcellar.backup.model import BackupRequest, ExportResult, PointSummary, RunHandle
+from vmcellar.cli.hostlocks import held_locks
 from vmcellar.config.jobs import BackupJob
 from vmcellar.engine import Engine
 from vmcellar.errors import CancelledError, IntegrityError, PermanentError, TransientError
@@ -32,6 +34,20 @@ def test_a_whole_run_leaves_a_point_and_nothing_held(engine: Engine, source: Emp
     assert [point.id for point in engine.repository.points_of("vm")] == [summary.id]
     assert not source.held
     assert engine.run_directories() == []
+
+
+@pytest.mark.parametrize("vm", ["Сервер базы данных " * 12, "😀" * 60, "-", "a b", "/%2f"])
+def test_a_vm_of_any_name_is_backed_up_and_asked_for_a_full_one(engine: Engine, vm: str) -> None:
+    """Some letters take more bytes in a file's name than in the VM's."""
+    with engine.vm_lock(vm):
+        (held,) = held_locks(engine.state)
+        assert (held.vm, held.pid) == (vm, str(os.getpid()))
+        with pytest.raises(TransientError, match=rf"pid {os.getpid()}\) is working on it"), engine.vm_lock(vm):
+            pass
+    summary = pipeline.run(engine, BackupRequest(vm))
+    assert [point.id for point in engine.repository.points_of(vm)] == [summary.id]
+    wanted_full.ask(engine.state, vm, "a doubt", engine.repository.point(summary.id).time)
+    assert wanted_full.asked(engine.state, vm, engine.repository.points_of(vm)) == "a doubt"
 
 
 @pytest.mark.parametrize("job", ["", "weekly"])

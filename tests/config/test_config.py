@@ -183,6 +183,8 @@ def test_where_a_tag_decides_the_name_alone_tells_nothing() -> None:
         ("state: /a\nstate: /b\n", ':2: the key "state" stands twice (first in line 1)'),
         ("state: [\n", ":2:1: "),
         ("a: &a [*a]\n", "an anchor refers to itself"),
+        ('key:\n  file: "\\uD83D"\n', ":2: half of a letter is escaped"),
+        ('state: /a\n"\\uDE00": 1\n', ":2: half of a letter is escaped"),
         ("- a\n", ":1: the file must be a section of keys"),
         ("catalog: {url: sqlite:///x}\n", ":1: catalog.url: must be like postgresql://USER@HOST:PORT/DATABASE"),
         ("catalog: {url: 'postgresql://u:hunter2@h/d'}\n", ":1: catalog.url: holds a password: take it out"),

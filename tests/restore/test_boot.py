@@ -342,16 +342,17 @@ def test_the_backing_goes_in_and_out_of_a_definition(tmp_path: Path) -> None:
     assert without_backing(there, entry) == without_backing(ONE, entry)
 
 
-def test_two_of_one_name_and_none(tmp_path: Path) -> None:
-    entry = Boot("a/b", "u", "p", "web", "/x", ("vda",), "preparing", 0.0)
-    with begin(tmp_path, entry), pytest.raises(PermanentError, match="another process"), go_on(tmp_path, "a/b"):
+@pytest.mark.parametrize("name", ["a/b", "Сервер базы данных " * 3])
+def test_two_of_one_name_and_none(tmp_path: Path, name: str) -> None:
+    entry = Boot(name, "u", "p", "web", "/x", ("vda",), "preparing", 0.0)
+    with begin(tmp_path, entry), pytest.raises(PermanentError, match="another process"), go_on(tmp_path, name):
         pass
     with pytest.raises(PermanentError, match="before and is not finished"), begin(tmp_path, entry):
         pass
     assert all_boots(tmp_path) == [entry]
-    with go_on(tmp_path, "a/b") as journal:
+    with go_on(tmp_path, name) as journal:
         journal.reach("started")
         assert [one.phase for one in all_boots(tmp_path)] == ["started"]
         journal.end()
-    with pytest.raises(PermanentError, match="no VM a/b"), go_on(tmp_path, "a/b"):
+    with pytest.raises(PermanentError, match=f"no VM {name}"), go_on(tmp_path, name):
         pass

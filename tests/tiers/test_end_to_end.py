@@ -55,7 +55,7 @@ def two_points(config: Config) -> tuple[str, str]:
     repository = Repository.open(config)
     one, two, three = disks()
     with ThreadPoolExecutor(2) as pool:
-        first = back_up(repository, pool, [(0, one), (4 * MIB, two)], SIZE)
+        first = back_up(repository, pool, [(0, one), (4 * MIB, two)], SIZE, time=1_700_000_000.5)
         second = back_up(repository, pool, [(0, MIB), (2 * MIB, three), (4 * MIB, MIB)], SIZE, first)
     repository.close()
     return first.id, second.id

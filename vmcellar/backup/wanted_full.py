@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from vmcellar.folders import fitting
+
 if TYPE_CHECKING:
     from vmcellar.repository.points import RestorePoint
 
@@ -73,4 +75,4 @@ def asked(state: Path, vm: str, points: Sequence[RestorePoint]) -> str:
 
 def _path(state: Path, vm: str) -> Path:
     name = "".join(c if c.isalnum() or c in "-_" else f"%{ord(c):x}" for c in vm)
-    return state / FOLDER / f"{name}.json"
+    return state / FOLDER / f"{fitting(name)}.json"

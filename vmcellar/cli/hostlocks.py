@@ -47,9 +47,9 @@ def _locked_inodes() -> set[int]:
 
 
 def _describe(path: Path) -> HostLock:
-    pid = path.read_text(encoding="utf-8").strip()
+    pid, vm, *_ = [*path.read_text(encoding="utf-8").splitlines(), "", ""]
     command, since = _process(pid)
-    return HostLock(unquote(path.stem), pid, command, since, os.uname().nodename, boot_id())
+    return HostLock(vm or unquote(path.stem), pid, command, since, os.uname().nodename, boot_id())
 
 
 def _process(pid: str) -> tuple[str, str]:

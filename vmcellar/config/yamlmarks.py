@@ -6,6 +6,7 @@ an error, since YAML parsers silently keep the last.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import yaml
 
 from vmcellar.config.problems import ConfigError, KeyPath, Problem, dotted
 from vmcellar.errors import UsageError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,13 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, marked: Mark
             marked.lines[(*path, number)] = child.start_mark.line + 1
             items.append(_build(loader, child, (*path, number), marked))
         return items
-    return loader.construct_object(node)
+    value = loader.construct_object(node)
+    if isinstance(value, str) and _SURROGATE.search(value):
+        line, fix = node.start_mark.line + 1, "write the letter itself, or its whole code, as in \\U0001F600"
+        said = "half of a letter is escaped (\\uD800 to \\uDFFF), which is no text"
+        problem = Problem(line, dotted(path), "", said, fix, said)
+        raise ConfigError(f"{marked.source}:{line}: {said}", hint=fix, problems=(problem,))
+    return value
 
 
 def _build_mapping(

@@ -18,7 +18,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from vmcellar.errors import PermanentError
-from vmcellar.folders import sync_folder
+from vmcellar.folders import fitting, sync_folder
 
 Phase = Literal["preparing", "defined", "started"]
 """How far it got. Up to "defined" no guest ever ran on the images: they hold nothing. From "started" on they may."""
@@ -123,7 +123,7 @@ def _locked(state: Path, name: str) -> Iterator[tuple[Path, int]]:
     """The path of an entry under the lock of that name. The lock file stays; it is empty."""
     folder = state / "boots"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{quote(name, safe='')}.json"
+    path = folder / f"{fitting(quote(name, safe=''))}.json"
     handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
