@@ -3,7 +3,7 @@
 Built once per recipe, in about 20 s under TCG, into the cache folder; the tree lies beside them, to compare with.
 
     vda  GPT: vda1 ext4 with an operating system's files, whose fstab names the LV below; vda2 LUKS, in it ext4
-    vdb  LVM: vg0/data XFS, vg0/more ext4 (empty)
+    vdb  LVM: vg0/data XFS, in two parts with vg0/more, ext4 (empty), between them; /spread in it has large files
     vdc  Btrfs on the whole disk, with a subvolume @home
     vdd  MBR: vdd1 NTFS
 """
@@ -37,6 +37,8 @@ DISKS = (
     DiskSpec("vdc", 256 * MIB, format="raw"),
     DiskSpec("vdd", 64 * MIB, format="raw"),
 )
+SPREAD = "/spread"
+"""A folder of vg0/data alone: in it folders with a `file` each; 0/again shares the blocks of 0/file."""
 WINDOWS_FILES = {"Users/a b.txt": b"text\r\n", "Users/Grüße.bin": bytes(range(256)) * 999}
 _FSTAB = "/dev/sda1 / ext4 defaults 0 1\n/dev/vg0/data /data xfs defaults 0 2\n"
 _LUKS_START, _LUKS_END = 96 * MIB, 126 * MIB
@@ -71,6 +73,15 @@ def use_working_accelerator() -> None:
     """Tell libguestfs, in this process and its children, to leave a KVM alone under which guests hang."""
     if accelerator() == "tcg":
         os.environ["LIBGUESTFS_BACKEND_SETTINGS"] = "force_tcg"
+
+
+def spread() -> dict[str, bytes]:
+    """What the files below SPREAD hold, by the names of their folders."""
+    return {str(number): _noise(number, MIB + 4096 * number + 7) for number in range(8)}
+
+
+def _noise(seed: int, length: int) -> bytes:
+    return hashlib.shake_128(f"noise {seed}".encode()).digest(length)
 
 
 def make_tree(root: Path) -> None:
@@ -154,6 +165,11 @@ def _fill(guestfs: Any, packed: Path) -> None:
     guestfs.mkfs("xfs", "/dev/vg0/data")
     guestfs.mkfs("ext4", "/dev/vg0/more", label="more")
     guestfs.mount("/dev/vg0/data", "/")
+    guestfs.mkdir(SPREAD)
+    for name, content in spread().items():
+        guestfs.mkdir(f"{SPREAD}/{name}")  # XFS puts what is in another folder elsewhere
+        guestfs.write(f"{SPREAD}/{name}/file", content)
+    guestfs.debug("sh", [f"cp --reflink=always /sysroot{SPREAD}/0/file /sysroot{SPREAD}/0/again"])
     _unpack(guestfs, packed)
     guestfs.mkfs("btrfs", "/dev/sdc")
     guestfs.mount("/dev/sdc", "/")
@@ -182,8 +198,9 @@ def _partition(guestfs: Any) -> None:
     guestfs.part_disk("/dev/sdd", "mbr")
     guestfs.pvcreate("/dev/sdb")
     guestfs.vgcreate("vg0", ["/dev/sdb"])
-    guestfs.lvcreate("data", "vg0", 384)
+    guestfs.lvcreate("data", "vg0", 128)
     guestfs.lvcreate("more", "vg0", 32)
+    guestfs.lvresize("/dev/vg0/data", 384)
 
 
 def _unpack(guestfs: Any, packed: Path) -> None:

@@ -28,17 +28,19 @@ FSTAB, TYPE, ROOT = "its fstab", "the type of a partition", "root"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _HEX = re.compile(rb"\\x([0-9a-fA-F]{2})")
 _UUID = re.compile(rb"(?:UUID=|/dev/disk/by-uuid/)\"?([0-9A-Fa-f-]+)\"?")
+_MAPPED = re.compile(rb"/dev/mapper/((?:[^-/]|--)+)-((?:[^-/]|--)+)")
+_VOLUME = re.compile(rb"/dev/(?!disk/|mapper/|md/)([^/]+)/([^/]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A mount that the guest tells of: of the file system with `uuid`, where it is named so, else of one that is not
-    certain. Names such as /dev/sdb1 may be another disk's here, and labels several file systems'.
+    """A mount that the guest tells of: of the file system that `name` means, its UUID or its logical volume, or of one
+    that is not certain. Names such as /dev/sdb1 may be another disk's here, and labels several file systems'.
     """
 
     path: bytes
     by: str
-    uuid: str = ""
+    name: str = ""
 
 
 def fstab(text: bytes) -> list[Told]:
@@ -56,11 +58,25 @@ def fstab(text: bytes) -> list[Told]:
         if kind == b"swap" or not path.startswith(b"/"):
             continue
         bound = b"bind" in options or b"rbind" in options
-        named = _UUID.fullmatch(device) if not bound and kind != b"none" else None
         root = path == b"/" and device.startswith((b"/dev/", b"LABEL=", b"PARTUUID=", b"PARTLABEL="))
-        uuid = named[1].decode().lower() if named else ROOT if root and not bound else ""
-        found.append(Told(_clean(_OCTAL.sub(_octet, path)), FSTAB, uuid))
+        name = "" if bound or kind == b"none" else _name(device) or (ROOT if root else "")
+        found.append(Told(_clean(_OCTAL.sub(_octet, path)), FSTAB, name))
     return found
+
+
+def _name(device: bytes) -> str:
+    named = _UUID.fullmatch(device)
+    return named[1].decode().lower() if named else volume(device)
+
+
+def volume(device: bytes) -> str:
+    """The logical volume, as GROUP/NAME, that a path in /dev means; empty for any other. Source: lvm(8)."""
+    mapped = _MAPPED.fullmatch(device)
+    match = mapped or _VOLUME.fullmatch(device)
+    if match is None:
+        return ""
+    group, name = (part.replace(b"--", b"-") if mapped else part for part in match.groups())
+    return f"{group.decode(errors='backslashreplace')}/{name.decode(errors='backslashreplace')}"
 
 
 def units(names: Iterable[bytes]) -> list[Told]:
@@ -80,14 +96,14 @@ def partitions(types: Iterable[str]) -> list[Told]:
     return [Told(path, TYPE) for path in paths if path]
 
 
-def doubt(path: bytes, told: Collection[Told], mounted: Mapping[bytes, str]) -> str:
+def doubt(path: bytes, told: Collection[Told], mounted: Mapping[bytes, Collection[str]]) -> str:
     """Why it is not certain where `path` lies; empty when it is.
 
-    `mounted` are the UUIDs, as the file systems have them, by mount point; / is the one that all this was read from.
+    `mounted` are the names that mean nothing else, by mount point; / is the one that all this was read from.
     """
     seen: set[bytes] = set()
     for one in told:
-        if one.path == b"/" and one.uuid:
+        if one.path == b"/" and one.name:
             continue
         if not (within(path, one.path) or within(one.path, path)):
             continue
@@ -96,8 +112,8 @@ def doubt(path: bytes, told: Collection[Told], mounted: Mapping[bytes, str]) -> 
             return f"{named} twice"
         if one.by == FSTAB:
             seen.add(one.path)
-        known = {other.uuid for other in told if other.path == one.path and other.by == FSTAB}
-        certain = one.by in (FSTAB, TYPE) and known == {mounted.get(one.path, "").lower()} != {""}
+        known = {other.name for other in told if other.path == one.path and other.by == FSTAB}
+        certain = one.by in (FSTAB, TYPE) and len(known) == 1 and known <= set(mounted.get(one.path, ()))
         if not certain:
             return f"{named}, and where that lies is not certain"
     return ""

@@ -4,24 +4,24 @@
 
 It is a program of its own, so that whoever waits for it can put an end to it, and QEMU ends with it. The disks are
 exports of one instant; journals are replayed in an overlay, as at the guest's next boot. The answer is for leaving
-these bytes out of a backup, so a file counts only on certainty: ext2 to ext4 on a partition or a disk itself,
-no hard link, no shared extent, and its first bytes compared with the disk at the place that was told.
+these bytes out of a backup, so a file counts only on certainty: ext2 to ext4 or XFS on a partition, a disk itself or a
+linear logical volume, no hard link, no shared extent, and its first bytes compared with the disk at the place told.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shlex
 import signal
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-from vmcellar.guestfiles import mounts
+from vmcellar.guestfiles import mounts, parts
 from vmcellar.guestfiles.filefrag import DONE, END, FILE, PROBE, FilePlaces, parse
 from vmcellar.guestfiles.library import Guestfs, GuestfsError
 
@@ -34,20 +34,12 @@ EXT_FEATURES, EXT_RECOVER, EXT_SHARED = 1024 + 96, 0x4, 0x4000
 """Where ext's superblock has its incompatible features, of which one is that of a journal to be replayed, and behind
 them the read-only-compatible ones, of which one is that of files that share blocks. Source: ext4's documentation.
 """
-_LABEL = "vmcellardisk"
-_SECTOR = 512
-
-_PLACE = """\
-number=$(mountpoint -d {mount}) || exit 0
-[ "$(stat -c %d {mount})" = "$(stat -c %d {path})" ] || exit 0
-real=$(readlink -f /sys/dev/block/$number) && name=${{real##*/}} start=0
-size=$(cat $real/size) || exit 0
-if [ -e $real/partition ]; then start=$(cat $real/start) && disk=${{real%/*}} && disk=${{disk##*/}}; else disk=$name; fi
-for label in /dev/disk/guestfs/*; do
-  [ "$(readlink -f $label)" = /dev/$disk ] && echo "${{label##*/}} $start $size"
-done
-true
+XFS, XFS_MAGIC, XFS_HEAD = b"xfs", b"XFSB", ">4sIQQQ16sQ"
+"""The head of XFS's superblock: magic, size of a block, blocks of data, blocks and extents of a realtime part, UUID,
+where the log begins (0: on a device of its own). Source: XFS Algorithms & Data Structures, "Superblocks".
 """
+_LABEL = "vmcellardisk"
+
 _FILES = """\
 (find {path} -xdev -type f -links 1 -size +63k -exec sh -c '
 for file do
@@ -79,16 +71,6 @@ class _NotCertainError(Exception):
     """Why the files below a path are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A part of a disk: its target and API device, where it begins, where it ends, in bytes."""
-
-    target: str
-    device: bytes
-    start: int
-    size: int
-
-
 class _Looker:
     """One appliance that looks for paths; its mounts are those of the guest that matter for them."""
 
@@ -98,7 +80,7 @@ class _Looker:
         self._devices = guestfs.list_devices()
         self._told: list[mounts.Told] = []
         self._mounted: dict[bytes, bytes] = {}
-        self._uuids: dict[bytes, str] = {}
+        self._names: dict[bytes, frozenset[str]] = {}
         self._files = 0
         self._kept: list[str] = []
         self._extents: dict[str, list[tuple[int, int]]] = {}
@@ -134,17 +116,24 @@ class _Looker:
                 self._mount_one(points[point], point)
 
     def _mount_one(self, device: bytes, point: bytes) -> None:
-        """Mount what inspection found there, unless another file system has its UUID; the rest is asked by `doubt`."""
+        """Mount what inspection found there, if only it can be meant; the rest is asked by `doubt`."""
         try:
-            uuid = self._guestfs.vfs_uuid(device)
-            if self._real(point) == point and uuid and self._all_uuids().count(uuid) == 1:
+            names = self._names_of(device)
+            if self._real(point) == point and names:
                 self._guestfs.mount(device, point)
-                self._mounted[point], self._uuids[point] = device, uuid
+                self._mounted[point], self._names[point] = device, names
         except GuestfsError as error:
             self._kept.append(f"{point.decode(errors='backslashreplace')} cannot be mounted: {error.message}")
 
+    def _names_of(self, device: bytes) -> frozenset[str]:
+        """By which names an fstab may mean this device and no other."""
+        every, uuid = self._guestfs.containers(), self._guestfs.vfs_uuid(device)
+        names = {uuid.lower()} if self._all_uuids().count(uuid.lower()) == 1 else set()
+        volume = mounts.volume(device) if every.count(device) == 1 else ""
+        return frozenset(names | {volume} - {""})
+
     def _all_uuids(self) -> list[str]:
-        return [self._guestfs.vfs_uuid(device) for device in self._guestfs.containers()]
+        return [uuid.lower() for device in self._guestfs.containers() if (uuid := self._guestfs.vfs_uuid(device))]
 
     def _real(self, path: bytes) -> bytes:
         try:
@@ -153,7 +142,7 @@ class _Looker:
             return b"/nothing/is/there"
 
     def _path(self, path: bytes) -> None:
-        if why := mounts.doubt(path, self._told, self._uuids):
+        if why := mounts.doubt(path, self._told, self._names):
             raise _NotCertainError(why)
         if self._guestfs.real_path(path) != path:
             raise _NotCertainError("a symbolic link leads there: name the path that it leads to")
@@ -165,44 +154,58 @@ class _Looker:
         mount = mounts.holder(path, self._mounted)
         shown = path.decode(errors="backslashreplace")
         self._check_kind(self._mounted[mount], shown)
-        place = self._place(path, mount)
+        device = self._device(path, mount)
         script = _FILES.format(
             path=_quoted(path), begin=FILE, probe=PROBE, end=END, done=DONE, most=MOST_WORDS
         )  # names of files are in no output
         found, doubtful = parse(self._guestfs.shell(script))
-        counted = [file for file in found if self._is_there(file, place)]
+        counted = [places for file in found if (places := self._places(file, device))]
         if kept := doubtful + len(found) - len(counted):
             self._kept.append(f"{shown}: {kept} files, or more, about which something is not certain")
         self._files += len(counted)
-        offsets = [(place.start + offset, length) for file in counted for offset, length in file.extents]
-        self._extents.setdefault(place.target, []).extend(offsets)
+        for label, offset, length in itertools.chain.from_iterable(counted):
+            self._extents.setdefault(self._targets[_number(label)], []).append((offset, length))
 
     def _check_kind(self, device: bytes, shown: str) -> None:
-        """Refuse all but ext whose files share no blocks and whose journal was replayed: else its maps are old."""
+        """Refuse file systems whose places may not be the device's own."""
         kind = self._guestfs.vfs_type(device)
-        if kind not in EXT:
-            raise _NotCertainError(f"{shown} is on {kind.decode() or 'something unknown'}, not on ext2, ext3 or ext4")
-        incompatible, compatible = struct.unpack("<II", self._guestfs.read(device, 8, EXT_FEATURES))
-        if compatible & EXT_SHARED or incompatible & EXT_RECOVER:
-            raise _NotCertainError(
-                f"the file system of {shown} lets files share blocks, or its journal is not replayed"
-            )
+        if kind == XFS:
+            magic, _, _, realtime, extents, _, log = struct.unpack(XFS_HEAD, self._guestfs.read(device, 56, 0))
+            if magic != XFS_MAGIC or realtime or extents or not log:
+                raise _NotCertainError(f"the file system of {shown} has a realtime part, or its log on another device")
+        elif kind in EXT:
+            incompatible, compatible = struct.unpack("<II", self._guestfs.read(device, 8, EXT_FEATURES))
+            if compatible & EXT_SHARED or incompatible & EXT_RECOVER:
+                raise _NotCertainError(
+                    f"the file system of {shown} lets files share blocks, or its journal is not replayed"
+                )
+        else:
+            raise _NotCertainError(f"{shown} is on {kind.decode() or 'something unknown'}, not on ext2 to ext4 or XFS")
 
-    def _place(self, path: bytes, mount: bytes) -> _Place:
-        words = self._guestfs.shell(_PLACE.format(path=_quoted(path), mount=_quoted(mount))).split()
+    def _device(self, path: bytes, mount: bytes) -> parts.Device:
+        device = parts.parse(self._guestfs.shell(parts.SCRIPT.format(path=_quoted(path), mount=_quoted(mount))))
         shown = path.decode(errors="backslashreplace")
-        if len(words) != 3 or not words[0].startswith(_LABEL) or not (words[1] + words[2]).isdigit():
-            raise _NotCertainError(f"{shown} lies on no partition of a disk itself (LVM, RAID, encryption)")
-        number = ord(words[0][-1]) - ord("a")
-        return _Place(self._targets[number], self._devices[number], int(words[1]) * _SECTOR, int(words[2]) * _SECTOR)
+        if device is None or not all(part.label.startswith(_LABEL) for part in device.parts):
+            raise _NotCertainError(
+                f"{shown} is on no partition, disk or linear logical volume, but RAID, encryption, a thin volume, ..."
+            )
+        uuids = self._all_uuids()
+        if device.volume and len(uuids) != len(set(uuids)):
+            raise _NotCertainError(f"{shown} is on a logical volume, and two devices of the VM have the same UUID")
+        return device
 
-    def _is_there(self, file: FilePlaces, place: _Place) -> bool:
-        """Whether the file's first bytes are where filefrag says, read past the file system; and all within it."""
-        if any(offset + length > place.size for offset, length in file.extents):
-            return False
-        offset = place.start + file.extents[0][0]
-        data = self._guestfs.read(place.device, PROBE, offset)
-        return hashlib.md5(data, usedforsecurity=False).hexdigest() == file.md5
+    def _places(self, file: FilePlaces, device: parts.Device) -> list[tuple[str, int, int]]:
+        """Where the file is on the disks; nothing unless its first bytes, read past the file system, are there."""
+        places = device.on_disks(file.extents)
+        if not places or places[0][2] < PROBE:
+            return []
+        label, offset, _ = places[0]
+        data = self._guestfs.read(self._devices[_number(label)], PROBE, offset)
+        return places if hashlib.md5(data, usedforsecurity=False).hexdigest() == file.md5 else []
+
+
+def _number(label: str) -> int:
+    return ord(label[-1]) - ord("a")
 
 
 def _quoted(path: bytes) -> str:
