@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -59,7 +59,7 @@ LOOK_SECONDS = 5.0
 TAIL_SECONDS = 180
 """How long after its last minute the soak waits for what is under way."""
 GROWTH = 1.10
-"""What of the second quarter's median the last one's may be. The first quarter is the warm-up."""
+"""What of the second quarter's the last one's may be. The first quarter is the warm-up."""
 SPARE_FILES = 8
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -90,7 +90,7 @@ class Use:
 
     def grew(self) -> bool:
         """Whether the last quarter had more than the second, by more than `GROWTH` says."""
-        memory, files = _quarters(self.memory), _quarters(self.files)
+        memory, files = _quarters(self.memory, statistics.median), _quarters(self.files, min)
         return memory[-1] > memory[1] * GROWTH or files[-1] > files[1] * GROWTH + SPARE_FILES
 
     def spent(self) -> tuple[float, float]:
@@ -98,16 +98,19 @@ class Use:
         return self.cpu[-1] - self.cpu[0], self.children[-1] - self.children[0]
 
     def __str__(self) -> str:
-        """The quarters' medians: a leak grows from each to the next."""
-        return (
-            f"memory {' '.join(f'{value:.0f}' for value in _quarters(self.memory))} MiB, "
-            f"open files {' '.join(f'{value:.0f}' for value in _quarters(self.files))}"
-        )
+        """By quarters the median of memory, and the fewest and the most open files.
+
+        Each run that is under way has its pipes; a leak raises what is left between runs, the fewest.
+        """
+        memory = _quarters(self.memory, statistics.median)
+        fewest, most = _quarters(self.files, min), _quarters(self.files, max)
+        files = (f"{low:.0f}-{high:.0f}" for low, high in zip(fewest, most, strict=True))
+        return f"memory {' '.join(f'{value:.0f}' for value in memory)} MiB, open files {' '.join(files)}"
 
 
-def _quarters(values: Sequence[float]) -> list[float]:
+def _quarters(values: Sequence[float], figure: Callable[[Sequence[float]], float]) -> list[float]:
     step = max(1, len(values) // 4)
-    return [statistics.median(values[start : start + step]) for start in range(0, 4 * step, step)[:4] if values[start:]]
+    return [figure(values[start : start + step]) for start in range(0, 4 * step, step)[:4] if values[start:]]
 
 
 def jobs(vms: int, real: Sequence[str], every: int) -> list[dict[str, Any]]:
