@@ -1,7 +1,7 @@
 """`./run bench analysis`: 1,000 VMs with a year of hourly runs; with --proof, how good it all is on held-out samples.
 
 The scale run writes its history as Parquet in one process, then reads and analyses it in another, whose time and peak
-memory are shown step by step.
+memory are shown step by step; with --catalog it writes a catalog, and does what the flows do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench import analysis_catalog
 from bench.analysis_anomalies import score_anomalies
 from bench.analysis_forecast import in_zone, score_forecasts
 from bench.analysis_more import alike, score_fill, score_next_runs
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--vms", type=int, default=1000)
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--proof", action="store_true", help="figures on the held-out samples instead of the scale run")
+    parser.add_argument("--catalog", action="store_true", help="the flows' tasks, on a catalog in SQLite")
     parser.add_argument("--tuning", action="store_true", help="with --proof: on the samples that were tuned on")
     chosen = parser.parse_args()
     if chosen.proof:
@@ -54,7 +56,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
-        for work in (write, analyse):
+        for work in (analysis_catalog.write, analyse_catalog) if chosen.catalog else (write, analyse):
             process = context.Process(target=work, args=(Path(folder), chosen.vms, chosen.days))
             process.start()
             process.join()
@@ -120,6 +122,13 @@ def analyse(folder: Path, vms: int, days: int) -> None:
         f"{len(found)} anomalies, {len(advice.changes)} schedules, {fill.per_day / 2**40:.2f} TiB a day"
     )
     print(f"{vms} VMs: {time.monotonic() - steps.begun:.0f} s, {peak():.2f} GiB")
+
+
+def analyse_catalog(folder: Path, vms: int, days: int) -> None:
+    """What the flows do, on the catalog."""
+    steps = Steps(time.monotonic())
+    analysis_catalog.analyse(folder, steps.step)
+    print(f"{vms} VMs over {days} days: {time.monotonic() - steps.begun:.0f} s, {peak():.2f} GiB")
 
 
 def prove(base: Settings) -> None:

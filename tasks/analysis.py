@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 ADAPT = "adapt-schedules"
 """Who changed a schedule, in the audit trail."""
-WEEKS = 25
-"""What forecasts look back on, and a week more: older history is not loaded."""
 
 
 @task(name="check-history", cache_policy=NO_CACHE)
@@ -40,14 +37,14 @@ def act_on_anomalies(config: str) -> list[Anomaly]:
     """
     from vmcellar.analysis import consequences  # noqa: PLC0415
     from vmcellar.analysis.anomalies import find  # noqa: PLC0415
-    from vmcellar.analysis.history import history  # noqa: PLC0415
+    from vmcellar.analysis.history import recent  # noqa: PLC0415
     from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
     from vmcellar.policy.localzone import local_zone  # noqa: PLC0415
 
     engine = engine_of(config)
     catalog, repository = engine.catalog, engine.repository
     now = repository.clock()
-    good, _ = quarantine(history(catalog), now)
+    good, _ = quarantine(recent(catalog, now), now)
     found = find(good, now, consequences.LOOK_DAYS, local_zone())
     consequences.note(catalog, repository, engine.config, found, now)
     consequences.act(catalog, repository, engine.config, now)
@@ -74,13 +71,12 @@ def advise_schedules(config: str, budget: float, even: bool) -> tuple[Advice, li
     """Advice by the good rows of the history; and what advice that was applied before has brought."""
     from vmcellar.analysis import adapting  # noqa: PLC0415
     from vmcellar.analysis.gains import gains  # noqa: PLC0415
-    from vmcellar.analysis.history import history  # noqa: PLC0415
+    from vmcellar.analysis.history import recent  # noqa: PLC0415
     from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
 
     engine = engine_of(config)
     now = engine.repository.clock()
-    since = datetime.fromtimestamp(now - WEEKS * 7 * 86400, UTC)
-    good, _ = quarantine(history(engine.catalog, since=since), now)
+    good, _ = quarantine(recent(engine.catalog, now), now)
     limits, jobs = engine.config.limits, engine.config.backups
     changes = engine.catalog.schedule_changes()
     own = adapting.own_runs(changes)

@@ -8,20 +8,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.catalog.rows import HOUR, START, point, run, segment
+from tests.catalog.rows import HOUR, MIB, START, point, run, segment
 from vmcellar.analysis.history import (
     HISTORY,
     conform,
     empty_history,
     export,
+    held_before,
     history,
     points,
+    proved,
     read_history,
+    recent,
     runs,
     segments,
     stages,
 )
 from vmcellar.catalog.catalog import Catalog
+from vmcellar.catalog.models import Evidence
 from vmcellar.catalog.rebuild import rebuild
 from vmcellar.config.model import Config
 from vmcellar.errors import UsageError
@@ -81,6 +85,33 @@ def test_a_run_tells_which_rpo_it_reached(catalog: Catalog) -> None:
     assert (failed["run_id"], failed["outcome"], failed["ok"]) == ("failed-1", "failed", False)
     assert pd.isna(failed["rpo_reached"])
     assert len(runs(catalog, "none")) == 0
+
+
+def test_analyses_look_back_for_25_weeks_and_what_lies_before_is_summed(catalog: Catalog) -> None:
+    now = START + 25 * 7 * 86400 + HOUR
+    assert set(recent(catalog, now)["run_id"]) == {f"run-{vm}-{hour}" for vm in ("web", "db") for hour in (1, 2)} | {
+        "failed-1"
+    }
+    later = now + 2 * HOUR
+    held = held_before(catalog, later).sort_values(["vm", "goes"]).to_dict("records")
+    day = pd.Timestamp(START, unit="s", tz="UTC").floor("D")
+    assert held == [
+        {"vm": vm, "goes": goes, "day": day, "size": 2.0 * MIB * count}
+        for vm in ("db", "web")
+        for goes, count in ((False, 1), (True, 2))
+    ]
+    catalog.mark_gone([], later)
+    assert held_before(catalog, later).empty, "they are no more there"
+
+
+def test_points_that_tell_of_restores_are_the_newest_and_those_with_evidence(catalog: Catalog) -> None:
+    drilled = points(catalog, "db")["point"].iloc[0]
+    where = catalog.repository
+    catalog.add([Evidence(id="e", repository=where, vm="db", time=START, point_id=drilled, kind="drill", ok=True)])
+    told = proved(catalog)
+    every = points(catalog)
+    assert told.equals(every[every["point"].isin(told["point"])].reset_index(drop=True))
+    assert list(told["run_id"]) == ["run-db-0", "run-db-2", "run-web-2"]
 
 
 def test_the_other_tables(catalog: Catalog) -> None:

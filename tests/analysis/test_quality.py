@@ -11,7 +11,7 @@ import pytest
 
 from tests.catalog.rows import HOUR, START, point, run
 from vmcellar.analysis.history import HISTORY, history
-from vmcellar.analysis.quality import findings, quarantine, suite, validate
+from vmcellar.analysis.quality import Verdict, findings, quarantine, suite, validate
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.rebuild import rebuild
 from vmcellar.config.model import Config
@@ -101,6 +101,18 @@ def test_great_expectations_names_the_same_rows(sound: pd.DataFrame, monkeypatch
     assert {reason: len(rows) for reason, rows in verdict.missed.items()} == ours
     assert len(ours) >= len({one for _, _, reasons in FAULTS for one in reasons}) - 1
     assert validate(sound, NOW).ok
+    assert validate(frame, NOW, part=50) == verdict, "in parts, too; two rows of one run meet in one of them"
+
+
+@pytest.mark.parametrize("part", [10, 1000])
+def test_a_share_that_may_miss_a_rule_is_one_of_all_rows(sound: pd.DataFrame, part: int) -> None:
+    several = pd.concat([sound.assign(run_id=sound["run_id"] + f"-{i}", vm=f"vm{i}") for i in range(10)])
+    one_gap = several.reset_index(drop=True)
+    own = (one_gap["vm"] == "vm3") & one_gap["ok"]
+    late = own & (one_gap["started"] > one_gap.loc[own, "started"].iloc[20])
+    one_gap.loc[late, "started"] += pd.Timedelta(hours=40)
+    assert validate(one_gap, NOW, part) == Verdict(True, {}), "one in 250"
+    assert len(validate(one_gap[one_gap["vm"] == "vm3"], NOW, part).missed) == 1, "one in 25"
 
 
 def test_every_critical_expectation_has_a_planted_fault() -> None:

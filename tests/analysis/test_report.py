@@ -44,7 +44,7 @@ def test_a_long_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     frame.loc[frame.index[5], "bytes_new"] = -1
     now = frame["started"].max() + pd.Timedelta(hours=1)
     monkeypatch.setattr(engine.repository, "clock", now.timestamp)
-    monkeypatch.setattr("vmcellar.analysis.report.read.history", lambda _: frame)
+    monkeypatch.setattr("vmcellar.analysis.report.read.recent", lambda *_: frame)
     quality = report.check(engine.catalog, engine.repository)
     assert (quality.bad, quality.ok) == (1, False)
     assert "bytes_new is negative" in quality.markdown

@@ -10,7 +10,7 @@ import pytest
 from tests.analysis.test_plots import drawn
 from vmcellar.analysis import plots
 from vmcellar.analysis.history import HISTORY, conform
-from vmcellar.analysis.whatif import Scenario, compare, what_if
+from vmcellar.analysis.whatif import Scenario, compare, outcome, past_of, what_if
 from vmcellar.cli.render.catalog import scenarios_json, scenarios_table
 from vmcellar.config.prices import Prices
 
@@ -72,6 +72,17 @@ def test_a_run_takes_as_long_as_it_took_or_longer_where_less_may_be_read_a_secon
     assert half.longest == pytest.approx(44 * 86400)
     assert "late" in drawn(plots.scenarios([free, slow]))
     assert scenarios_json([slow])[0]["late"] == 1
+
+
+def test_what_lies_before_the_history_is_held_and_goes_in_its_time() -> None:
+    days = pd.to_datetime(["2026-01-30", "2026-03-11"], utc=True)
+    older = pd.DataFrame({"vm": "web", "day": days[:1], "goes": False, "size": 100.0 * GB})
+    for keep in (365, 15):
+        whole = what_if(FRAME, Scenario("", keep), PRICES, NOW)
+        parted = outcome(past_of(FRAME[1:], NOW, older), Scenario("", keep), PRICES)
+        assert (parted.held, parted.bill, parted.runs) == (whole.held, whole.bill, whole.runs)
+    goes = pd.DataFrame({"vm": "web", "day": days, "goes": True, "size": 7.0 * GB})
+    assert outcome(past_of(FRAME[2:], NOW, goes), Scenario("", 25), PRICES).held == {"hot": 27 * GB}
 
 
 def test_a_single_run_has_no_interval() -> None:

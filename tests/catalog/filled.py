@@ -55,6 +55,8 @@ READ: dict[str, Callable[[Catalog], Any]] = {
     **{name: getattr(history, name) for name in ("history", "runs", "stages", "segments", "points", "evidence")},
     **{name: getattr(history, name) for name in ("schedule_changes", "storage_advice", "tier_use")},
     "strange": history.anomalies,
+    "proved": history.proved,
+    "held": lambda catalog: history.held_before(catalog, START + 1e9).sort_values(["vm", "goes"], ignore_index=True),
     "counts": Catalog.counts,
     "standing": lambda catalog: {name: sorted(map(repr, rows)) for name, rows in _plain(standing(catalog)).items()},
     "anomalies": lambda catalog: [repr(row) for row in catalog.anomalies("web")],

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from vmcellar.analysis.fill import DAY, Fill, fill_of
-from vmcellar.analysis.history import history, tier_use
+from vmcellar.analysis.history import recent, tier_use
 from vmcellar.analysis.looks import fill_of_looks
 from vmcellar.analysis.quality import quarantine
 from vmcellar.catalog import models
@@ -96,7 +96,7 @@ def days_to_full(config: Config, repository: Repository, standing: Iterable[Tier
     """Of each tier that answers, by its name, as `capacity` tells it. Raises what the catalog raises."""
     now = repository.clock()
     catalog = Catalog.of(config, repository.id)
-    frame = quarantine(history(catalog), now)[0]
+    frame = quarantine(recent(catalog, now), now)[0]
     tiers = [TierUse(one.name, one.bytes + one.metadata, one.free) for one in standing if not one.away]
     return {one.tier: _days_to_full(one, now) for one in capacity(frame, tiers, now, looks=tier_use(catalog))}
 

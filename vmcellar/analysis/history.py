@@ -33,6 +33,7 @@ Each is one read transaction, so what it gives is of one moment.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
 import pandas as pd
@@ -44,11 +45,11 @@ from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
     from pathlib import Path
 
     from vmcellar.catalog.catalog import Catalog
 
+DAY = 86400.0
 HISTORY: Mapping[str, str] = {
     "run_id": "object",
     "vm": "category",
@@ -115,6 +116,12 @@ SELECT runs.id AS run_id, vm, coalesce(target, '') AS disk, started, kind, outco
 FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm)
 """
+WEEKS = 25
+"""What forecasts look back on, and a week more: analyses load no older history."""
+_HELD = """
+SELECT vm, kind = 'incremental' AS goes, CAST(time AS BIGINT) / 86400 AS day, sum(bytes_stored) AS size
+FROM points WHERE repository = :repository AND time < :before AND gone IS NULL AND bytes_stored > 0 GROUP BY vm, 2, 3
+"""
 _RUNS = """
 SELECT id AS run_id, vm, job, kind, reason, started, finished, outcome, outcome = 'done' AS ok, error,
   point_id AS point, parent, consistency, finished - started AS seconds, held_seconds AS seconds_held,
@@ -135,6 +142,15 @@ WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm) 
 _POINTS = """
 SELECT id AS point, vm, time, run_id, kind, parent, consistency, verified, disks, bytes_size, bytes_stored, gone
 FROM points WHERE repository = :repository AND time >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, time
+"""
+_PROVED = """
+SELECT id AS point, points.vm AS vm, time, run_id, kind, parent, consistency, verified, disks, bytes_size, bytes_stored,
+  gone
+FROM points
+LEFT JOIN (SELECT vm, max(time) AS newest FROM points WHERE repository = :repository GROUP BY vm) AS last
+  ON last.vm = points.vm AND newest = time
+WHERE repository = :repository AND (newest IS NOT NULL OR id IN (SELECT point_id FROM evidence))
+ORDER BY points.vm, time
 """
 _EVIDENCE = """
 SELECT point_id AS point, vm, time, kind, ok, seconds, rto_seconds, detail
@@ -158,6 +174,7 @@ FROM tier_use WHERE repository = :repository AND time >= :since ORDER BY tier, t
 """
 _FLOATS = ("seconds", "seconds_held", "seconds_frozen", "entropy", "rto_seconds", "bytes", "bytes_free", "retries")
 _BOOLEANS = ("ok", "verified", "applied", "asked_full")
+_WORDS = tuple(name for name, dtype in HISTORY.items() if dtype == "category")
 _INSTANTS = (
     "started", "finished", "time", "gone", "followed", "began", "at", "last", "noted", "acted", "told", "judged",
 )  # fmt: skip
@@ -165,7 +182,7 @@ _INSTANTS = (
 
 def history(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
     """One row per VM, disk and run; of one VM, or of runs since an instant, if asked."""
-    found = _read(catalog, _HISTORY, vm, since)
+    found = _read(catalog, _HISTORY, vm, since, _WORDS)
     if found.empty:
         return empty_history()
     found["ratio"] = (found["bytes_new"] / found["bytes_stored"]).where(found["bytes_stored"] > 0)
@@ -206,6 +223,27 @@ def points(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.
     return _read(catalog, _POINTS, vm, since)
 
 
+def recent(catalog: Catalog, now: float) -> pd.DataFrame:
+    """`history` of the last `WEEKS` before now (seconds since the epoch), which is all that analyses look back on."""
+    return history(catalog, since=datetime.fromtimestamp(now - WEEKS * 7 * DAY, UTC))
+
+
+def held_before(catalog: Catalog, now: float) -> pd.DataFrame:
+    """What points that are still there stored before `recent` begins, by VM and day: `vm, day, goes, size` (bytes);
+    `goes` is whether retention drops it.
+    """
+    values = {"repository": catalog.repository, "before": now - WEEKS * 7 * DAY}
+    with catalog.reading() as connection:
+        found = pd.read_sql(text(_HELD).bindparams(**values), connection)
+    found["day"] = pd.to_datetime(found["day"].astype("int64"), unit="D", utc=True).astype("datetime64[ns, UTC]")
+    return found.astype({"vm": "object", "goes": "bool", "size": "float64"})
+
+
+def proved(catalog: Catalog) -> pd.DataFrame:
+    """Those of `points` that tell how long restores take: the newest one of each VM, and all that have evidence."""
+    return _read(catalog, _PROVED, "", None)
+
+
 def evidence(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
     """Verifications and drills: `point, vm, time, kind, ok, seconds, rto_seconds, detail`."""
     return _read(catalog, _EVIDENCE, vm, since)
@@ -233,12 +271,18 @@ def tier_use(catalog: Catalog, since: datetime | None = None) -> pd.DataFrame:
     return _read(catalog, _TIERS, "", since)
 
 
-def _read(catalog: Catalog, query: str, vm: str, since: datetime | None) -> pd.DataFrame:
+def _read(catalog: Catalog, query: str, vm: str, since: datetime | None, words: tuple[str, ...] = ()) -> pd.DataFrame:
+    """`words` are columns of few values: categories from the first rows on, as millions of strings are gigabytes."""
     values = {"repository": catalog.repository, "vm": vm, "since": since.timestamp() if since else 0.0}
     with catalog.reading() as connection:
         connection.execution_options(stream_results=True, max_row_buffer=_ROWS)  # SQLite streams anyway
         statement = text(query).bindparams(*(bindparam(name, values[name]) for name in values if f":{name}" in query))
-        parts = [_typed(part) for part in pd.read_sql(statement, connection, chunksize=_ROWS)]
+        read = pd.read_sql(statement, connection, chunksize=_ROWS)
+        parts = [_typed(part).astype(dict.fromkeys(words, "category")) for part in read]
+    for name in words:
+        every = sorted(set().union(*(part[name].cat.categories for part in parts)))
+        for part in parts:
+            part[name] = part[name].cat.set_categories(every)
     return pd.concat(parts, ignore_index=True)
 
 

@@ -81,13 +81,13 @@ def listed(damaged: Iterable[str]) -> str:
 
 
 def check(catalog: Catalog, repository: Repository) -> Quality:
-    """Bring the catalog up to the repository and judge its history. The first call of a process loads Great
-    Expectations, 10 s; one at a time in a process.
+    """Bring the catalog up to the repository and judge the history that is looked at, of the last 25 weeks. The first
+    call of a process loads Great Expectations, 10 s; one at a time in a process.
     """
     unreadable = refresh(catalog, repository).unreadable
     damaged = tuple(f"point {point}: {problem}" for point, problem in sorted(unreadable.items()))
-    frame = read.history(catalog)
     now = repository.clock()
+    frame = read.recent(catalog, now)
     _, bad = quarantine(frame, now)
     verdict = validate(frame, now)
     shown = bad[["vm", "disk", "started", "run_id", "reasons"]].head(BAD_MOST)
@@ -111,17 +111,17 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
     now = repository.clock()
     standing = tiers_now(repository, config, now)
     catalog.add(use_rows(catalog.repository, standing, now))
-    good, _ = quarantine(read.history(catalog), now)
+    good, _ = quarantine(read.recent(catalog, now), now)
     at = pd.Timestamp(now, unit="s", tz="UTC")
     vms = [str(vm) for vm in good["vm"].unique()]
     reached = rpo(good, targets(config, vms, "rpo"), at)
-    measured = rto(read.evidence(catalog), read.points(catalog))
+    measured = rto(read.evidence(catalog), read.proved(catalog))
     zone = local_zone()
     found = find(good, now, RECENT_DAYS, zone)
     looks = read.tier_use(catalog)
     outlook = capacity(good, standing, now, prices=config.price_tables(), looks=looks)
     brought = followed.storage_gains(catalog, followed.Sight(repository, config, good, now))
-    wondered = outcomes(repository, config, good, now)
+    wondered = outcomes(repository, config, good, now, read.held_before(catalog, now))
     sections = {
         "Capacity": tables.markdown(tables.capacity(outlook)),
         "Cost of tiers": tables.markdown(tables.costs(outlook), "No tier has a price."),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vmcellar.analysis.whatif import Scenario, what_if
+from vmcellar.analysis.whatif import Past, Scenario, bill_of, past_of
 from vmcellar.backup.report import size_text
 from vmcellar.errors import IntegrityError, VmcellarError
 from vmcellar.policy.governing import governing_job
@@ -203,7 +203,7 @@ def _tier_rule(repository: Repository, config: Config, frame: pd.DataFrame, now:
     if frame.empty:
         return Proposal("tier rule", what, rule_text(today), "", "not known: there is no history")
     keep = kept_days(repository, now)
-    bills = _bills(config, frame, keep, now)
+    bills = _bills(config, past_of(frame, pd.Timestamp(now, unit="s", tz="UTC")), keep)
     if bills is None:
         return Proposal("tier rule", what, rule_text(today), "", "no gain: it takes two tiers with a price each")
     best = min(bills, key=lambda rule: bills[rule])
@@ -218,25 +218,24 @@ def _tier_rule(repository: Repository, config: Config, frame: pd.DataFrame, now:
     return Proposal("tier rule", what, rule_text(today), rule_text(best), gain, factor)
 
 
-def _bills(config: Config, frame: pd.DataFrame, keep: float, now: float) -> dict[Rule, float] | None:
+def _bills(config: Config, past: Past, keep: float) -> dict[Rule, float] | None:
     """What the last month would have cost by today's rule and the usual ones; None where prices do not tell."""
     tables = {name: prices for name, prices in config.price_tables().items() if name == "hot" or prices.gb_month}
     today = rule_today(config)
     priced = all(name in tables for name, _ in today)
     if len(tables) < 2 or not priced or not any(prices.gb_month for prices in tables.values()):
         return None
-    at = pd.Timestamp(now, unit="s", tz="UTC")
     return {
-        rule: what_if(frame, Scenario("", keep, rule), tables, at).bill.total
+        rule: bill_of(past, Scenario("", keep, rule), tables).total
         for rule in dict.fromkeys([today, *_rules(list(tables))])
     }
 
 
-def cheapest_rule(config: Config, frame: pd.DataFrame, keep: float, now: float) -> Rule | None:
+def cheapest_rule(config: Config, past: Past, keep: float) -> Rule | None:
     """The placement that would have cost least in the last month, points being kept for `keep` days; None where it
     takes two tiers with a price each to tell.
     """
-    bills = _bills(config, frame, keep, now)
+    bills = _bills(config, past, keep)
     return min(bills, key=lambda rule: bills[rule]) if bills else None
 
 

@@ -71,32 +71,78 @@ class Outcome:
         return sum(self.held.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A good history as scenarios need it, made once for all of them: what each VM stored on a day (`since`, `size`;
+    `goes` is whether retention drops it), the runs of the last 30 days, the usual gap in seconds. `end` is now.
+    """
+
+    days: pd.DataFrame
+    runs: pd.DataFrame
+    usual: float
+    stored: int
+    end: float
+
+
+def past_of(frame: pd.DataFrame, now: pd.Timestamp, older: pd.DataFrame | None = None) -> Past:
+    """`older` is what lies before the history, as `history.held_before` gives it."""
+    good, end = frame[frame["ok"]], now.timestamp()
+    start = end - MONTH_DAYS * DAY
+    sizes = pd.DataFrame(
+        {
+            "vm": good["vm"].astype("object"),
+            "day": good["started"].dt.floor("D"),
+            "goes": good["kind"] == "incremental",
+            "size": good["bytes_stored"].astype("float64"),
+        }
+    )
+    days = sizes.groupby(["vm", "day", "goes"], sort=False)["size"].sum().reset_index()
+    days = days if older is None else pd.concat([older[list(days.columns)], days], ignore_index=True)
+    runs = _runs(good)
+    recent = good.loc[seconds_of(good["started"]) >= start, "bytes_stored"]
+    month = runs[seconds_of(runs["started"]) >= start]
+    reads = good[good["run_id"].isin(month["run_id"])].groupby("run_id", sort=False)["bytes_read"].sum()
+    month = month.assign(read=month["run_id"].map(reads).astype("float64"))
+    known = runs["gap"].dropna()
+    usual = float(known.median()) if len(known) else float("nan")
+    return Past(days.assign(since=seconds_of(days["day"])), month, usual, int(recent.sum()), end)
+
+
 def what_if(frame: pd.DataFrame, scenario: Scenario, prices: Mapping[str, Prices], now: pd.Timestamp) -> Outcome:
     """One scenario on a good history. KeyError for a tier without prices."""
-    good = frame[frame["ok"]]
-    incremental = (good["kind"] == "incremental").to_numpy()
-    size = good["bytes_stored"].to_numpy(dtype=float)
-    end = now.timestamp()
-    stays = _stays(good, size, incremental, scenario)
+    return outcome(past_of(frame, now), scenario, prices)
+
+
+def outcome(past: Past, scenario: Scenario, prices: Mapping[str, Prices]) -> Outcome:
+    """What a scenario comes to. KeyError for a tier without prices."""
+    stays = _stays(past.days, scenario)
     held = {name: 0 for name, _ in scenario.tiers}
     for stay in stays:
-        if stay.since <= end and (stay.until is None or stay.until > end):
+        if stay.since <= past.end and (stay.until is None or stay.until > past.end):
             held[stay.tier] += stay.size
-    start = end - MONTH_DAYS * DAY
-    recent = seconds_of(good["started"]) >= start
-    runs = _runs(good, scenario)
-    month = runs[seconds_of(runs["started"]) >= start]
+    took, stands = past.runs["took"], np.where(past.runs["kind"] == "incremental", scenario.every, 1.0)
+    if scenario.rate is not None:
+        took = took.where(took > past.runs["read"] / scenario.rate, past.runs["read"] / scenario.rate)
     return Outcome(
         scenario,
         held,
-        bill(prices, [stay for stay in stays if stay.since <= end], start, end),
-        int(size[recent].sum()),
-        round(len(month) / scenario.every),
-        _usual(runs["gap"]) * scenario.every,
-        float(month["took"].sum()),
-        float((month["took"] * month["stands"]).max()) if len(month) else 0.0,
-        round(float((month["took"] > month["gap"]).sum()) / scenario.every),
+        _bill(past, stays, prices),
+        past.stored,
+        round(len(past.runs) / scenario.every),
+        past.usual * scenario.every,
+        float(took.sum()),
+        float((took * stands).max()) if len(took) else 0.0,
+        round(float((took > past.runs["gap"]).sum()) / scenario.every),
     )
+
+
+def bill_of(past: Past, scenario: Scenario, prices: Mapping[str, Prices]) -> Bill:
+    """The bill of the last 30 days alone. KeyError for a tier without prices."""
+    return _bill(past, _stays(past.days, scenario), prices)
+
+
+def _bill(past: Past, stays: Sequence[Stay], prices: Mapping[str, Prices]) -> Bill:
+    return bill(prices, [stay for stay in stays if stay.since <= past.end], past.end - MONTH_DAYS * DAY, past.end)
 
 
 def compare(outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -122,18 +168,12 @@ def compare(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     )
 
 
-def _stays(good: pd.DataFrame, size: np.ndarray, incremental: np.ndarray, scenario: Scenario) -> list[Stay]:
+def _stays(days: pd.DataFrame, scenario: Scenario) -> list[Stay]:
     """What lies where from when to when, a VM's bytes of one day as one object."""
-    table = pd.DataFrame(
-        {"vm": good["vm"].astype("object"), "day": good["started"].dt.floor("D"), "goes": incremental, "size": size}
-    )
-    sums = table.groupby(["vm", "day", "goes"], sort=False)["size"].sum().reset_index()
-    since = seconds_of(sums["day"])
-    ends = np.where(sums["goes"], since + scenario.keep_days * DAY, np.inf)
-    sizes = sums["size"].to_numpy()
+    ends = np.where(days["goes"], days["since"] + scenario.keep_days * DAY, np.inf)
     return [
         stay
-        for total, begin, until in zip(sizes, since, ends, strict=True)
+        for total, begin, until in zip(days["size"].to_numpy(), days["since"].to_numpy(), ends, strict=True)
         for stay in _one(int(total), float(begin), float(until), scenario)
     ]
 
@@ -148,22 +188,9 @@ def _one(size: int, since: float, ends: float, scenario: Scenario) -> list[Stay]
     ]
 
 
-def _runs(good: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
-    """A row per run, by VM and time: `started`, `gap` to the VM's next one, `took`, both in seconds of one run of the
-    history, and for how many of these one of the scenario `stands`.
-    """
-    names = good.astype({"vm": "object", "kind": "object"}).groupby("run_id", sort=False)
-    runs = names.agg(vm=("vm", "first"), started=("started", "first"), kind=("kind", "first"),
-                     took=("seconds", "first"), read=("bytes_read", "sum"))  # fmt: skip
+def _runs(good: pd.DataFrame) -> pd.DataFrame:
+    """A row per run, by VM and time: `run_id, vm, started, kind`, how long it `took` and the `gap` to the next one."""
+    runs = good.drop_duplicates("run_id")[["run_id", "vm", "started", "kind", "seconds"]]
     runs = runs.sort_values(["vm", "started"], kind="stable")
-    runs["gap"] = runs.groupby("vm")["started"].diff(-1).dt.total_seconds().abs()
-    runs["stands"] = np.where(runs["kind"] == "incremental", scenario.every, 1.0)
-    runs["took"] = runs["took"].fillna(0.0)
-    if scenario.rate is not None:
-        runs["took"] = np.maximum(runs["took"], runs["read"] / scenario.rate)
-    return runs
-
-
-def _usual(gaps: pd.Series) -> float:
-    known = gaps.dropna()
-    return float(known.median()) if len(known) else float("nan")
+    gap = runs.groupby("vm", observed=True)["started"].diff(-1).dt.total_seconds().abs()
+    return runs.assign(gap=gap, took=runs["seconds"].fillna(0.0))

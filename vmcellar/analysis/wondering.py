@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vmcellar.analysis.storing import cheapest_rule, kept_days, rule_text, rule_today
-from vmcellar.analysis.whatif import Outcome, Scenario, what_if
+from vmcellar.analysis.whatif import Outcome, Scenario, outcome, past_of
 from vmcellar.backup.report import size_text
 
 if TYPE_CHECKING:
@@ -18,15 +18,18 @@ DAY = 86400.0
 MIB = 1 << 20
 
 
-def outcomes(repository: Repository, config: Config, frame: pd.DataFrame, now: float) -> list[Outcome]:
+def outcomes(
+    repository: Repository, config: Config, frame: pd.DataFrame, now: float, older: pd.DataFrame | None = None
+) -> list[Outcome]:
     """What today's settings come to, and what they would with another retention, interval, bandwidth or placement.
 
-    `frame` holds good rows, `now` is in seconds since the epoch. None without a good run.
+    `frame` holds good rows, `now` is in seconds since the epoch; `older` see `whatif.past_of`. None without a good run.
     """
     good = frame[frame["ok"]]
     if good.empty:
         return []
     at = pd.Timestamp(now, unit="s", tz="UTC")
+    past = past_of(good, at, older)
     keep, rule, prices = kept_days(repository, now), rule_today(config), config.price_tables()
     scenarios = [
         Scenario(f"as now: {keep:.0f} days, {rule_text(rule)}", keep, rule),
@@ -37,9 +40,9 @@ def outcomes(repository: Repository, config: Config, frame: pd.DataFrame, now: f
     scenarios.append(Scenario("half as often", keep, rule, every=2))
     if (rate := half_the_speed(good)) is not None:
         scenarios.append(Scenario(f"bandwidth {size_text(rate)}/s", keep, rule, rate=float(rate)))
-    if (cheapest := cheapest_rule(config, good, keep, now)) not in (None, rule):
+    if (cheapest := cheapest_rule(config, past, keep)) not in (None, rule):
         scenarios.append(Scenario(rule_text(cheapest or ()), keep, cheapest or ()))
-    return [what_if(good, scenario, prices, at) for scenario in scenarios]
+    return [outcome(past, scenario, prices) for scenario in scenarios]
 
 
 def half_the_speed(good: pd.DataFrame) -> int | None:

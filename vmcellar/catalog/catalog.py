@@ -85,6 +85,25 @@ class Catalog:
             own = models.Run.repository == self.repository
             return set(connection.execute(select(models.Run.id).where(own)).scalars())
 
+    def known_points(self, ids: Collection[str]) -> set[str]:
+        """Those of these points that the catalog knows, also those that are gone."""
+        return self._known(models.Point, ids)
+
+    def known_runs(self, ids: Collection[str]) -> set[str]:
+        """Those of these runs that the catalog knows."""
+        return self._known(models.Run, ids)
+
+    def _known(self, table: type[models.Point | models.Run], ids: Collection[str]) -> set[str]:
+        """Asks for these alone: a catalog of years holds millions of others."""
+        wanted = sorted(ids)
+        found: set[str] = set()
+        with self.reading() as connection:
+            for start in range(0, len(wanted), _AT_ONCE):
+                which = table.id.in_(wanted[start : start + _AT_ONCE])
+                own = table.repository == self.repository
+                found |= set(connection.execute(select(table.id).where(own, which)).scalars())
+        return found
+
     def anomalies(self, vm: str = "") -> list[models.Anomaly]:
         """The anomalies that had consequences, of one VM or all, oldest first; detached rows."""
         wanted = select(models.Anomaly).where(models.Anomaly.repository == self.repository)
@@ -112,8 +131,10 @@ class Catalog:
         """Note that every known point which is not `there` has gone, and that those which are have not; how many
         went.
         """
-        known = self.point_ids()
-        gone, back = sorted(known - set(there)), sorted(known & set(there))
+        own = models.Point.repository == self.repository
+        with self.reading() as connection:
+            alive = set(connection.execute(select(models.Point.id).where(own, models.Point.gone.is_(None))).scalars())
+        gone, back = sorted(alive - set(there)), sorted(set(there) - alive)
         with self.writing() as connection:
             went = _set_gone(connection, gone, now)
             _set_gone(connection, back, None)

@@ -72,8 +72,9 @@ def rebuild(
 
     Rows that a run wrote itself stay as they are: they know more. May run beside backups and be stopped at any time.
     """
-    known, runs = catalog.point_ids(), catalog.run_ids()
+    known = catalog.known_points([point.id for point in points])
     missing = [point for point in points if point.id not in known]
+    runs = catalog.known_runs([run_id_of(point) for point in missing])
     for start in range(0, len(missing), BATCH):
         rows: list[Base] = []
         for point in missing[start : start + BATCH]:

@@ -22,13 +22,13 @@ def capacity(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     """
     from vmcellar.analysis.capacity import capacity as outlook
     from vmcellar.analysis.capacity import tiers_now, use_rows
-    from vmcellar.analysis.history import history, tier_use
+    from vmcellar.analysis.history import recent, tier_use
     from vmcellar.analysis.quality import quarantine
     from vmcellar.cli.render.catalog import capacity_json, capacity_table, costs_table
 
     repository, catalog = open_catalog(ctx, config)
-    good, bad = quarantine(history(catalog))
     now = repository.clock()
+    good, bad = quarantine(recent(catalog, now), now)
     standing = tiers_now(repository, read_config(ctx, config), now)
     catalog.add(use_rows(catalog.repository, standing, now))
     prices = read_config(ctx, config).price_tables()
