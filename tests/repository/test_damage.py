@@ -17,12 +17,14 @@ import pytest
 from tests.crypto.store import CHEAP
 from tests.restore.world import Settings, World, changed_disk, random_disk
 from vmcellar.crypto import passphrase, slots
-from vmcellar.errors import IntegrityError, VmcellarError
-from vmcellar.repository import layout, leases, marks
+from vmcellar.errors import IntegrityError, PermanentError, VmcellarError
+from vmcellar.repository import drops, layout, leases, marks
 from vmcellar.repository.repository import Repository
 from vmcellar.repository.scrub import verify_all
 from vmcellar.restore.report import RestoreTarget
 from vmcellar.restore.restore import restore_point
+from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.mark import check_mark, write_mark
 from vmcellar.upkeep import gc, pins
 
 MIB = 1 << 20
@@ -241,6 +243,42 @@ def test_leases_marks_and_pins(damaged: Whole, tmp_path: Path, how: str) -> None
                         gc.collect(repository, dry_run=True)
             overwrite(path, data)
     repository.close()
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut"])
+def test_notes_of_deletions(damaged: Whole, tmp_path: Path, how: str) -> None:
+    """A damaged one counts, as somebody may be deleting a copy of that pack, until a person removes it."""
+    repository = opened(damaged, tmp_path)
+    tier, keyring = repository.tier, repository.keyring
+    pack = f"data/aa/{'aa' * 16}"
+    with drops.announced(tier, keyring, pack, lambda: 0.0):
+        (path,) = (damaged.world.settings.hot / "drops").iterdir()
+        data = path.read_bytes()
+    overwrite(path, data)  # what a process that died has left, a week and more ago
+    assert drops.found(tier, keyring, 1e6, clear=False) == {}
+    for place in classes("drop", data).values():
+        changed = bytearray(data)
+        changed[place] ^= 4
+        overwrite(path, bytes(changed) if how == "flipped" else data[:place])
+        (said,) = drops.found(tier, keyring, 1e6, clear=True).values()
+        assert path.name in said
+        assert path.exists()
+    repository.close()
+
+
+def test_the_mark_of_a_tier(damaged: Whole, tmp_path: Path) -> None:
+    """With any other bit or length it is another repository's, and nothing is done with that tier."""
+    hot, other = LocalTier(damaged.world.settings.hot), LocalTier(tmp_path)
+    write_mark(hot, other)
+    check_mark(hot, other)
+    data = (tmp_path / "mirror").read_bytes()
+    flipped = (data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :] for place in range(len(data)))
+    for changed in [*flipped, data[:-1], b"", data + b"0"]:
+        overwrite(tmp_path / "mirror", changed)
+        for refuse in (check_mark, write_mark):
+            with pytest.raises(PermanentError):
+                refuse(hot, other)
+    assert (tmp_path / "mirror").exists()
 
 
 def test_a_damaged_slot_of_somebody_else_is_listed_as_damaged(damaged: Whole) -> None:

@@ -1,7 +1,8 @@
 """Random work of several hosts, with pauses, wrong clocks, and deaths at any durable step.
 
-Backups, restores, prunes, gcs (with repacking, and index parts put together) and consolidations; clocks are wrong by up
-to five minutes either way. After every step each point that is there reads as its model says.
+Backups, restores, prunes, gcs (with repacking, and index parts put together), consolidations, and recoveries: lost
+index parts made again, damage mended from a copy, by whichever host, until one of them lives to its end. Clocks are
+wrong by up to five minutes either way. After every step each point that is there reads as its model says.
 VMCELLAR_MACHINE=N plays N random games instead.
 """
 
@@ -24,9 +25,14 @@ from tests.repository.writing import read_disk
 from tests.tiers.faulty import DiedError
 from tests.upkeep.world import DAY, HOUR, PIECES, World
 from vmcellar.config.jobs import KeepByAge
-from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
+from vmcellar.repository import layout
 from vmcellar.repository.leases import SKEW
+from vmcellar.repository.rebuild import rebuild_index
+from vmcellar.repository.repair import RepairRequest, repair
 from vmcellar.repository.repository import Repository
+from vmcellar.repository.scrub import verify_all
+from vmcellar.tiers.local import LocalTier
 from vmcellar.upkeep import gc, pins, prune
 from vmcellar.upkeep.consolidate import consolidate
 
@@ -34,7 +40,10 @@ VMS = st.sampled_from(["web", "db"])
 CHANGES = st.dictionaries(st.integers(0, PIECES - 1), st.integers(0, 5), min_size=1, max_size=3)
 HOSTS = st.sampled_from(["a", "b", "c"])
 CLOCKS = st.fixed_dictionaries(dict.fromkeys("abc", st.sampled_from([-SKEW, 0.0, SKEW])))
-DEATHS = st.one_of(st.none(), st.tuples(st.integers(1, 12), st.booleans()))
+DEATHS = st.one_of(st.none(), st.tuples(st.integers(1, 30), st.booleans()))
+ATTEMPTS = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 12), st.booleans()), max_size=2)
+"""Hosts that die while they recover what is broken; another one comes after them."""
+WHICH = st.integers(0, 99)
 BESIDE = st.lists(st.sampled_from(["gc", "later", "prune", "backup", "consolidate"]), max_size=5)
 
 
@@ -59,10 +68,12 @@ class Upkeep(RuleBasedStateMachine):
         self.pool.shutdown()
         shutil.rmtree(self.folder)
 
-    def run(self, host: str, death: tuple[int, bool] | None, work: Callable[[Repository], object]) -> None:
+    def run(
+        self, host: str, death: tuple[int, bool] | None, work: Callable[[Repository], object], *, refresh: bool = True
+    ) -> None:
         """Do `work` as one process of `host`, which may die at a durable step; refusals are no failures."""
         tier = self.world.faulty(*(death[:1] if death else (None,)), after=bool(death and death[1]))
-        repository = self.world.host(host, tier, lambda: self.world.now + self.clocks.get(host, 0.0))
+        repository = self.world.host(host, tier, lambda: self.world.now + self.clocks.get(host, 0.0), refresh=refresh)
         try:
             work(repository)
         except (DiedError, PermanentError, TransientError):
@@ -99,7 +110,11 @@ class Upkeep(RuleBasedStateMachine):
     ) -> None:  # fmt: skip
         own = host.points_of(vm)
         parent = own[-1] if own and not full else None
-        self.world.back_up(host, changes, parent, lease=lease, vm=vm, before_commit=others)
+        try:
+            self.world.back_up(host, changes, parent, lease=lease, vm=vm, before_commit=others)
+        except IntegrityError as error:  # without a lease nothing tells why it is not there any more
+            assert not lease, error
+            assert "which the repository does not have" in error.message
 
     def _beside(self, what: str) -> None:
         if what == "later":
@@ -141,6 +156,58 @@ class Upkeep(RuleBasedStateMachine):
     def consolidate(self, host: str, death: tuple[int, bool] | None, later: bool) -> None:
         self.world.now += 2 * DAY if later else HOUR
         self.run(host, death, consolidate)
+
+    def _recover(self, attempts: list[tuple[str, int, bool]], work: Callable[[Repository], object]) -> None:
+        """Hosts that die at it, one after the other, and at last one that does not."""
+        for host, step, after in attempts:
+            self.world.now += HOUR  # leases of the dead have ended: until then who comes is told to wait
+            self.run(host, (step, after), work, refresh=False)
+        self.world.now += HOUR
+        repository = self.world.host("a", clock=lambda: self.world.now + self.clocks["a"], refresh=False)
+        try:
+            work(repository)
+        finally:
+            repository.close()
+
+    def _some(self, which: int, *prefixes: str) -> str:
+        """An object that a game meets again when it is played again: names are random, the order is not."""
+        keys = [key for prefix in prefixes for key in self.world.keys(prefix)]
+        return sorted(keys, key=lambda key: (self.world.tier.path / key).stat().st_mtime_ns)[which % len(keys)]
+
+    @rule(which=WHICH, attempts=ATTEMPTS, every=st.booleans())
+    def lose_index_parts(self, which: int, attempts: list[tuple[str, int, bool]], every: bool) -> None:
+        for key in self.world.keys(layout.INDEX) if every else [self._some(which, layout.INDEX)]:
+            self.world.tier.delete(key)
+        self._recover(attempts, self._rebuild)
+
+    def _rebuild(self, host: Repository) -> None:
+        assert rebuild_index(host).damaged == ()
+
+    @rule(which=WHICH, where=st.floats(0, 0.999), attempts=ATTEMPTS, lost=st.booleans(), told=st.booleans())
+    def damage(self, which: int, where: float, attempts: list[tuple[str, int, bool]], lost: bool, told: bool) -> None:
+        """A needed object is damaged or gone, and comes back from a copy of before; perhaps a check had noted it."""
+        shutil.rmtree(self.folder / "copy", ignore_errors=True)
+        shutil.copytree(self.world.tier.path, self.folder / "copy")
+        key = self._some(which, layout.DATA, layout.META, layout.INDEX, layout.POINTS)
+        path = self.world.tier.path / key
+        whole = path.read_bytes()
+        path.unlink()
+        if not lost:
+            place = int(where * len(whole))
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        if told:
+            self.run("c", None, lambda host: verify_all(host, deep=True), refresh=False)
+        self._recover(attempts, lambda host: self._repair(host, key))
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(whole)  # of a pack that no point needs, which nobody mends
+
+    def _repair(self, host: Repository, key: str) -> None:
+        copy = LocalTier(self.folder / "copy")
+        if key.startswith(layout.POINTS):
+            repair(host, copy, RepairRequest(key.removeprefix(layout.POINTS)))
+        report = repair(host, copy, RepairRequest(deep=True))
+        assert report.after.ok, report
 
     @rule(beside=BESIDE)
     def restore_paused(self, beside: list[str]) -> None:

@@ -50,8 +50,15 @@ class TieredWorld(World):
     def _opener(self, name: str) -> Callable[[], Tier]:
         return lambda: self.others[name]
 
-    def host(self, name: str = "a", tier: Tier | None = None, clock: Callable[[], float] | None = None) -> Repository:
-        return super().host(name, tier or self.cellar(), clock)
+    def host(
+        self,
+        name: str = "a",
+        tier: Tier | None = None,
+        clock: Callable[[], float] | None = None,
+        *,
+        refresh: bool = True,
+    ) -> Repository:
+        return super().host(name, tier or self.cellar(), clock, refresh=refresh)
 
     def rules(self) -> Rules:
         return Rules(sites_of(PLACEMENT, dict.fromkeys(NAMES, Prices())), self.copies)

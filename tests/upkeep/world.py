@@ -46,12 +46,20 @@ class World:
         (folder / "hot").mkdir()
         return cls(folder, LocalTier(folder / "hot"), pool)
 
-    def host(self, name: str = "a", tier: Tier | None = None, clock: Callable[[], float] | None = None) -> Repository:
-        """The repository as a process on a host sees it."""
+    def host(
+        self,
+        name: str = "a",
+        tier: Tier | None = None,
+        clock: Callable[[], float] | None = None,
+        *,
+        refresh: bool = True,
+    ) -> Repository:
+        """The repository as a process on a host sees it; without `refresh` it has not looked at the index yet."""
         made = Repository(
             tier or self.tier, FixedKeyring(), b"r" * 16, self.folder / f"cache-{name}", clock or (lambda: self.now)
         )
-        made.index.refresh()
+        if refresh:
+            made.index.refresh()
         return made
 
     def faulty(self, fail_at: int | None = None, **options: object) -> FaultyTier:
