@@ -27,6 +27,7 @@ from vmcellar.cli.commands import (
     drill,
     files,
     forecast,
+    heat,
     init,
     jobs,
     keys,
@@ -122,6 +123,7 @@ for module in (
     deploy,
     drain,
     forecast,
+    heat,
     advise,
     metrics,
 ):
