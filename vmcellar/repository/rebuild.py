@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import IntegrityError
+from vmcellar.errors import CancelledError, IntegrityError
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import index_parts, layout, leases
-from vmcellar.repository.index_parts import PackEntry
+from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.packs import PackReader
 from vmcellar.tiers.base import NotFoundError
 
@@ -38,9 +38,11 @@ def rebuild_index(
     """Read the table of contents of every pack, write new index parts, then remove the old ones.
 
     New parts are durable before an old one goes, so a crash leaves objects listed twice, which does no harm; parts that
-    others add meanwhile stay. What was noted as damaged stays noted. A damaged pack is reported, not an error, and old
-    parts that say what lies in it stay. A `dry_run` reads everything and writes nothing. PermanentError while a gc
-    runs, TransientError when this was paused for so long that its lease was taken away. Reports packs as stage "index".
+    others add meanwhile stay. What was noted as damaged stays noted. Stopped, it writes what it has read so far;
+    killed, it may have written some parts: the next one on this host goes on after these. A damaged pack is reported,
+    not an error, and old parts that say what lies in it stay. A `dry_run` reads everything and writes nothing.
+    PermanentError while a gc runs, TransientError when this was paused for so long that its lease was taken away,
+    CancelledError when stopped. Reports packs as stage "index".
     """
     cancel = cancel or CancelToken()
     with ExitStack() as stack:
@@ -57,39 +59,92 @@ def _rebuild(
     repository: Repository, progress: ProgressSink, cancel: CancelToken, lease: HeldLease | None
 ) -> RebuildReport:
     """Without a lease nothing is written. With one: a gc that took it away may have deleted packs that were read."""
-    old = [key for key, _ in repository.tier.list(layout.INDEX)]
     damaged: list[str] = []
+    begun = _Begun(repository)
+    written = {} if lease is None else begun.parts()
+    old = [key for key, _ in repository.tier.list(layout.INDEX) if key not in written]
+    read = {pack.id for part in written.values() for pack in part.packs}
+    objects = sum(len(part.rows) for part in written.values())
+    progress("index", len(read))
     pending: list[PackEntry] = []
-    read: set[bytes] = set()
-    objects = 0
-    for entry in _entries(repository, damaged, cancel):
-        pending.append(entry)
-        read.add(entry.pack.id)
-        objects += len(entry.rows)
-        progress("index", 1)
-        if lease is None:
-            pending = []
-        elif sum(len(each.rows) for each in pending) >= layout.INDEX_ROWS_MAX:
-            lease.check()
-            repository.index.add(pending)
-            pending = []
+    try:
+        for entry in _entries(repository, damaged, {pack.hex() for pack in read}, cancel):
+            read.add(entry.pack.id)
+            objects += len(entry.rows)
+            progress("index", 1)
+            if lease is not None:
+                pending.append(entry)
+            if sum(len(each.rows) for each in pending) >= layout.INDEX_ROWS_MAX:
+                begun.add(lease, pending)
+                pending = []
+    except CancelledError:
+        begun.add(lease, pending)
+        raise
     if lease is None:
         return RebuildReport(len(read), objects, tuple(damaged))
-    lease.check()
-    repository.index.add(pending)
+    begun.add(lease, pending)
     for key in old:
         lease.check()
         with suppress(NotFoundError):  # somebody else rebuilds, too
             if not _says_more(repository, key, read):
                 repository.tier.delete(key)
     repository.index.refresh()
+    begun.end()
     return RebuildReport(len(read), objects, tuple(damaged))
 
 
-def _entries(repository: Repository, damaged: list[str], cancel: CancelToken) -> Iterator[PackEntry]:
+class _Begun:
+    """The keys of the parts that a rebuild on this host has written, in a file beside the index cache, until it has
+    ended. A lost or torn line costs the time to read those packs again.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._path = repository.cache_dir / f"rebuild-{repository.id.hex()}"
+
+    def parts(self) -> dict[str, IndexPart]:
+        """Those that still stand: every pack that one names is there, as long as it was."""
+        try:
+            keys = self._path.read_text().split()
+        except (OSError, UnicodeDecodeError):
+            return {}
+        tier = self._repository.tier
+        sizes = {key: size for prefix in (layout.META, layout.DATA) for key, size in tier.list(prefix)}
+        there = {key for key, _ in tier.list(layout.INDEX)}
+        found = {}
+        for key in there.intersection(keys):
+            with suppress(IntegrityError, NotFoundError):
+                part = index_parts.decode(
+                    self._repository.keyring, bytes.fromhex(key.removeprefix(layout.INDEX)), tier.get(key)
+                )
+                if all(sizes.get(pack.key) == pack.size for pack in part.packs):
+                    found[key] = part
+        return found
+
+    def add(self, lease: HeldLease | None, entries: Iterable[PackEntry]) -> None:
+        """Write parts of what was read, if anything may be written."""
+        every = list(entries)
+        if lease is None or not every:
+            return
+        lease.check()
+        keys = self._repository.index.add(every)
+        with suppress(OSError), self._path.open("a") as file:
+            file.writelines(f"{key}\n" for key in keys)
+
+    def end(self) -> None:
+        """All is done: the next rebuild reads everything."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def _entries(
+    repository: Repository, damaged: list[str], known: Collection[str], cancel: CancelToken
+) -> Iterator[PackEntry]:
     for prefix in (layout.META, layout.DATA):
         for key, _ in repository.tier.list(prefix):
             cancel.check()
+            if key.rpartition("/")[2] in known:
+                continue
             try:
                 with PackReader(repository.tier, key, repository.keyring) as reader:
                     yield PackEntry(reader.pack, reader.toc())
