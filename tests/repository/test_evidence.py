@@ -113,6 +113,17 @@ def test_doubt_is_handed_down_until_all_is_read_anew(repository: Repository) -> 
     assert relied_on == {first.id: True, second.id: False, third.id: False, full.id: True, fourth.id: True}
 
 
+def test_doubt_is_handed_down_whatever_the_clocks_said(repository: Repository) -> None:
+    disk = DiskRecord("vda", 1 << 20, "ab" * 32, 0, "raw", "image")
+    ahead = point_of("web", disk, 1.8e9 + 3600)
+    child = point_of("web", disk, 1.8e9 + 60, ahead.id)
+    grandchild = point_of("web", disk, 1.8e9 + 30, child.id)
+    full = point_of("web", disk, 1.8e9 + 90)
+    evidence.write(repository, some(ahead.id, verdict="failed"))
+    doubted = evidence.doubtful([grandchild, child, full, ahead], evidence.standings(repository.tier))
+    assert doubted == {ahead.id, child.id, grandchild.id}
+
+
 def test_scrub_names_damaged_evidence(repository: Repository, pool: ThreadPoolExecutor) -> None:
     point = back_up(repository, pool, [(0, b"a" * 65536)], 1 << 20)
     name = evidence.write(repository, some(point.id))

@@ -29,7 +29,8 @@ def differences(engine: Engine, point: RestorePoint, cancel: CancelToken) -> tup
     """What is not equal, in words, by disk; empty when all that could be compared is.
 
     Only the newest point of a VM with a checkpoint can be compared, else PermanentError; so it is when the VM does not
-    run here. TransientError while something else works on the VM. Afterwards nothing of the comparison is left.
+    run here, and when no disk of it can be compared. TransientError while something else works on the VM. Afterwards
+    nothing of the comparison is left.
     """
     points = [each for each in engine.repository.points_of(point.vm) if each.checkpoint]
     if not points or points[-1].id != point.id:
@@ -60,15 +61,20 @@ def _compare(engine: Engine, capture: Capture, point: RestorePoint, cancel: Canc
     if left is None:
         return [f"what point {point.id} left out of the guest's paths cannot be read"]
     held = {disk.target for disk in point.disks}
+    reasons = []
     for disk in capture.result.disks:
         if disk.target not in held:
             continue  # it came after the point
         dirty = None if disk.full_reason else capture.dirty(disk.target)
         if dirty is None:
             log.warning("%s: %s cannot be compared with the VM: %s", point.vm, disk.target, disk.full_reason)
+            reasons.append(f"{disk.target}: {disk.full_reason}")
             continue
         skipped = heal.beside(dirty, leaving.extents(left, disk.target), disk.size)
         problem = clean_check.suspicion(engine, capture, disk, point, skipped, cancel, share=1.0)
         if problem:
             found.append(f"{disk.target}: {problem}")
+    if len(reasons) == len(held & {disk.target for disk in capture.result.disks}):
+        why = "; ".join(reasons) or "it has none of them"
+        raise PermanentError(f"no disk of point {point.id} can be compared with {point.vm}: {why}")
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -280,15 +280,21 @@ def sound(points: Iterable[RestorePoint], standing: Mapping[str, Standing]) -> l
     return [replace(point, verified=False) if point.id in doubted else point for point in every]
 
 
-def doubtful(points: Iterable[RestorePoint], standing: Mapping[str, Standing]) -> set[str]:
+def doubtful(points: Collection[RestorePoint], standing: Mapping[str, Standing]) -> set[str]:
     """The ids of points that must not be a parent: evidence speaks against them, or against what they were made from.
 
     An incremental takes what did not change from its parent, so a fault is handed down until all is read anew. A kind
     "full" ends that. `points` are all those of one VM or of several.
     """
+    children: dict[str, list[str]] = {}
+    for point in points:
+        if point.kind == "incremental" and point.parent is not None:
+            children.setdefault(point.parent, []).append(point.id)
     found: set[str] = set()
-    for point in sorted(points, key=lambda point: (point.time, point.id)):
-        inherits = point.kind == "incremental" and point.parent in found
-        if inherits or standing.get(point.id, NEVER).failed:
-            found.add(point.id)
+    pending = [point.id for point in points if standing.get(point.id, NEVER).failed]
+    while pending:  # not in the order of their times: a clock may have been set, or a VM have moved to another host's
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += children.get(name, ())
     return found
