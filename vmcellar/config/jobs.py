@@ -133,11 +133,14 @@ class BackupJob(Section):
     storage: Annotated[
         Storage, BeforeValidator(parse_storage), as_written(""), WithJsonSchema({**_TEXT, "examples": ["hot"]})
     ] = Storage("tier", "hot")
-    domains: Annotated[tuple[str, ...], BeforeValidator(parse_domains)] = Field(
+    domains: Annotated[
+        tuple[str, ...],
+        BeforeValidator(parse_domains),
+        WithJsonSchema({"anyOf": [{"const": "all"}, {"type": "array", "items": _TEXT, "minItems": 1}]}),
+    ] = Field(
         default=("*",),
         min_length=1,
         description="all, or a list of names, globs (web-*) and tags (tag:prod); !NAME, !GLOB, !tag:NAME leave out",
-        json_schema_extra={"anyOf": [{"const": "all"}, {"type": "array", "minItems": 1}]},
     )
     mode: Literal["auto", "full", "incremental", "differential"] = "auto"
     retention: Retention | None = Field(

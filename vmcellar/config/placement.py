@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, WithJsonSchema, model_validator
 
 from vmcellar.config.jobs import TIERS
 from vmcellar.config.section import Section
@@ -17,8 +17,15 @@ def _parse_until(value: object) -> int | str:
     return REST if str(value).strip() == REST else parse_duration(value)
 
 
+def _as_written(value: int | str, info: SerializationInfo) -> int | str:
+    return f"{value}s" if info.context and value != REST else value
+
+
 Until = Annotated[
-    int | Literal["rest"], BeforeValidator(_parse_until), WithJsonSchema({"type": "string", "examples": ["7d", REST]})
+    int | Literal["rest"],
+    BeforeValidator(_parse_until),
+    PlainSerializer(_as_written),
+    WithJsonSchema({"type": "string", "examples": ["7d", REST]}),
 ]
 
 

@@ -93,5 +93,13 @@ def _off(value: Any) -> Any:
     return None if value is False or value == "off" else value  # YAML's own word for False is off
 
 
-OptionalSchedule = Annotated[Schedule | None, BeforeValidator(_off)]
+class _OrOff:
+    """For editors, whose YAML may know `off` as False."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"const": False}, handler(schema)]}
+
+
+OptionalSchedule = Annotated[Schedule | None, BeforeValidator(_off), _OrOff]
 """A schedule that `off` takes away."""
