@@ -159,15 +159,25 @@ def validate(frame: pd.DataFrame, now: float | None = None, part: int = PART) ->
     `missed` has the row numbers of `conform(frame)` by the expectation's reason.
     """
     rules = suite()
-    checked = derived(conform(frame), now)
+    checked = derived(conform(frame), now)[_columns(rules)]
     tallies = {rule["meta"]["reason"]: _Tally(rule) for rule in rules["expectations"]}
     for rows in _parts(checked, part):
-        plain = rows.astype({name: "object" for name, dtype in HISTORY.items() if dtype == "category"})
+        plain = rows.astype({name: "object" for name in rows.columns if HISTORY.get(name) == "category"})
         for result in expectations.outcomes(plain, rules):  # in an order of its own
             tallies[result.expectation_config.meta["reason"]].add(result)
     missed = {reason: tuple(sorted(tally.rows)) for reason, tally in tallies.items() if tally.missed}
     critical = {reason for reason, tally in tallies.items() if tally.rule["meta"]["severity"] == "critical"}
     return Verdict(not (missed.keys() & critical), missed)
+
+
+def _columns(rules: Mapping[str, Any]) -> list[str]:
+    """Those that the rules name, and the run."""
+    named: tuple[str, ...] = ("run_id",)
+    for rule in rules["expectations"]:
+        kwargs = rule["kwargs"]
+        one = (kwargs[name] for name in ("column", "column_A", "column_B") if name in kwargs)
+        named += (*one, *kwargs.get("column_list", ()))
+    return list(dict.fromkeys(named))
 
 
 def _parts(checked: pd.DataFrame, part: int) -> Iterator[pd.DataFrame]:
