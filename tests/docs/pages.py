@@ -4,26 +4,79 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _COMMENT = re.compile(r"(?:^|\s+)#.*$")
+_BLOCK = re.compile(r"^```(?P<language>[a-z]*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
+_PROMPT = re.compile(r"^(?P<indent> *)\$ ", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a block: `shows` is what the page has below it as its output, empty where it shows none."""
+
+    page: str
+    block: int
+    text: str
+    shows: str = ""
 
 
 def blocks(text: str, language: str) -> Iterator[str]:
     """The fenced blocks of a language; `language` may be a regular expression."""
-    for match in re.finditer(rf"^```(?:{language})\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        yield match[1]
+    for match in _BLOCK.finditer(text):
+        if re.fullmatch(language, match["language"]):
+            yield match["text"]
+
+
+def lines_of(block: str) -> Iterator[str]:
+    """The lines of a shell block as a shell sees them: joined where they go on, without comments."""
+    for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines():
+        yield _COMMENT.sub("", line.strip().removeprefix("$ "))
 
 
 def typed(text: str) -> Iterator[str]:
-    """The lines of shell blocks as a shell sees them: joined where they go on, without comments."""
+    """The lines of all shell blocks."""
     for block in blocks(text, "sh|"):
-        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            yield _COMMENT.sub("", line.strip().removeprefix("$ "))
+        yield from lines_of(block)
 
 
 def inline(text: str) -> Iterator[str]:
     """What stands as `code` within a line."""
     yield from re.findall(r"`([^`\n]+)`", text)
+
+
+def commands_of(page: Path) -> list[Command]:
+    """All that a page has people type in blocks: those of shell, and whatever begins with a prompt."""
+    return list(_commands(page.name, page.read_text()))
+
+
+def _commands(page: str, text: str) -> Iterator[Command]:
+    for number, match in enumerate(_BLOCK.finditer(text)):
+        if match["language"] == "sh":
+            yield from (Command(page, number, line) for line in lines_of(match["text"]) if line)
+        else:
+            yield from _prompted(page, number, match["text"])
+    yield from _prompted(page, -1, _BLOCK.sub("", text))
+
+
+def _prompted(page: str, number: int, text: str) -> Iterator[Command]:
+    """The commands behind a prompt `$ `, each with the lines of the same block below it."""
+    lines = text.splitlines()
+    for place, line in enumerate(lines):
+        prompt = _PROMPT.match(line)
+        if prompt is None:
+            continue
+        shows = []
+        for after in lines[place + 1 :]:
+            if not after.startswith(prompt["indent"]) or _PROMPT.match(after) or not after.strip():
+                break
+            shows.append(after.removeprefix(prompt["indent"]))
+        yield Command(page, number, line[prompt.end() :], "\n".join(shows))
+
+
+def plain_blocks(page: Path) -> list[str]:
+    """The blocks that are neither of a language nor commands: drawings, parts of other programs' files."""
+    return [text for text in blocks(page.read_text(), "") if not _PROMPT.search(text)]

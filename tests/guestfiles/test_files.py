@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import stat
@@ -10,24 +9,24 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
 
 from lab.filesystems import MTIME, PASSPHRASE, SECRET, SPARSE_SIZE, WINDOWS_FILES, FileSystems, use_working_accelerator
+from tests.docs.pages import ROOT, commands_of
+from tests.docs.playing import check
+from tests.docs.terminal import Terminal
 from tests.proof.cellar import Cellar
 from vmcellar.cli.commands import files
 from vmcellar.cli.main import app
 from vmcellar.errors import CancelledError, PermanentError
-from vmcellar.guestfiles import library
 from vmcellar.guestfiles.fetch import archive, get
-from vmcellar.guestfiles.inside import Inside, sector_sizes
-from vmcellar.guestfiles.listing import list_path, shown
-from vmcellar.guestfiles.patterns import all_but
+from vmcellar.guestfiles.inside import Inside
+from vmcellar.guestfiles.listing import list_path
 from vmcellar.progress import CancelToken
 from vmcellar.repository import leases
 
@@ -337,60 +336,25 @@ def test_the_command_lists_copies_and_packs(
     assert "does not begin with /" in str(CliRunner().invoke(app, ["files", "P", "ls", "tree"]).exception)
 
 
-# What needs no appliance
-
-
-def test_without_libguestfs_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    library._load.cache_clear()
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(PermanentError, match=r"libguestfs, .* is not installed") as caught:
-        library.check_installed()
-    assert caught.value.hint == "apt-get install libguestfs0 libguestfs-xfs linux-image-amd64"
-    library._load.cache_clear()
-
-
-def test_names_cannot_steer_a_terminal() -> None:
-    assert shown(b"a\x1b[2Jb\n\xff\xc3\xbc") == r"a\x1b[2Jb\n\xffü"
-
-
-def test_sector_sizes_come_from_the_definition() -> None:
-    xml = """<domain><devices><disk><target dev="vda"/></disk><disk><target dev="vdb"/>
-        <blockio logical_block_size="4096"/></disk></devices></domain>"""
-    assert sector_sizes(xml) == {"vdb": 4096}
-
-
-@pytest.mark.parametrize(
-    "name", [b"a", b"ab", b"a b", b" lead", b"new\nline", b"\\", b"[x]*?", b"]", b"-", b"!^", b"\xff\xfe"]
-)
-def test_patterns_leave_one_name(tmp_path: Path, name: bytes) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    others = {
-        b"b",
-        b"aa",
-        b"abc",
-        b"ab",
-        b"a",
-        b"a  b",
-        b"a b ",
-        b"lead",
-        b"newline",
-        b"new line",
-        b"[x]",
-        b"x",
-        b"^!",
-        b"\xff",
-    }
-    for one in {name, name + b"more", name[:-1] + b"z", *others}:
-        (folder / os.fsdecode(one)).mkdir()
-        (folder / os.fsdecode(one) / "below").touch()
-    (folder / os.fsdecode(name) / "below").unlink()
-    (tmp_path / "patterns").write_bytes(b"\n".join(all_but(name)) + b"\n")
-    patterns, made = tmp_path / "patterns", tmp_path / "made.tar"
-    command = ["tar", f"--directory={folder}", "--anchored", f"--exclude-from={patterns}", f"--file={made}", "-c", "."]
-    subprocess.run(command, check=True, env={"LC_ALL": "C", "PATH": os.environ["PATH"]})
-    with tarfile.open(tmp_path / "made.tar") as read:
-        assert sorted(os.fsencode(one) for one in read.getnames()) == sorted([b".", b"./" + name])
+@pytest.mark.usefixtures("locked_again")
+def test_the_commands_of_the_page_on_lvm_and_what_is_encrypted(
+    inside: Inside,
+    cellar: Cellar,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The two of docs/restore.md that need a VM such as this one."""
+    page = {command.text for command in commands_of(ROOT / "docs/restore.md")}
+    terminal = Terminal(place, monkeypatch, capsys, {"web1@latest": cellar.engine.repository.points()[0].id})
+    monkeypatch.setenv("VMCELLAR_CONFIG", str(cellar.file))
+    monkeypatch.setattr(files, "opened", lambda *_: nullcontext(inside))
+    (terminal.home / "web1.pass").write_bytes(PASSPHRASE)
+    terminal.words["vg0/data:/srv/db"] = "vg0/data:/tree/folder"
+    copied = "vmcellar files web1@latest get vg0/data:/srv/db /srv/db-of-monday"
+    listed = "vmcellar files web1@latest ls vda2:/ --key vda2=/root/web1.pass"
+    assert {copied, listed} <= page
+    check(copied, terminal.type(copied), says=["copied to"])
+    assert (place / "srv/db-of-monday/owned").exists()
+    inside.unmount()
+    check(listed, terminal.type(listed), says=["secret"])

@@ -8,13 +8,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from lab.paths import vm_folder
 from lab.pki import Authority
+from lab.require import requires
 from lab.sshd import ADDRESS
+from tests.docs.playing import Scene, play
+from tests.docs.terminal import Terminal
 from tests.proof import subprocesses
 from tests.proof.cellar import MIB, checkpoints, job_runs
 from tests.proof.far import Far, far_host
@@ -105,3 +111,44 @@ def test_doctor_looks_at_the_other_host(far: Far) -> None:
     assert {found[name].status for name in ("libvirt", "QEMU", "certificates", "address")} == {"ok"}
     assert str(far.scratch) in found["scratch pool"].detail
     assert f"domain {far.guest.name}" in found
+
+
+def test_the_page_remote_hosts(
+    far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/remote-hosts.md, typed as it stands: a key, certificates, the pool for scratch files on the other host."""
+    requires("certtool")
+    terminal = Terminal(tmp_path, monkeypatch, capsys)
+    key = terminal.home / ".ssh" / "kvm2"
+    key.parent.mkdir()
+    terminal.words |= {
+        f"qemu+ssh://root@kvm2.example/system?keyfile={key}&no_tty=1": far.uri,
+        "vmcellar": "of-the-page",
+    }
+    listed = """virsh -c 'qemu+ssh://root@kvm2.example/system?keyfile=/root/.ssh/kvm2&no_tty=1' list --all"""
+    play("remote-hosts.md", terminal, {listed: Scene([far.guest.name])})
+    assert key.exists()
+    greet(terminal.home / "pki")
+    pool = far.guest.connection.storagePoolLookupByName("of-the-page")
+    assert (pool.isActive(), pool.autostart()) == (1, 1)
+    pool.destroy()
+    pool.undefine()
+
+
+def greet(pki: Path) -> None:
+    """Who has a certificate of the page and who has its other one believe each other, by the name that it bears."""
+    ends = []
+    for purpose, name in ((ssl.Purpose.CLIENT_AUTH, "server"), (ssl.Purpose.SERVER_AUTH, "client")):
+        context = ssl.create_default_context(purpose, cafile=str(pki / "ca-cert.pem"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(pki / f"{name}-cert.pem", pki / f"{name}-key.pem")
+        ends.append(context)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = ends[0].wrap_bio(there, back, server_side=True)
+    client = ends[1].wrap_bio(back, there, server_hostname="kvm2.example")
+    for end in (client, server, client, server):
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    assert client.version() == server.version() == "TLSv1.3"
+    client.write(b"hello")
+    assert server.read() == b"hello"

@@ -1,0 +1,92 @@
+"""Pages that need a host and no VM: configuration.md and monitoring.md, typed as they stand."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lab.postgres import free_port
+from lab.require import requires
+from tests.docs.playing import Scene, check, play
+from tests.docs.terminal import Terminal
+from tests.repository.writing import back_up
+from vmcellar.config import load_config
+from vmcellar.repository.repository import Repository
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
+    """One in a file tree of its own."""
+    made = Terminal(tmp_path, monkeypatch, capsys, {"9816": str(free_port())})
+    (made.folder / "etc/vmcellar").mkdir()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_configuration(terminal: Terminal) -> None:
+    requires("root")
+    text = (
+        "tiers:\n  hot: /srv/vmcellar\nkey:\n  file: passphrase\nbackups:\n  - name: web\n    retension: {daily: 7}\n"
+    )
+    (terminal.folder / "etc/vmcellar/vmcellar.yaml").write_text(text)
+    landing = terminal.folder / "run/vmcellar-landing"
+    mount = "mount -t tmpfs -o huge=within_size,mode=0700,size=4g vmcellar-landing /run/vmcellar-landing"
+    try:
+        play(
+            "configuration.md",
+            terminal,
+            {
+                "vmcellar config check": Scene(code=2),
+                mount: Scene(after=lambda: mounted(landing)),
+            },
+        )
+    finally:
+        terminal.type("umount /run/vmcellar-landing")
+
+
+def mounted(folder: Path) -> None:
+    (found,) = [line for line in Path("/proc/mounts").read_text().splitlines() if str(folder) in line]
+    assert "mode=700" in found
+    assert "size=4194304k" in found
+    assert "huge=within_size" in found
+
+
+def test_monitoring(terminal: Terminal) -> None:
+    """The history is made of a point that is there: what the exporter reads is the catalog alone."""
+    (terminal.folder / "etc/vmcellar/passphrase").write_text("of a test\n")
+    (terminal.folder / "var/lib/node_exporter").mkdir()
+    check(
+        "init",
+        terminal.type(
+            "vmcellar --config /etc/vmcellar/vmcellar.yaml init --tier hot=/srv/vmcellar "
+            "--passphrase-file /etc/vmcellar/passphrase"
+        ),
+    )
+    repository = Repository.open(load_config(terminal.folder / "etc/vmcellar/vmcellar.yaml"))
+    with ThreadPoolExecutor(1) as pool:
+        back_up(repository, pool, [(0, b"x" * 4096)], 1 << 20, vm="web1")
+    repository.close()
+    check("rebuild", terminal.type("vmcellar catalog rebuild"))
+
+    def scraped() -> None:
+        address = terminal.real("http://127.0.0.1:9816/metrics")
+        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310  (the exporter's own address)
+            assert "vmcellar_vm_points{repository=" in answer.read().decode()
+
+    def written() -> None:
+        assert 'vm="web1"' in (terminal.folder / "var/lib/node_exporter/vmcellar.prom").read_text()
+
+    play(
+        "monitoring.md",
+        terminal,
+        {
+            "vmcellar metrics --listen 9816": Scene(until=terminal.real("127.0.0.1:9816"), after=scraped),
+            "vmcellar metrics --textfile /var/lib/node_exporter/vmcellar.prom": Scene(after=written),
+        },
+    )
