@@ -39,3 +39,38 @@ def test_a_process_stopped_beyond_its_lease_commits_nothing_and_loses_nobodys_da
     assert writer.wait(60) == 3
     collector.close()
     assert {point.id for point in world.check()} == before
+
+
+def test_a_gc_stopped_beyond_its_lease_at_any_step_deletes_nothing_that_is_needed_since(world: World) -> None:
+    """While it lies there another gc takes its lease away and ends the work, and backups find the same contents."""
+    step, ended = 0, []
+    while 4 not in ended:
+        step += 1
+        content = 10 + step
+        host = world.host("b")
+        garbage_of_content(world, host, content)
+        gc.collect(host)  # marks what the next one deletes
+        world.now += 2 * DAY
+        (world.folder / "clock").write_text(str(world.now))
+        command = [sys.executable, "-m", "tests.upkeep.collector", str(world.folder), str(step)]
+        collector = subprocess.Popen(command, cwd=ROOT)
+        _, status = os.waitpid(collector.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            world.now += DAY
+            world.back_up(host, {0: content, 1: 5}, vm=f"web-{step}")
+            gc.collect(world.host("c"))
+            world.back_up(host, {2: content}, vm=f"db-{step}")
+            (world.folder / "clock").write_text(str(world.now))
+            collector.send_signal(signal.SIGCONT)
+            ended.append(collector.wait(60))
+        else:
+            collector.wait()  # it is gone already; only its object does not know
+            ended.append(os.waitstatus_to_exitcode(status))
+        host.close()
+        points = {point.id for point in world.check()}
+        for _ in range(2):
+            world.now += 2 * DAY
+            gc.collect(world.host("late"))
+        assert {point.id for point in world.check()} == points == set(world.model)
+    assert set(ended) == {0, 3, 4}
+    assert step > 8, "it was stopped at too few steps"
