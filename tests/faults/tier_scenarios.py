@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tests.faults.cellar import Cellar
-from tests.faults.scenario import scenario
+from tests.faults.scenario import nothing, scenario
 from tests.faults.upkeep_scenarios import history
 from vmcellar.config.prices import Speed
 from vmcellar.errors import PermanentError
@@ -238,7 +238,25 @@ def _restored(cellar: Cellar) -> None:
     assert (cellar.folder / "out" / "domain.xml").exists()
 
 
+def _new_tier(cellar: Cellar) -> None:
+    """Folders that the configuration names as tiers, and that are none yet."""
+    history(cellar)
+    for name in ("warm", "cold"):
+        (cellar.folder / name).mkdir()
+
+
+def _add_tier(cellar: Cellar) -> None:
+    for name in ("warm", "cold"):
+        add_tier(cellar.config, name)
+
+
+def _added(cellar: Cellar) -> None:
+    assert _move(cellar, 10).ok
+    _cooled(cellar)
+
+
 SCENARIOS = (
+    scenario("tiers-add", _new_tier, _add_tier, settled=nothing, finished=_added),
     scenario("tiers-move", _tiered, _cool, finished=_cooled),
     scenario("tiers-copies", _with_two_copies, _freeze, finished=_frozen),
     scenario("tiers-bring", _cooled_before, _bring, finished=_brought),

@@ -53,15 +53,24 @@ def test_killed_before_every_step(names: list[str]) -> None:
 
 def test_killed_at_some_steps_of_what_is_much_the_same() -> None:
     """A first backup, one in recipient mode, repairs, a proof, index parts put together; by hand at each step."""
-    names = ["backup-full", "backup-recipient", "repair", "repair-keys", "prove", "gc-merge"]
+    names = [
+        "backup-full",
+        "backup-recipient",
+        "repair",
+        "repair-keys",
+        "repair-point",
+        "verify-notes",
+        "prove",
+        "gc-merge",
+    ]
     assert len(faults(*names, "--every", "25")) == len(names)
 
 
 def test_moving_packs_killed_at_some_steps() -> None:
     """Before some calls and after others; by hand at each step."""
     lines = faults("tiers-move", "tiers-copies", "tiers-bring", "--every", "40")
-    lines += faults("tiers-thaw", "restore-as-thawed", "--every", "19")
-    assert len(lines) == 5
+    lines += faults("tiers-thaw", "restore-as-thawed", "tiers-add", "--every", "19")
+    assert len(lines) == 6
     assert all(re.search(r"[1-9]\d* fired", line) for line in lines)
 
 
