@@ -128,6 +128,9 @@ def test_every_figure_is_that_of_the_newest_run(tmp_path: Path) -> None:
     assert ("vmcellar_vm_last_run_read_bytes", frozenset(("web",))) not in found, (
         "a run that failed before it read anything"
     )
+    assert found["vmcellar_vm_last_run_compression_ratio", frozenset(("db",))] == 2
+    assert found["vmcellar_vm_last_success_timestamp_seconds", frozenset(("web",))] == START + 9, "the newer one failed"
+    assert found["vmcellar_vm_last_success_timestamp_seconds", frozenset(("db",))] == START + HOUR + 9
     assert found["vmcellar_vm_last_run_duration_seconds", frozenset(("db",))] == 9
     assert found["vmcellar_vm_last_run_stage_seconds", frozenset(("db", "export"))] == 3
     assert found["vmcellar_runs_total", frozenset(("web", "failed"))] == 1

@@ -51,6 +51,7 @@ NEWEST = (
     Gauge("last_run_changed_bytes", "What had changed since the point before.", "bytes_changed"),
     Gauge("last_run_new_bytes", "What the repository did not have, before compression.", "bytes_new"),
     Gauge("last_run_stored_bytes", "What that took on the tier.", "bytes_stored"),
+    Gauge("last_run_compression_ratio", "The new bytes by what they took on the tier.", "ratio"),
     Gauge("last_run_size_bytes", "The size of the VM's disks.", "bytes_size"),
 )
 
@@ -58,13 +59,17 @@ _NEWEST = """
 SELECT repository, vm, job, started, outcome = 'done' AS ok, finished - started AS seconds, held_seconds AS held,
   freeze_seconds AS frozen, CAST(sum(bytes_read) AS BIGINT) AS bytes_read,
   CAST(sum(bytes_changed) AS BIGINT) AS bytes_changed, CAST(sum(bytes_new) AS BIGINT) AS bytes_new,
-  CAST(sum(bytes_stored) AS BIGINT) AS bytes_stored, CAST(sum(size) AS BIGINT) AS bytes_size, runs.id AS run_id
+  CAST(sum(bytes_stored) AS BIGINT) AS bytes_stored, CAST(sum(size) AS BIGINT) AS bytes_size, runs.id AS run_id,
+  CAST(sum(bytes_new) AS DOUBLE PRECISION) / nullif(sum(bytes_stored), 0) AS ratio
 FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE NOT EXISTS (SELECT 1 FROM runs AS newer WHERE newer.repository = runs.repository AND newer.vm = runs.vm
   AND (newer.started > runs.started OR newer.started = runs.started AND newer.id > runs.id))
 GROUP BY runs.id, repository, vm, job, started, outcome, finished, held_seconds, freeze_seconds
 """
-_OUTCOMES = "SELECT repository, vm, outcome, count(*) AS number FROM runs GROUP BY repository, vm, outcome"
+_OUTCOMES = """
+SELECT repository, vm, outcome, count(*) AS number, max(finished) AS finished FROM runs
+GROUP BY repository, vm, outcome
+"""
 _STAGES = """
 SELECT runs.id AS run_id, stage, sum(stages.seconds) AS seconds FROM runs JOIN stages ON stages.run_id = runs.id
 GROUP BY runs.id, stage
@@ -183,6 +188,12 @@ def _runs(found: Mapping[str, list[Row]], rpo: Mapping[str, int]) -> Iterator[Me
     for row in found["outcomes"]:
         outcomes.add_metric([*_vm(row), row["outcome"]], row["number"])
     yield outcomes
+    yield _gauge(
+        "vm_last_success_timestamp_seconds",
+        "When the newest run of the VM that made a point ended; failures since then do not move it.",
+        VM,
+        ((_vm(row), row["finished"]) for row in found["outcomes"] if row["outcome"] == "done"),
+    )
 
 
 def _points(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
