@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from deployments import registration
 from flows.adapting import adapt_schedules
 from flows.analysis import analyse_history
 from flows.parameters import AdaptSchedules, AnalyseHistory
@@ -56,6 +57,12 @@ def test_ransomware_in_a_vm_is_told_its_good_points_pinned_and_its_next_backup_a
     assert all(name in page for name in held)
 
 
+def on_the_server(seen: Seen) -> dict[str, str]:
+    """What the job's deployment is started with, by when."""
+    found = seen.client.read_deployment_by_name("backup-job/all@kvm3").schedules
+    return {str(each.schedule): str(each.parameters) for each in found}
+
+
 def test_schedules_are_shown_applied_and_taken_back(seen: Seen, tmp_path: Path) -> None:
     (tmp_path / "pass").write_text("correct horse\n")
     config = tmp_path / "vmcellar.yaml"
@@ -66,20 +73,27 @@ def test_schedules_are_shown_applied_and_taken_back(seen: Seen, tmp_path: Path) 
     vm, at, frame = attacked_history()
     note_runs(engine.catalog, frame[frame["started"].dt.hour % 8 == 0])
     engine.repository.clock = lambda: at
+    asyncio.run(registration.register(engine.config, "kvm3"))
+    own = on_the_server(seen)
 
     def adapt(action: str) -> dict[str, int]:
-        request = AdaptSchedules.model_validate({"config": str(config), "action": action, "budget": 2.0})
-        return asyncio.run(adapt_schedules(request))
+        values = {"config": str(config), "action": action, "budget": 2.0, "where": "kvm3"}
+        return asyncio.run(adapt_schedules(AdaptSchedules.model_validate(values)))
 
     shown_only = adapt("show")
+    assert on_the_server(seen) == own
     assert (shown_only, read_advised(engine.state)) == ({"advised": 1, "changed": 0}, ())
     table = str(seen.artifacts(seen.flow_run("adapt schedules: show"))["schedules-advised"].data)
     assert vm in table
     assert "breaches a year" in table
     assert adapt("apply")["changed"] == 1
     assert {name for each in read_advised(engine.state) for name in each.vms} == {vm}
+    applied = on_the_server(seen)
+    assert len(applied) > len(own), "the VM has schedules of its own there"
+    assert all(vm in parameters for parameters in set(applied.values()) - set(own.values()))
     assert "schedule-gains" in seen.artifacts(seen.flow_run("adapt schedules: apply"))
     assert adapt("undo")["changed"] == 1
+    assert on_the_server(seen) == own
     engine.repository.close()
     assert read_advised(engine.state) == ()
     assert [row.by for row in engine.catalog.schedule_changes()] == ["adapt-schedules"] * 2
@@ -91,7 +105,7 @@ def test_it_publishes_quality_tables_and_plots(seen: Seen, tmp_path: Path) -> No
     config.write_text("tiers: {hot: repo}\nkey: {file: pass}\nstate: state\n")
     repository = Repository.init(load_config(config))
     with ThreadPoolExecutor(2) as pool:
-        back_up(repository, pool, [(0, b"1" * (1 << 20))], 8 << 20, vm="web1")
+        back_up(repository, pool, [(0, b"1" * (1 << 20))], 8 << 20, vm="web1", time=time.time() - 600)
     repository.close()
     told = asyncio.run(analyse_history(AnalyseHistory(config=str(config))))
     open_engine(config).repository.close()
