@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vmcellar.analysis.durations import followed
+from vmcellar.analysis.durations import as_of_late, followed
 from vmcellar.analysis.forecast import forecast_change
 from vmcellar.analysis.grid import seconds_of
+from vmcellar.analysis.intervals import bounds_of_one_by_one
 from vmcellar.analysis.loads import loads_of
 from vmcellar.analysis.next_run import next_runs, runs_of
 from vmcellar.analysis.sample import TUNING, generate
@@ -46,6 +47,32 @@ def test_the_errors_of_what_wanders_are_as_large_as_they_come() -> None:
         level, missed = followed(logs[:60])
         held.append(abs(logs[60] - level) <= np.quantile(np.abs(missed), 0.8))
     assert np.mean(held) == pytest.approx(0.8, abs=0.06)
+
+
+def inside(since: int, cases: int = 400) -> float:
+    """Share of runs inside 80 % that come so many runs after one that began a step (0: without a step)."""
+    held = []
+    for seed in range(cases):
+        logs = noise(seed, 61) + np.where(np.arange(61) < 60 - since, 0.0, 0.4 * (since > 0))
+        level, missed = followed(logs[:60])
+        low, high = bounds_of_one_by_one(as_of_late(missed), 80)
+        held.append(low <= logs[60] - level <= high)
+    return float(np.mean(held))
+
+
+def test_the_interval_is_wide_right_after_a_step_and_as_ever_without_one() -> None:
+    assert inside(0) == pytest.approx(0.8, abs=0.05)
+    assert [inside(since) > least for since, least in ((2, 0.55), (3, 0.75), (6, 0.75))] == [True] * 3
+
+
+def test_misses_are_as_large_as_of_late_and_of_no_other_shape() -> None:
+    calm = np.tile([0.1, -0.1], 30)
+    assert as_of_late(calm) == pytest.approx(calm)
+    wild = as_of_late(np.append(calm, [0.5, 0.5]))
+    assert np.all(np.sign(wild[:60]) == np.sign(calm))
+    assert np.median(np.abs(wild)) == pytest.approx(0.1 + 0.4 * (1 - 0.8**2), rel=0.05)
+    assert as_of_late(np.zeros(12)) == pytest.approx(np.zeros(12))
+    assert len(as_of_late(np.zeros(0))) == 0
 
 
 def test_the_interval_holds_some_runs_after_a_step() -> None:

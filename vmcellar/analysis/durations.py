@@ -2,7 +2,8 @@
 
 A store that became slower, or a host with more to do, lifts all durations for good; other things lift them for some
 runs. So the level is the median of how far the last few, or the last many, runs were off the line: as many as would
-have served best on the same runs, each foretold from those before it. These errors are what an interval is made of.
+have served best on the same runs, each foretold from those before it. These errors, as large as they are of late, are
+what an interval is made of.
 """
 
 from __future__ import annotations
@@ -50,6 +51,21 @@ def followed(logs: Floats) -> tuple[float, Floats]:
         if error < MARGIN * least:
             best, least = (float(medians[-1]), missed), error
     return best
+
+
+def as_of_late(missed: Floats) -> Floats:
+    """The same misses, oldest first, as large as they would be now: each by the size that misses had right before it,
+    times the size that they have now. So an interval made of them is wide while the level moves, within two runs or
+    three of a step, and narrow again later.
+
+    Source: Papadopoulos, Gammerman, Vovk 2008, "Normalized Nonconformity Measures for Regression Conformal Prediction".
+    """
+    size = float(np.abs(missed).mean()) if len(missed) else 0.0
+    sizes = np.empty(len(missed))
+    for place, each in enumerate(np.abs(missed)):
+        sizes[place] = size
+        size += (each - size) / WINDOWS[-1]
+    return np.asarray(np.where(sizes > 0, missed * size / np.maximum(sizes, 1e-12), missed), dtype=np.float64)
 
 
 def _longest(count: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vmcellar.analysis.durations import LEAST_RUNS, followed, line_of
+from vmcellar.analysis.durations import LEAST_RUNS, as_of_late, followed, line_of
 from vmcellar.analysis.grid import HOUR, seconds_of
 from vmcellar.analysis.intervals import LEVELS, bounds_of_one_by_one
 
@@ -126,7 +126,7 @@ def _next_run(runs: Runs, change: Forecast, now: float) -> NextRun:
     some = runs.changed > 0
     share = _spread_of(np.log(np.maximum(runs.stored[some], 1.0) / runs.changed[some]) if some.any() else np.zeros(1))
     stored = _times(changed, share)
-    seconds = _times(_on_line(changed, *runs.throughput()), _spread_of(runs.off_line()))
+    seconds = _times(_on_line(changed, *runs.throughput()), _spread_of(as_of_late(runs.off_line())))
     return NextRun(runs.vm, due, changed, stored, seconds)
 
 
