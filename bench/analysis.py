@@ -36,7 +36,7 @@ from vmcellar.analysis.judging import Host, Need
 from vmcellar.analysis.loads import current_starts, loads_of
 from vmcellar.analysis.next_run import next_runs
 from vmcellar.analysis.quality import quarantine
-from vmcellar.analysis.sample import CLASSES, HOLDOUT, SEASONAL, TROUBLES, TUNING, Settings, generate
+from vmcellar.analysis.sample import CLASSES, FRESH, HOLDOUT, SEASONAL, TROUBLES, TUNING, Settings, generate
 from vmcellar.cli.historyframe import WEEKS
 
 VMS_AT_ONCE = 100
@@ -49,10 +49,11 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--proof", action="store_true", help="figures on the held-out samples instead of the scale run")
     parser.add_argument("--catalog", action="store_true", help="the flows' tasks, on a catalog in SQLite")
-    parser.add_argument("--tuning", action="store_true", help="with --proof: on the samples that were tuned on")
+    samples = {"tuning": TUNING, "holdout": HOLDOUT, "fresh": FRESH}
+    parser.add_argument("--sample", choices=samples, default="holdout", help="with --proof: on which samples")
     chosen = parser.parse_args()
     if chosen.proof:
-        prove(TUNING if chosen.tuning else HOLDOUT)
+        prove(samples[chosen.sample])
         return 0
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
@@ -172,7 +173,7 @@ def _prove_fill(base: Settings) -> None:
         _show_fill(f"{days} days of history", replace(base, vms=60, days=days, newcomers=0.0), 200)
     _show_fill(f"newcomers {base.newcomers:.0%}", replace(base, vms=60, days=200), 100)
     for kind in CLASSES:
-        _show_fill(f"{kind} alone", replace(base, vms=60, days=200, newcomers=0.0, classes=(kind,)), 20)
+        _show_fill(f"{kind} alone", replace(base, vms=60, days=200, newcomers=0.0, classes=(kind,)), 60)
 
 
 def _show_fill(name: str, settings: Settings, tiers: int) -> None:

@@ -1,8 +1,7 @@
 """How full a tier will be: what is added by day, the trend of that, and the date at which a capacity is reached.
 
 What incremental runs add is the sum of what each disk will add (`growth.py`); what full runs add comes in lumps, so
-its mean over the last 13 weeks is carried on. Intervals come from a rolling backtest on the same tier: from how far off
-it was over a week, as past weeks do not overlap, and over 30 days where that is much more.
+its mean over the last 13 weeks is carried on. Intervals come from a rolling backtest of each disk (`misses.py`).
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from vmcellar.analysis.grid import seconds_of
 from vmcellar.analysis.growth import Added, trend_of
 from vmcellar.analysis.intervals import LEVELS
+from vmcellar.analysis.misses import Miss, misses_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,16 +28,6 @@ LEAST_DAYS = 28
 HORIZON = 366
 DAMPING = 0.95
 """What slopes keep of themselves from week to week."""
-TESTED = (7, 30)
-LEAST_TESTED = 3
-FEW = 2.0
-"""By this over the number of tests an interval is wider."""
-RECENT_TESTS = 8.0
-"""In weeks: what a test counts for has halved when it is so old."""
-REACH = {80: {7: 1.25, 14: 1.0, 30: 0.95, 60: 1.45}, 95: {7: 2.0, 14: 1.8, 30: 1.95, 60: 2.9}}
-"""How far an interval reaches after so many days, by the mean error of a week (logarithms); chosen on `sample.TUNING`.
-Noise of single weeks averages out, levels wander.
-"""
 BEGINNING = 7
 """Days from a tier's first run on in which a disk's first full is where the history begins, and no newcomer."""
 
@@ -128,12 +119,12 @@ def fill_of(
         return Fill(
             tier, moment, np.zeros(0), {x: np.zeros(0) for x in LEVELS}, {x: np.zeros(0) for x in LEVELS}, 0.0, reason
         )
-    spread = _spread(added)
+    misses = misses_of(added, DAMPING, LEAST_DAYS)
     coming = np.cumsum(trend_of(added).ahead(HORIZON, DAMPING))
     gone = np.zeros(HORIZON) if kept_days is None else _gone(added.total, coming, kept_days)
     low, high = {}, {}
     for level in LEVELS:
-        below, above = _bounds(spread, level)
+        below, above = _bounds(misses, level)
         low[level] = _from(used, coming * below - gone)
         high[level] = _from(used, coming * above - gone)
     return Fill(tier, moment, _from(used, coming - gone), low, high, float(coming[29] / 30))
@@ -151,35 +142,14 @@ def _gone(past: Floats, added: Floats, kept_days: int) -> Floats:
     return np.asarray(np.cumsum(np.where(days >= 0, daily[np.maximum(days, 0)], 0.0)), dtype=np.float64)
 
 
-def _spread(added: Added) -> float:
-    """How far off the tier's past forecasts were over a week, at weekly origins: the mean of their errors' logarithms,
-    recent ones counting most; half of that over 30 days where it is more. Not-a-number with too few.
+def _bounds(misses: list[Miss], level: int) -> tuple[Floats, Floats]:
+    """Factors for each of the coming days, by Student's t: straight between those of which the error is known, on as
+    the root of time after the last; nothing to twice as much where none is.
     """
-    total = added.total
-    errors: dict[int, list[float]] = {days: [] for days in TESTED}
-    for origin in range(len(total) - min(TESTED), LEAST_DAYS - 1, -7):
-        said = np.cumsum(trend_of(added.until(origin)).ahead(max(TESTED), DAMPING))
-        for days, each in errors.items():
-            if origin + days <= len(total):
-                came = float(total[origin : origin + days].sum())
-                each.append(abs(float(np.log(max(came / max(float(said[days - 1]), 1.0), 1e-3)))))
-    week, month = (_recent_mean(np.array(each)) for each in errors.values())
-    return float(np.fmax(week * (1 + FEW / max(len(errors[TESTED[0]]), 1)), month / 2))
-
-
-def _recent_mean(errors: Floats) -> float:
-    """Of errors, newest first, a week apart."""
-    if len(errors) < LEAST_TESTED:
-        return float("nan")
-    weight = 0.5 ** (np.arange(len(errors)) / RECENT_TESTS)
-    return float((weight * errors).sum() / weight.sum())
-
-
-def _bounds(spread: float, level: int) -> tuple[Floats, Floats]:
-    """Factors for each of the coming days; straight between those of `REACH`, on as the root of time after the last."""
-    if np.isnan(spread):
+    if not misses:
         return np.zeros(HORIZON), np.full(HORIZON, 2.0)
-    days, ends = np.array(list(REACH[level])), np.array(list(REACH[level].values()))
+    days = np.array([one.days for one in misses])
+    ends = [float(stdtrit(one.freedom, 0.5 + level / 200)) * one.error for one in misses]
     ahead = np.arange(1, HORIZON + 1)
-    reach = spread * np.interp(ahead, days, ends) * np.sqrt(np.maximum(ahead / days[-1], 1.0))
+    reach = np.interp(ahead, days, ends) * np.sqrt(np.maximum(ahead / days[-1], 1.0))
     return np.exp(-reach), np.exp(reach)

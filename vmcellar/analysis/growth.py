@@ -71,6 +71,11 @@ class Added:
         """As it was known at the end of a day."""
         return Added(self.incremental[:, :day], self.runs[:, :day], self.whole[:day], self.begin)
 
+    def between(self, first: int, last: int) -> Floats:
+        """What each disk added from one day to before another one; at the end what full runs did."""
+        whole = float(self.whole[first:last].sum())
+        return np.append(self.incremental[:, first:last].sum(axis=1), whole)
+
     def month_ends(self, first: int, last: int) -> Bools:
         """Which of the days `first` to `last` hold what changed on a month's last day (UTC): it is stored by its end,
         or by daily runs within a day of it.
@@ -98,15 +103,28 @@ class Trend:
 
     def ahead(self, days: int, damping: float) -> Floats:
         """Bytes added on each of the next days; slopes keep `damping` of themselves from week to week."""
-        weeks = days // 7 + 1
-        steps = np.cumsum(damping ** np.arange(1, weeks + 1)) if damping else np.zeros(weeks)
-        begin = self.now if damping else self.level
-        weekly = begin[:, None] * np.exp(self.slope[:, None] * steps[None, :])
+        weekly = self._weekly(days, damping)
         usual, more = (
             (sums[:, None] * self.shape[None, :]).reshape(-1)[:days]
             for sums in (weekly.sum(axis=0), self.monthly @ weekly)
         )
         return np.asarray(usual + np.where(self.ends[:days], more, 0.0) + self.whole, dtype=np.float64)
+
+    def within(self, days: int, damping: float) -> Floats:
+        """Bytes that each disk adds in so many days, and at the end those of full runs; as `ahead` tells their sum."""
+        weekly = self._weekly(days, damping)
+        share = np.tile(self.shape, weekly.shape[1])
+        share[days:] = 0.0
+        ends = np.where(self.ends[: len(share)], share, 0.0)
+        usual, more = (weekly @ each.reshape(-1, 7).sum(axis=1) for each in (share, ends))
+        return np.append(usual + self.monthly * more, self.whole * days)
+
+    def _weekly(self, days: int, damping: float) -> Floats:
+        """By disk, of the next weeks up to the one that so many days end in, or the one after."""
+        weeks = days // 7 + 1
+        steps = np.cumsum(damping ** np.arange(1, weeks + 1)) if damping else np.zeros(weeks)
+        begin = self.now if damping else self.level
+        return np.asarray(begin[:, None] * np.exp(self.slope[:, None] * steps[None, :]), dtype=np.float64)
 
 
 def trend_of(added: Added) -> Trend:
@@ -115,8 +133,7 @@ def trend_of(added: Added) -> Trend:
     usual, monthly = _month_ends_apart(added)
     table = usual[:, -weeks * 7 :].reshape(-1, weeks, 7)
     sums = table.sum(axis=2)
-    runs = added.runs[:, -weeks * 7 :].reshape(-1, weeks, 7).sum(axis=2)
-    lived = _lived(runs, np.asarray(added.runs[:, : added.days - weeks * 7].any(axis=1), dtype=np.bool_))
+    runs, lived = _weeks_lived(added, weeks)
     step, slope = _fit(np.where(lived & (runs > 0), np.log(sums + FLOOR), np.nan))
     back = (weeks - 1.0) - np.arange(weeks)
     used = _last(lived & _settled(lived, step), RECENT)
@@ -127,6 +144,33 @@ def trend_of(added: Added) -> Trend:
     )
     shape, whole = _shape(table.sum(axis=0)), float(added.whole[-7 * WEEKS :].mean())
     return Trend(level, now, slope, monthly, shape, whole, added.month_ends(added.days, added.days + FURTHEST))
+
+
+def stepped(added: Added) -> NDArray[np.int64]:
+    """By disk: the day from which its last lasting step shows, of those in the time that a trend of `WEEKS` ago looked
+    back on; 0 without one.
+    """
+    usual, _ = _month_ends_apart(added)
+    last = np.zeros(len(usual), dtype=np.int64)
+    for weeks in {min(added.days // 7, most) for most in (WEEKS, 2 * WEEKS)}:
+        runs, lived = _weeks_lived(added, weeks)
+        sums = usual[:, -weeks * 7 :].reshape(-1, weeks, 7).sum(axis=2)
+        step, _ = _fit(np.where(lived & (runs > 0), np.log(sums + FLOOR), np.nan))
+        last = np.where(step > 0, np.maximum(added.days - 7 * (weeks - step), last), last)
+    return last
+
+
+def gone(added: Added) -> tuple[Bools, float]:
+    """Which disks have gone; and how many of those that there were went a week, in the last `WEEKS`."""
+    runs, _ = _weeks_lived(added, min(added.days // 7, WEEKS))
+    which = _gone(runs)
+    return which, float((which & runs.any(axis=1)).sum() / max((runs > 0).sum(), 1))
+
+
+def _weeks_lived(added: Added, weeks: int) -> tuple[Floats, Bools]:
+    """Runs by disk in the last weeks, and which of these it lived."""
+    runs = added.runs[:, -weeks * 7 :].reshape(-1, weeks, 7).sum(axis=2)
+    return runs, _lived(runs, np.asarray(added.runs[:, : added.days - weeks * 7].any(axis=1), dtype=np.bool_))
 
 
 def _month_ends_apart(added: Added) -> tuple[Floats, Floats]:
@@ -213,18 +257,18 @@ def _fit(logs: Floats) -> tuple[NDArray[np.int64], Floats]:
 def _drawn(slope: Floats, error: Floats, lines: Bools) -> Floats:
     """Slopes drawn towards the mean of those that are `lines`; towards none where these are few."""
     if lines.sum() < ENOUGH_DISKS:
-        return _stands_out(slope, SLOPE_NOISE * error)
+        return stands_out(slope, SLOPE_NOISE * error)
     own = (WANDER * error) ** 2
     weight = np.where(lines, 1 / own, 0.0)
     total = weight.sum()
     excess = (weight * (slope - (weight * slope).sum() / total) ** 2).sum() - (lines.sum() - 1)
     apart = max(float(excess / (total - (weight**2).sum() / total)), 1e-8)
     weight = np.where(lines, 1 / (own + apart), 0.0)
-    mean = _stands_out((weight * slope).sum() / weight.sum(), weight.sum() ** -0.5)
+    mean = stands_out((weight * slope).sum() / weight.sum(), weight.sum() ** -0.5)
     return np.asarray(mean + apart / (apart + own) * (slope - mean), dtype=np.float64)
 
 
-def _stands_out(value: Floats, error: Floats) -> Floats:
+def stands_out(value: Floats, error: Floats) -> Floats:
     """What of a value is left where its error is taken off (positive-part James-Stein)."""
     return np.asarray(value * np.maximum(1 - (error / np.maximum(np.abs(value), 1e-12)) ** 2, 0.0), dtype=np.float64)
 

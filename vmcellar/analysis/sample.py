@@ -76,6 +76,9 @@ HOLDOUT = replace(
     attack=(3.0, 30.0),
 )
 
+FRESH = replace(HOLDOUT, seed=9203)
+"""As `HOLDOUT`, which had been looked at before: of a seed that was used once, after everything was settled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
