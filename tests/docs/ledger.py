@@ -5,7 +5,9 @@ A command that a page gains and that nobody typed must be written down here, or 
 
 from __future__ import annotations
 
-from tests.docs.pages import Command
+from pathlib import Path
+
+from tests.docs.pages import Command, commands_of, spoken
 
 PLAYED = {
     "README.md": "tests/docs/test_guest_pages.py::test_readme",
@@ -16,9 +18,13 @@ PLAYED = {
     "repository-format.md": "tests/repository/test_format_page.py::test_every_example_prints_what_the_page_says",
     "archives.md": "tests/tiers/test_archives_page.py::test_archives",
     "remote-hosts.md": "tests/proof/test_remote.py::test_the_page_remote_hosts",
+    "upkeep.md": "tests/docs/test_host_pages.py::test_upkeep",
     "restore-by-hand.md": "tests/proof/test_restore_by_hand.py::test_every_command_of_the_page_does_what_it_says",
 }
 """Pages of which this test types every command but those below."""
+
+SPOKEN = ("operators.md", "upkeep.md")
+"""Of these, what operators type in need, also the commands within lines; of the others, those in blocks."""
 
 WHEEL = "tests/deployments/test_wheel.py::test_an_installed_program_sets_up_backs_up_and_makes_the_catalog_anew"
 README = PLAYED["README.md"]
@@ -36,7 +42,12 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "vmcellar up": UP,
         "vmcellar deploy": DEPLOY,
     },
-    "operators.md": {"vmcellar drain": DRAIN, "vmcellar drill web1@latest": README},
+    "operators.md": {
+        "vmcellar drain": DRAIN,
+        "vmcellar drain --end": DRAIN,
+        "vmcellar drill web1@latest": README,
+        "vmcellar up": UP,
+    },
     "restore.md": {
         "vmcellar files web1@latest get vg0/data:/srv/db /srv/db-of-monday": FILES,
         "vmcellar files web1@latest ls vda2:/ --key vda2=/root/web1.pass": FILES,
@@ -62,6 +73,7 @@ ANSIBLE = (
 )
 API = "tests/flows/test_served.py asks a real server for the same by its API"
 UV = "Debian 12 has no uv"
+NAME = "it is named without what it needs, which stands beside it"
 NOT_HERE: dict[str, dict[str, str]] = {
     "README.md": {
         "./run demo": "it sets up the machine; what it does then is done by tests/proof and by the page itself",
@@ -70,7 +82,16 @@ NOT_HERE: dict[str, dict[str, str]] = {
         "apt install libvirt-daemon-system qemu-utils nbdkit nbdkit-plugin-python python3-libvirt python3-libnbd "
         "python3-venv": APT,
     },
-    "operators.md": {"systemctl reboot": "it would end the machine of the tests"},
+    "operators.md": {
+        "systemctl reboot": "it would end the machine of the tests",
+        "vmcellar key remove": NAME,
+    },
+    "upkeep.md": {
+        "vmcellar prune [VM]...": NAME,
+        "vmcellar verify": NAME,
+        "vmcellar gc --identity FILE": "for recipient mode: "
+        "tests/upkeep/test_repack.py repacks with the private key by the engine",
+    },
     "installing.md": {
         "ansible-playbook -i kvm1.example,kvm2.example, --check --diff "
         "-e vmcellar_wheel=$PWD/dist/vmcellar-0.1.0-py3-none-any.whl "
@@ -107,6 +128,11 @@ PLAIN = {
     "remote-hosts.md": ["backup_tls_x509_cert_dir"],
 }
 """By page: how its blocks begin that hold no commands and are of no language."""
+
+
+def meant(page: Path) -> list[Command]:
+    """The commands of a page that have to run, in their order."""
+    return sorted([*commands_of(page), *(spoken(page) if page.name in SPOKEN else ())], key=lambda each: each.place)
 
 
 def excused(command: Command) -> bool:

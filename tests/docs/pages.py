@@ -11,15 +11,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _COMMENT = re.compile(r"(?:^|\s+)#.*$")
 _BLOCK = re.compile(r"^```(?P<language>[a-z]*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"`([^`\n]+)`")
 _PROMPT = re.compile(r"^(?P<indent> *)\$ ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command of a block: `shows` is what the page has below it as its output, empty where it shows none."""
+    """One command: `shows` is what the page has below it as its output, empty where it shows none.
+
+    `place` is where its block, or it itself, begins in the page.
+    """
 
     page: str
-    block: int
+    place: int
     text: str
     shows: str = ""
 
@@ -45,7 +49,7 @@ def typed(text: str) -> Iterator[str]:
 
 def inline(text: str) -> Iterator[str]:
     """What stands as `code` within a line."""
-    yield from re.findall(r"`([^`\n]+)`", text)
+    yield from _CODE.findall(text)
 
 
 def commands_of(page: Path) -> list[Command]:
@@ -54,27 +58,37 @@ def commands_of(page: Path) -> list[Command]:
 
 
 def _commands(page: str, text: str) -> Iterator[Command]:
-    for number, match in enumerate(_BLOCK.finditer(text)):
+    for match in _BLOCK.finditer(text):
         if match["language"] == "sh":
-            yield from (Command(page, number, line) for line in lines_of(match["text"]) if line)
+            yield from (Command(page, match.start(), line) for line in lines_of(match["text"]) if line)
         else:
-            yield from _prompted(page, number, match["text"])
-    yield from _prompted(page, -1, _BLOCK.sub("", text))
+            yield from _prompted(page, match.start(), match["text"])
+    yield from _prompted(page, len(text), _BLOCK.sub("", text))
 
 
-def _prompted(page: str, number: int, text: str) -> Iterator[Command]:
+def _prompted(page: str, place: int, text: str) -> Iterator[Command]:
     """The commands behind a prompt `$ `, each with the lines of the same block below it."""
     lines = text.splitlines()
-    for place, line in enumerate(lines):
+    for number, line in enumerate(lines):
         prompt = _PROMPT.match(line)
         if prompt is None:
             continue
         shows = []
-        for after in lines[place + 1 :]:
+        for after in lines[number + 1 :]:
             if not after.startswith(prompt["indent"]) or _PROMPT.match(after) or not after.strip():
                 break
             shows.append(after.removeprefix(prompt["indent"]))
-        yield Command(page, number, line[prompt.end() :], "\n".join(shows))
+        yield Command(page, place, line[prompt.end() :], "\n".join(shows))
+
+
+def spoken(page: Path) -> list[Command]:
+    """The commands that stand as `code` within the lines of a page, each once."""
+    text = _BLOCK.sub(lambda match: " " * len(match[0]), page.read_text())
+    found: dict[str, Command] = {}
+    for match in _CODE.finditer(text):
+        if match[1].startswith("vmcellar "):
+            found.setdefault(match[1], Command(page.name, match.start(), match[1]))
+    return list(found.values())
 
 
 def plain_blocks(page: Path) -> list[str]:

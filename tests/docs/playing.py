@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.docs.ledger import PLAYED, excused
-from tests.docs.pages import PAGES, Command, commands_of
+from tests.docs.ledger import PLAYED, excused, meant
+from tests.docs.pages import PAGES, Command
 from tests.docs.terminal import Said, Terminal
 
 
@@ -38,9 +38,9 @@ def play(page: str, terminal: Terminal, scenes: Mapping[str, Scene]) -> None:
     """
     assert page in PLAYED
     (path,) = [each for each in PAGES if each.name == page]
-    commands = [command for command in commands_of(path) if not excused(command)]
+    commands = [command for command in meant(path) if not excused(command)]
     assert set(scenes) - {command.text for command in commands} == set(), "scenes of what the page does not have"
-    for _, block in itertools.groupby(commands, key=lambda command: command.block):
+    for _, block in itertools.groupby(commands, key=lambda command: command.place):
         for text, shows in _steps(block, scenes):
             _act(terminal, text, shows, scenes.get(text, Scene()))
     terminal.press_ctrl_c()

@@ -42,7 +42,7 @@ NGINX = "worker_processes 1;\n"
 
 @pytest.fixture(scope="module")
 def web1(libvirt_daemons: str) -> Iterator[LabGuest]:
-    """The guest; what pages make of it is removed with it."""
+    """The guest."""
     for name in ("root", "nbdkit-python", "libguestfs"):
         requires(name)
     with vm_folder("docs") as folder, LabGuest(folder, DISKS) as guest:
@@ -52,8 +52,6 @@ def web1(libvirt_daemons: str) -> Iterator[LabGuest]:
         guest.write("vdb", 0, MIB, seed=3)
         guest.sync()
         yield guest
-        for domain in named_after(guest):
-            remove(domain)
     assert libvirt_daemons
 
 
@@ -77,6 +75,8 @@ def terminal(web1: LabGuest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
             yield made
         finally:
             made.close()
+            for domain in named_after(web1):
+                remove(domain)
 
 
 @contextlib.contextmanager
@@ -299,6 +299,8 @@ def test_operators(terminal: Terminal, web1: LabGuest) -> None:
     terminal.monkeypatch.setenv("VMCELLAR_CONFIG", str(terminal.folder / "etc/vmcellar/vmcellar.yaml"))
     (terminal.folder / "etc/vmcellar").mkdir()
 
+    images = terminal.folder / "var/lib/libvirt/images"
+
     def another_host() -> None:
         """With the configuration alone: no state, and no VM."""
         for name in ("var/lib/libvirt/vmcellar", "etc/vmcellar/vmcellar-state"):
@@ -312,11 +314,22 @@ def test_operators(terminal: Terminal, web1: LabGuest) -> None:
         web1.domain = web1.connection.lookupByName(web1.name)
         assert (terminal.folder / "var/lib/libvirt/images" / web1.name / "vda.qcow2").exists()
 
+    def asked_for() -> None:
+        """The names that the sections about a restore and about keys use."""
+        call(["qemu-img", "create", "-q", "-f", "qcow2", images / "web1-data.qcow2", str(8 * MIB)])
+        (terminal.home / "new").write_text("another\n")
+        (terminal.home / "new").chmod(0o600)
+        (terminal.home / "sheet").write_text(terminal.type("vmcellar key export").out)
+        newest = json.loads(terminal.type("vmcellar list web1 --json").out)[-1]["id"]
+        terminal.words |= {"POINT": newest, "DIR": "disk", "FILE": "sheet", "NEW": "new"}
+
     def warm() -> None:
         tiers = {"hot": str(terminal.folder / "srv/vmcellar"), "warm": str(terminal.folder / "srv/disks")}
         complete(terminal, tiers=tiers, placement={"hot": "7d", "warm": "rest", "copies": 2})
         check("add", terminal.type("vmcellar tiers add warm"))
 
+    elsewhere = partial(terminal.words.update, DIR="rest")
+    new_key = partial(complete, terminal, key={"file": str(terminal.home / "new")})
     play(
         "operators.md",
         terminal,
@@ -324,10 +337,10 @@ def test_operators(terminal: Terminal, web1: LabGuest) -> None:
             "vmcellar init": Scene(
                 ["repository"],
                 answers=["/srv/vmcellar", "/root/secret"],
-                after=lambda: complete(terminal),
+                after=partial(complete, terminal),
             ),
             "vmcellar doctor": doctor(terminal),
-            "vmcellar backup web1": Scene([f"{web1.name}: full "], after=lambda: running(web1)),
+            "vmcellar backup web1": Scene([f"{web1.name}: full "], after=partial(running, web1)),
             "vmcellar prove web1@latest": Scene(["passed"]),
             "vmcellar list": Scene([web1.name], before=another_host),
             "vmcellar restore web1@latest --define web1": Scene(before=lose, after=back),
@@ -335,6 +348,23 @@ def test_operators(terminal: Terminal, web1: LabGuest) -> None:
             "vmcellar tiers": Scene(["warm"]),
             "vmcellar tiers promote --help": Scene(["mirror"]),
             "vmcellar tiers move": Scene(["copied|moved|copies"]),
+            "vmcellar config check": Scene(["valid"], after=asked_for),
+            "vmcellar show POINT": Scene(["verified"]),
+            "vmcellar restore POINT --plan": Scene(["packs"]),
+            "vmcellar restore POINT --in-place": Scene(
+                [f"virsh start {web1.name}"], answers=["web1"], before=web1.destroy
+            ),
+            "vmcellar boot POINT --name web1-now": Scene(["on disks of its own"]),
+            "vmcellar restore POINT --to DIR --disk vdb": Scene(["vdb"], after=elsewhere),
+            "vmcellar restore POINT --onto vdb=/var/lib/libvirt/images/web1-data.qcow2": Scene(
+                answers=["/var/lib/libvirt/images/web1-data.qcow2"]
+            ),
+            "vmcellar key list": Scene(["passphrase"]),
+            "vmcellar key rotate --passphrase-file NEW": Scene(
+                ["new key", "now point key: "],
+                after=new_key,
+            ),
+            "vmcellar locks": Scene(),
         },
     )
 

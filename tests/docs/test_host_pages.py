@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lab.postgres import free_port
 from lab.require import requires
@@ -57,10 +60,9 @@ def mounted(folder: Path) -> None:
     assert "huge=within_size" in found
 
 
-def test_monitoring(terminal: Terminal) -> None:
-    """The history is made of a point that is there: what the exporter reads is the catalog alone."""
+def a_point(terminal: Terminal) -> None:
+    """A host with a repository that holds a point of web1."""
     (terminal.folder / "etc/vmcellar/passphrase").write_text("of a test\n")
-    (terminal.folder / "var/lib/node_exporter").mkdir()
     check(
         "init",
         terminal.type(
@@ -72,6 +74,12 @@ def test_monitoring(terminal: Terminal) -> None:
     with ThreadPoolExecutor(1) as pool:
         back_up(repository, pool, [(0, b"x" * 4096)], 1 << 20, vm="web1")
     repository.close()
+
+
+def test_monitoring(terminal: Terminal) -> None:
+    """The history is made of a point that is there: what the exporter reads is the catalog alone."""
+    a_point(terminal)
+    (terminal.folder / "var/lib/node_exporter").mkdir()
     check("rebuild", terminal.type("vmcellar catalog rebuild"))
 
     def scraped() -> None:
@@ -90,3 +98,45 @@ def test_monitoring(terminal: Terminal) -> None:
             "vmcellar metrics --textfile /var/lib/node_exporter/vmcellar.prom": Scene(after=written),
         },
     )
+
+
+def test_upkeep(terminal: Terminal) -> None:
+    """A pack is damaged before the repair, and a point is gone before it is brought back; a copy has both."""
+    a_point(terminal)
+    path = terminal.folder / "etc/vmcellar/vmcellar.yaml"
+    tiers = {"hot": str(terminal.folder / "srv/vmcellar"), "warm": str(terminal.folder / "srv/disks")}
+    document = yaml.safe_load(path.read_text()) | {"tiers": tiers, "placement": {"hot": "7d", "warm": "rest"}}
+    path.write_text(yaml.safe_dump(document))
+    check("add", terminal.type("vmcellar tiers add warm"))
+    (point,) = json.loads(terminal.type("vmcellar list --json").out)
+    hot, copy = terminal.folder / "srv/vmcellar", terminal.folder / "mnt/copy"
+    shutil.copytree(hot, copy)
+    terminal.words |= {"POINT": point["id"], "ID": point["id"], "TEXT": "'before an upgrade'", "STORAGE": str(copy)}
+
+    def damage() -> None:
+        """One byte of the pack is another."""
+        pack = next(path for path in (hot / "data").rglob("*") if path.is_file())
+        data = bytearray(pack.read_bytes())
+        data[80] ^= 1
+        pack.write_bytes(data)
+
+    def lose() -> None:
+        (hot / "points" / point["id"]).unlink()
+
+    play(
+        "upkeep.md",
+        terminal,
+        {
+            "vmcellar pin POINT --note TEXT": Scene(after=lambda: pinned(terminal)),
+            "vmcellar locks": Scene(),
+            "vmcellar verify --all": Scene(["1 points|1 restore point|whole|sound|ok"]),
+            "vmcellar verify --all --deep --repair --from STORAGE": Scene(["mended|repaired"], before=damage),
+            "vmcellar verify ID --repair --from STORAGE": Scene(before=lose),
+        },
+    )
+    check("verify", terminal.type("vmcellar verify --all --deep"))
+    assert [each["id"] for each in json.loads(terminal.type("vmcellar list --json").out)] == [point["id"]]
+
+
+def pinned(terminal: Terminal) -> None:
+    assert "before an upgrade" in terminal.type("vmcellar pin").out

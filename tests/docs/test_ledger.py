@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.ledger import ELSEWHERE, NOT_HERE, PLAIN, PLAYED, excused
-from tests.docs.pages import PAGES, ROOT, Command, commands_of, plain_blocks
+from tests.docs.ledger import ELSEWHERE, NOT_HERE, PLAIN, PLAYED, excused, meant
+from tests.docs.pages import PAGES, ROOT, Command, plain_blocks
 
-EVERY = [command for page in PAGES for command in commands_of(page)]
+EVERY = [command for page in PAGES for command in meant(page)]
 NAMED = sorted({*PLAYED.values(), *(test for tests in ELSEWHERE.values() for test in tests.values())})
 
 
@@ -21,7 +21,7 @@ def nowhere(command: Command) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_is_run_or_it_is_said_why_not(page: Path) -> None:
-    assert [command.text for command in commands_of(page) if nowhere(command)] == []
+    assert [command.text for command in meant(page) if nowhere(command)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -53,5 +53,5 @@ def test_a_page_that_is_played_is_named_by_its_test(page: str, name: str) -> Non
 
 def test_a_command_that_nobody_runs_is_seen() -> None:
     assert len(EVERY) > 100
-    assert nowhere(Command("upkeep.md", 0, "vmcellar new"))
+    assert nowhere(Command("tiers.md", 0, "vmcellar new"))
     assert not nowhere(Command("README.md", 0, "vmcellar new")), "the page's test types it"
