@@ -35,6 +35,7 @@ from vmcellar.restore.boot_disks import (
 from vmcellar.restore.boot_journal import Boot, BootJournal
 from vmcellar.restore.define import TPM_STATE, define_domain
 from vmcellar.restore.domain_xml import KEPT, TPM_ARCHIVE, Networks, RestoredFiles
+from vmcellar.restore.noted import refuse_noted
 from vmcellar.restore.plan import chosen_disks, survey
 from vmcellar.restore.qcow2_overlay import overlay_cluster
 from vmcellar.restore.restore import DOMAIN_XML
@@ -98,6 +99,7 @@ class Booter:
                     targets = journal.entry.targets
                     plan, used = survey(self._repository, point, targets, False, cancel, overlay_cluster)
                     refuse_archived(self._repository, plan)
+                    refuse_noted(self._repository, point, targets, cancel)
                     self._prepare(journal, point, used)
                     self._start(journal)
                 except BaseException:

@@ -29,6 +29,7 @@ from vmcellar.restore.define import TPM_STATE, place_tpm_state
 from vmcellar.restore.destinations import Destination, find_destination
 from vmcellar.restore.domain_xml import firmware_files
 from vmcellar.restore.in_use import LibvirtMachines
+from vmcellar.restore.noted import refuse_noted
 from vmcellar.restore.onto import OntoReport, check_size, restore_onto
 from vmcellar.restore.plan import survey
 from vmcellar.restore.restore import DOMAIN_XML
@@ -130,6 +131,7 @@ class InPlace:
         the running VM has elsewhere than its definition says, which the safety point would not hold.
         """
         survey(self._repository, self._point, list(self.disks), best_effort=False, cancel=CancelToken())
+        refuse_noted(self._repository, self._point, list(self.disks), CancelToken())
         try:
             now = _sources(self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
             sizes = {target: int(self._domain.blockInfo(target)[0]) for target in self.disks if target in now}

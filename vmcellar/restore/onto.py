@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import PermanentError, UsageError, VmcellarError
+from vmcellar.errors import IntegrityError, PermanentError, UsageError, VmcellarError
 from vmcellar.memory import keep_freed_memory
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
 from vmcellar.repository import uses
@@ -23,6 +23,7 @@ from vmcellar.restore.differ import Comparer, DifferentialTarget
 from vmcellar.restore.fetch import Fetcher
 from vmcellar.restore.image_server import ImageServer
 from vmcellar.restore.in_use import Machines, claimed, refuse_used, same_file
+from vmcellar.restore.noted import refuse_noted
 from vmcellar.restore.plan import Resolver, survey
 from vmcellar.restore.thaw import refuse_archived
 from vmcellar.restore.unfinished import Journal, Unfinished, journal
@@ -90,6 +91,7 @@ def restore_onto(
     _refuse_twice(pairs)
     with repository.reading(f"restore {point.vm}"), ExitStack() as stack:
         refuse_archived(repository, survey(repository, point, list(pairs), best_effort=False, cancel=cancel)[0])
+        refuse_noted(repository, point, list(pairs), cancel)
         opened = [_open(stack, record, pairs[record.target], state, machines) for record in records]
         resolver = Resolver(repository, point, best_effort=False, cancel=cancel)
         work = _Work(repository, point, resolver, progress, cancel)
@@ -153,7 +155,7 @@ class _Work:
         try:
             done = [self._run(one) for one in opened]
         except VmcellarError as error:
-            raise type(error)(error.message, hint=_half([one.onto.name for one in opened], error.hint)) from error
+            raise type(error)(error.message, hint=_half([one.onto.name for one in opened], error)) from error
         for one in opened:
             one.journal.end()
         return done
@@ -184,11 +186,11 @@ class _Work:
         return read
 
 
-def _half(names: list[str], hint: str) -> str:
+def _half(names: list[str], error: VmcellarError) -> str:
     """What to do about disks that are half."""
     them = "it" if len(names) == 1 else "them"
-    finish = (
-        f"{', '.join(names)}: half old and half new now, do not use {them}; the same command, typed again, "
-        f"finishes {them}"
-    )
-    return f"{hint}; {finish}" if hint else finish
+    how = f"the same command, typed again, finishes {them}"
+    if isinstance(error, IntegrityError):
+        how = f"{how} once the damage is mended, and a restore of another point overwrites {them}"
+    finish = f"{', '.join(names)}: half old and half new now, do not use {them}; {how}"
+    return f"{error.hint}; {finish}" if error.hint else finish
