@@ -32,11 +32,11 @@ def outcomes(
     past = past_of(good, at, older)
     keep, rule, prices = kept_days(repository, now), rule_today(config), config.price_tables()
     scenarios = [
-        Scenario(f"as now: {keep:.3g} days, {rule_text(rule)}", keep, rule),
-        Scenario(f"kept for {keep / 2:.3g} days", keep / 2, rule),
+        Scenario(f"as now: {round(keep, 1):g} days, {rule_text(rule)}", keep, rule),
+        Scenario(f"kept for {round(keep / 2, 1):g} days", keep / 2, rule),
     ]
     if (at - good["started"].min()).total_seconds() >= 2 * keep * DAY:  # else nobody knows what would be kept
-        scenarios.append(Scenario(f"kept for {2 * keep:.3g} days", 2 * keep, rule))
+        scenarios.append(Scenario(f"kept for {round(2 * keep, 1):g} days", 2 * keep, rule))
     scenarios.append(Scenario("half as often", keep, rule, every=2))
     if (rate := half_the_speed(good)) is not None:
         scenarios.append(Scenario(f"bandwidth {size_text(rate)}/s", keep, rule, rate=float(rate)))
