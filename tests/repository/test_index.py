@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 
 from tests.repository.fakes import FixedKeyring
 from tests.repository.writing import back_up, read_disk, store
-from vmcellar.errors import IntegrityError
-from vmcellar.repository import envelope, index_parts, layout
+from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.repository import envelope, index_file, index_parts, layout
 from vmcellar.repository.index import Index
 from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.layout import TOC_ROW
@@ -273,3 +274,22 @@ def test_a_listing_that_misses_the_old_part_and_the_new_one_takes_nothing_away(
     assert repository.tier.list == listing
     assert repository.index.known(ids(3)) == set(ids(3))
     other.close()
+
+
+def test_a_full_file_system_is_to_be_made_room_on(
+    repository: Repository, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(repository, pool, CHANGES, SIZE)
+
+    def on_a_small_disk(path: Path) -> sqlite3.Connection:
+        connection = index_file.open_file(path)
+        connection.execute("PRAGMA max_page_count = 1")  # as many as it has
+        return connection
+
+    monkeypatch.setattr("vmcellar.repository.index.open_file", on_a_small_disk)
+    fresh = Index(repository.tier, repository.keyring, tmp_path / "cache" / "index.sqlite")
+    fresh.add([entry(1, ids(1))])
+    with pytest.raises(PermanentError, match="full") as caught:
+        fresh.add([entry(2, ids(3000))])
+    assert "free space in" in caught.value.hint
+    fresh.close()

@@ -19,7 +19,7 @@ import numpy as np
 
 from vmcellar.errors import IntegrityError, PermanentError
 from vmcellar.repository import index_parts, layout, marks
-from vmcellar.repository.index_file import open_file
+from vmcellar.repository.index_file import open_file, way_out
 from vmcellar.repository.index_parts import IndexPart, PackEntry
 from vmcellar.repository.layout import ID_BYTES, INDEX_ROW, index_key
 from vmcellar.repository.pack_format import PackRef
@@ -327,10 +327,7 @@ class Index:
                 raise
             self._give_back(connection)
         except sqlite3.Error as error:
-            raise PermanentError(
-                f"index cache {self._cache}: {error}",
-                hint="delete the file: it is made again from the repository by the next command",
-            ) from error
+            raise PermanentError(f"index cache {self._cache}: {error}", hint=way_out(error, self._cache)) from error
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -339,7 +336,8 @@ class Index:
             try:
                 yield database
             except BaseException:
-                database.execute("ROLLBACK")
+                if database.in_transaction:  # a full disk has ended it already
+                    database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
 

@@ -34,6 +34,13 @@ def open_file(path: Path) -> sqlite3.Connection:
         return _connect(path)
 
 
+def way_out(error: sqlite3.Error, path: Path) -> str:
+    """What to do about an error of the cache file."""
+    if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return f"free space in {path.parent}, or name another folder under state: in vmcellar.yaml"
+    return "delete the file: it is made again from the repository by the next command"
+
+
 class _StaleCacheError(Exception):
     """The file is not a cache that this version can use."""
 
