@@ -4,6 +4,7 @@ same as the file.
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lab.postgres import Postgres
+from lab.postgres import USER, Postgres
 from tests.catalog.conftest import fresh
 from tests.catalog.filled import REPOSITORY, fill, same_rows
 from tests.catalog.rows import run, segment
+from tests.docs.pages import ROOT, blocks
 from vmcellar.catalog import databases
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.databases import FILE, PostgresServer, SqliteFile, database_of
@@ -139,3 +141,20 @@ def test_a_password_is_used(postgres: Postgres, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(TransientError, match="password authentication failed") as caught:
         Catalog(PostgresServer(url, "wrong"), REPOSITORY)
     assert "wrong" not in caught.value.message
+
+
+def test_the_statements_of_the_page_make_what_its_configuration_names(postgres: Postgres, tmp_path: Path) -> None:
+    """docs/catalog.md: the SQL is run as it stands, and the role makes the tables by the configuration of the page. The
+    server of the test has no certificate and asks for no password, so that part of the address is left out.
+    """
+    page = (ROOT / "docs" / "catalog.md").read_text()
+    (statements,), (section,) = blocks(page, "sql"), blocks(page, "yaml")
+    with psycopg.connect(f"postgresql://{USER}@127.0.0.1:{postgres.port}/postgres", autocommit=True) as connection:
+        for statement in statements.encode().split(b";\n"):
+            connection.execute(statement)
+    text = re.sub(r"\?sslmode=\S+", "", section).replace("db.example", f"127.0.0.1:{postgres.port}")
+    (tmp_path / "catalog.password").write_text("…\n")
+    (tmp_path / "catalog.password").chmod(0o600)
+    config = parse_config(text.replace("/etc/vmcellar", str(tmp_path)), tmp_path / "vmcellar.yaml")
+    Catalog.of(config, b"r" * 16)
+    assert "its tables are there" in next(check_catalog(config)).detail
