@@ -66,6 +66,10 @@ class Damage(Exception):  # noqa: N818  (what it says is what is wrong, not that
     """Bytes that are not what they must be, or are not there; the text names them."""
 
 
+MALFORMED = (Damage, OSError, ValueError, LookupError, TypeError, struct.error, RecursionError)
+"""What reading bytes that somebody made up may come to; the last ones only if he has the keys."""
+
+
 def derive(secret: bytes, context: bytes, salt: bytes = b"") -> bytes:
     """Section 3."""
     return HKDF(SHA256(), 32, salt or None, b"vmcellar 1 " + context).derive(secret)
@@ -265,7 +269,7 @@ class Repository:
         for path in every_file(folders, "index"):
             try:
                 self._add_part(path)
-            except (Damage, OSError, struct.error, ValueError) as error:
+            except MALFORMED as error:
                 warn(f"{path}: {error}; its objects will be looked for in the packs themselves")
 
     def record(self, folder: str, path: Path) -> bytes:
@@ -321,7 +325,7 @@ class Repository:
         for path in packs:
             try:
                 self._add_pack(path)
-            except (Damage, OSError, struct.error, ValueError) as error:
+            except MALFORMED as error:
                 warn(f"{path}: its table of contents cannot be read: {error}")
         return True
 
@@ -416,7 +420,7 @@ class Repository:
                 try:
                     yield self._point(path)
                     seen.add(path.name)
-                except (Damage, OSError, ValueError, KeyError) as error:
+                except MALFORMED as error:
                     warn(f"point {path}: {error}")
                     self.unreadable.add(path.name)
         self.unreadable -= seen
@@ -454,6 +458,8 @@ class Repository:
             kind, found_level, _, count = struct.unpack_from("<BBHI", data)
             if (kind, found_level) != (1 if level == 0 else 2, level):
                 raise Damage(f"node {node.hex()} is not of level {level}")
+            if not count or len(data) != 8 + count * (44 if level == 0 else 33):
+                raise Damage(f"node {node.hex()} is not as long as it says")
         except (Damage, struct.error) as error:
             losses.add(base, span, str(error))
             return
@@ -597,7 +603,7 @@ def open_object(repository: Repository, name: str) -> int:
     for path in copies(repository.folders, key):
         try:
             plain = opened(repository, key, path, ordinal)
-        except (Damage, ValueError, KeyError, TypeError, struct.error) as error:
+        except MALFORMED as error:
             reasons.append(f"{path}: {error}")
             continue
         sys.stdout.buffer.write(plain)
@@ -696,7 +702,7 @@ def main() -> int:
         return restore_disk(
             repository, arguments.point, arguments.target, arguments.output, best_effort=arguments.best_effort
         )
-    except (Damage, OSError, ValueError, KeyError) as error:
+    except MALFORMED as error:
         warn(f"error: {error}")
         return 1
 

@@ -19,6 +19,7 @@ from tests.faults.memorytier import MemoryTier
 from tests.faults.mutate import mutate_text
 from tests.faults.openkeys import OpenKeyring
 from tests.faults.parser import Parser
+from tests.faults.readerparsers import reader_parsers
 from tests.faults.runparsers import run_parsers
 from vmcellar.crypto import slots
 from vmcellar.crypto.epochs import by_epoch
@@ -306,6 +307,7 @@ def every_parser(folder: Path) -> list[Parser]:
     packed = bytes(Compression(3).encode(b"text " * 200)[1])
     objects = (struct.pack("<BI", 1, 1000) + packed, struct.pack("<BI", 0, 5) + b"plain")
     config = config_object.encode(KEYS, REPOSITORY)
+    point = points.encode(KEYS, REPOSITORY, a_point())
     return [
         Parser("pack header", (header(PACK),), lambda data: _same(data, header(parse_header(data, PACK.size)))),
         Parser("pack trailer", (trailer(PACK, Trailer(4096, 4096 - 128, 3)),), parse_trailer_bytes),
@@ -316,7 +318,7 @@ def every_parser(folder: Path) -> list[Parser]:
         Parser("map inner node", inners, parse_inner, weight=2),
         Parser("index part", index_seeds(), parse_index, weight=2),
         Parser("index part into the cache", index_seeds(), partial(import_index, folder), weight=0.02, whole=False),
-        Parser("restore point", (points.encode(KEYS, REPOSITORY, a_point()),), parse_point, mutate_text),
+        Parser("restore point", (point,), parse_point, mutate_text),
         Parser("config object", (config,), config_object.parse, mutate_text),
         Parser("lease", (records["leases"],), parse_lease, mutate_text),
         Parser("gc mark", (records["gc"],), parse_mark, mutate_text),
@@ -333,4 +335,5 @@ def every_parser(folder: Path) -> list[Parser]:
         *key_parsers(),
         config_parser(),
         *run_parsers(folder / "runs"),
+        *reader_parsers(folder / "reader", index_seeds()[0], pack, leaves[0], inners[0], point),
     ]  # fmt: skip
