@@ -17,7 +17,7 @@ import pytest
 from lab.disks import MIB, DiskSpec
 from lab.inside import GuestInside
 from tests.restore.world import World
-from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.errors import IntegrityError, PermanentError, UsageError
 from vmcellar.restore.define import check_name_free, define_domain, place_tpm_state
 from vmcellar.restore.domain_xml import RestoredFiles
 from vmcellar.restore.report import RestoreReport, RestoreTarget
@@ -30,6 +30,16 @@ if TYPE_CHECKING:
     from tests.conftest import GuestFactory
 
 DISKS = (DiskSpec("vda", 32 * MIB, ext4=True), DiskSpec("sda", 4 * MIB))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "/etc/vm", "a\nb"])
+def test_what_libvirt_takes_as_no_name_is_refused_before_a_long_restore(libvirt_daemons: str, name: str) -> None:
+    """Its images would lie below the folder that the name leads to."""
+    with pytest.raises(UsageError, match="is no name of a VM"):
+        check_name_free(Connection(libvirt_daemons), name)
+    xml = f"<domain type='qemu'><name>{name}</name><memory>1024</memory><os><type>hvm</type></os></domain>"
+    with pytest.raises(libvirt.libvirtError, match="name"):
+        libvirt.open(libvirt_daemons).defineXML(xml)
 
 
 @pytest.fixture

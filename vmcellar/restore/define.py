@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.errors import IntegrityError, PermanentError, UsageError
 from vmcellar.restore.domain_xml import KEPT, Networks, RestoredFiles, rewrite_domain
 from vmcellar.sources.domain_files import BOOT_FILES
 from vmcellar.sources.libvirt_connection import Connection
@@ -35,7 +35,11 @@ class DefinedDomain:
 
 
 def check_name_free(connection: Connection, name: str) -> None:
-    """PermanentError when libvirt has a VM `name`; to be asked before a long restore, too."""
+    """PermanentError when libvirt has a VM `name`, UsageError when it lets none be called so; to be asked before a long
+    restore, too.
+    """
+    if not name or set(name) & set("/\n"):
+        raise UsageError(f"{name!r} is no name of a VM", hint="libvirt takes none with / or a line break")
     if connection.find(name) is not None:
         raise PermanentError(
             f"a VM {name} exists already", hint="choose another name for --define; nothing was changed"
