@@ -18,14 +18,17 @@ PLAYED = {
     "repository-format.md": "tests/repository/test_format_page.py::test_every_example_prints_what_the_page_says",
     "archives.md": "tests/tiers/test_archives_page.py::test_archives",
     "remote-hosts.md": "tests/proof/test_remote.py::test_the_page_remote_hosts",
+    "tiers.md": "tests/docs/test_host_pages.py::test_tiers",
     "upkeep.md": "tests/docs/test_host_pages.py::test_upkeep",
     "restore-by-hand.md": "tests/proof/test_restore_by_hand.py::test_every_command_of_the_page_does_what_it_says",
 }
 """Pages of which this test types every command but those below."""
 
-SPOKEN = ("operators.md", "upkeep.md")
+SPOKEN = ("operators.md", "upkeep.md", "tiers.md")
 """Of these, what operators type in need, also the commands within lines; of the others, those in blocks."""
 
+S3 = "tests/tiers/test_end_to_end.py::test_the_commands_work_there"
+LOCK = "tests/tiers/test_lock.py::test_what_is_deleted_or_written_over_on_top_of_a_lock_is_found_and_comes_back"
 WHEEL = "tests/deployments/test_wheel.py::test_an_installed_program_sets_up_backs_up_and_makes_the_catalog_anew"
 README = PLAYED["README.md"]
 RESTORE = PLAYED["restore.md"]
@@ -53,6 +56,11 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "vmcellar files web1@latest ls vda2:/ --key vda2=/root/web1.pass": FILES,
     },
     "prefect.md": {"vmcellar up": UP, "vmcellar deploy": DEPLOY, "vmcellar deploy --dry-run": DEPLOY},
+    "tiers.md": {
+        "vmcellar doctor": README,
+        "vmcellar init --tier hot=s3://bucket/prefix --passphrase-file FILE": S3,
+        "vmcellar tiers undelete NAME": LOCK,
+    },
     "installing.md": {
         "python3 -m venv --system-site-packages /opt/vmcellar": WHEEL,
         "/opt/vmcellar/bin/pip install -c dist/constraints.txt dist/vmcellar-*.whl": WHEEL,
@@ -85,6 +93,13 @@ NOT_HERE: dict[str, dict[str, str]] = {
     "operators.md": {
         "systemctl reboot": "it would end the machine of the tests",
         "vmcellar key remove": NAME,
+    },
+    "tiers.md": {
+        "vmcellar tiers add NAME": NAME,
+        "vmcellar key remove": NAME,
+        "vmcellar thaw": NAME,
+        "vmcellar tiers move --identity FILE": "for recipient mode: "
+        "tests/upkeep/test_repack.py repacks with the private key by the engine",
     },
     "upkeep.md": {
         "vmcellar prune [VM]...": NAME,

@@ -1,4 +1,4 @@
-"""Pages that need a host and no VM: configuration.md and monitoring.md, typed as they stand."""
+"""Pages that need a host and no VM: configuration.md, monitoring.md, upkeep.md, tiers.md, typed as they stand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import shutil
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -60,6 +62,13 @@ def mounted(folder: Path) -> None:
     assert "huge=within_size" in found
 
 
+def store_a_point(terminal: Terminal) -> None:
+    repository = Repository.open(load_config(terminal.folder / "etc/vmcellar/vmcellar.yaml"))
+    with ThreadPoolExecutor(1) as pool:
+        back_up(repository, pool, [(0, b"x" * 4096)], 1 << 20, vm="web1")
+    repository.close()
+
+
 def a_point(terminal: Terminal) -> None:
     """A host with a repository that holds a point of web1."""
     (terminal.folder / "etc/vmcellar/passphrase").write_text("of a test\n")
@@ -70,10 +79,7 @@ def a_point(terminal: Terminal) -> None:
             "--passphrase-file /etc/vmcellar/passphrase"
         ),
     )
-    repository = Repository.open(load_config(terminal.folder / "etc/vmcellar/vmcellar.yaml"))
-    with ThreadPoolExecutor(1) as pool:
-        back_up(repository, pool, [(0, b"x" * 4096)], 1 << 20, vm="web1")
-    repository.close()
+    store_a_point(terminal)
 
 
 def test_monitoring(terminal: Terminal) -> None:
@@ -113,13 +119,6 @@ def test_upkeep(terminal: Terminal) -> None:
     shutil.copytree(hot, copy)
     terminal.words |= {"POINT": point["id"], "ID": point["id"], "TEXT": "'before an upgrade'", "STORAGE": str(copy)}
 
-    def damage() -> None:
-        """One byte of the pack is another."""
-        pack = next(path for path in (hot / "data").rglob("*") if path.is_file())
-        data = bytearray(pack.read_bytes())
-        data[80] ^= 1
-        pack.write_bytes(data)
-
     def lose() -> None:
         (hot / "points" / point["id"]).unlink()
 
@@ -130,7 +129,9 @@ def test_upkeep(terminal: Terminal) -> None:
             "vmcellar pin POINT --note TEXT": Scene(after=lambda: pinned(terminal)),
             "vmcellar locks": Scene(),
             "vmcellar verify --all": Scene(["1 points|1 restore point|whole|sound|ok"]),
-            "vmcellar verify --all --deep --repair --from STORAGE": Scene(["mended|repaired"], before=damage),
+            "vmcellar verify --all --deep --repair --from STORAGE": Scene(
+                ["mended|repaired"], before=partial(damage, hot)
+            ),
             "vmcellar verify ID --repair --from STORAGE": Scene(before=lose),
         },
     )
@@ -140,3 +141,52 @@ def test_upkeep(terminal: Terminal) -> None:
 
 def pinned(terminal: Terminal) -> None:
     assert "before an upgrade" in terminal.type("vmcellar pin").out
+
+
+def damage(hot: Path) -> None:
+    """One byte of a pack is another."""
+    pack = next(path for path in (hot / "data").rglob("*") if path.is_file())
+    data = bytearray(pack.read_bytes())
+    data[80] ^= 1
+    pack.write_bytes(data)
+
+
+def test_tiers(terminal: Terminal) -> None:
+    """hot and warm are directories here. The mirror that is promoted is a copy: hot is not lost."""
+    hot, warm, mirror = (terminal.folder / "srv" / name for name in ("vmcellar", "disks", "mirror"))
+    (terminal.folder / "etc/vmcellar/passphrase").write_text("of a test\n")
+
+    def configure(**tiers: Path) -> None:
+        document: dict[str, Any] = {
+            "tiers": {name: str(path) for name, path in tiers.items()},
+            "key": {"file": "passphrase"},
+        }
+        document |= {"state": "state", "placement": {"hot": "7d", "warm": "rest", "copies": 2}}
+        if "warm" not in tiers:
+            del document["placement"]
+        (terminal.folder / "etc/vmcellar/vmcellar.yaml").write_text(yaml.safe_dump(document))
+
+    def lost() -> None:
+        shutil.copytree(warm, mirror)
+        configure(hot=mirror)
+        check("list", terminal.type("vmcellar list"), says=["web1"])
+
+    terminal.monkeypatch.setenv("VMCELLAR_CONFIG", str(terminal.folder / "etc/vmcellar/vmcellar.yaml"))
+    configure(hot=hot)
+    both = partial(configure, hot=hot, warm=warm)
+    play(
+        "tiers.md",
+        terminal,
+        {
+            "vmcellar init": Scene(["repository"], after=partial(store_a_point, terminal)),
+            "vmcellar tiers add warm": Scene(before=both),
+            "vmcellar tiers move": Scene(["copies|copied"]),
+            "vmcellar tiers": Scene(["warm"]),
+            "vmcellar tiers promote": Scene(["repository"], answers=["y"], before=lost, after=both),
+            "vmcellar verify --all --deep --repair --from warm": Scene(
+                ["mended|repaired"], before=partial(damage, hot)
+            ),
+            "vmcellar list": Scene(["web1"]),
+        },
+    )
+    check("verify", terminal.type("vmcellar verify --all --deep"))

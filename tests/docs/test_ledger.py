@@ -70,5 +70,5 @@ def test_a_page_that_is_played_is_named_by_its_test(page: str, name: str) -> Non
 
 def test_a_command_that_nobody_runs_is_seen() -> None:
     assert len(EVERY) > 100
-    assert nowhere(Command("tiers.md", 0, "vmcellar new"))
+    assert nowhere(Command("analysis.md", 0, "vmcellar new"))
     assert not nowhere(Command("README.md", 0, "vmcellar new")), "the page's test types it"
