@@ -106,10 +106,12 @@ def change_calendar(frame: pd.DataFrame, most: int = 24) -> Figure:
     scale, unit = in_bytes(top)
     shown = axis.pcolormesh(
         np.arange(values.shape[1] + 1), np.arange(len(table) + 1), np.maximum(values, floor) / scale,
-        cmap=HEAT, norm=LogNorm(floor / scale, top / scale), edgecolors="white", linewidth=0.3,
+        cmap=HEAT, norm=LogNorm(floor / scale, top / scale),
     )  # fmt: skip
     axis.set_yticks(np.arange(len(table)) + 0.5, [str(vm) for vm in table.index])
     axis.invert_yaxis()
+    # Only between VMs: between the days of months it would be as wide as they are, and white means none was taken.
+    axis.hlines(np.arange(1, len(table)), 0, table.shape[1], colors="white", linewidth=1.0)
     named = pd.DatetimeIndex(table.columns)
     mondays = [int(i) for i in np.flatnonzero(named.dayofweek == 0)]
     step = max(1, -(-len(mondays) // 8))
