@@ -142,6 +142,15 @@ def test_where_a_tag_decides_the_name_alone_tells_nothing() -> None:
             ':3: backups[0].retension: unknown key "retension"; did you mean',
         ),
         ("backups:\n- name: a\n  retention: {dayly: 3}\n", ':3: backups[0].retention.dayly: unknown key "dayly"; did'),
+        (
+            "backups:\n  - name: a\n    bandwidth: {8-18: 20MiB/s}\n",
+            ":3: backups[0].bandwidth (8-18): a window is two local times of day",
+        ),
+        ("backups:\n  - name: a\n    bandwidth: {'08:00-18:00': 20}\n", ":3: backups[0].bandwidth (20): a rate is"),
+        (
+            "backups:\n  - name: a\n    hooks:\n      - {when: before, run: ''}\n",
+            ":4: backups[0].hooks[0].run: must not be empty: write it, or leave its entry out",
+        ),
         ("tiers: {hot: ftp://x/y}\n", ":1: tiers.hot (ftp://x/y): ftp://x/y: storage is a directory, ceph::pool/"),
         ("tiers: {hot: s3://b}\n", ":1: tiers.hot (s3://b): s3://b: write ceph::pool/namespace or s3://bucket/prefix"),
         ("tiers:\n  hot:\n    storage: /x\n    region: eu\n", ":2: tiers.hot: region is no option of /x"),

@@ -35,6 +35,7 @@ _PLAIN_WORDS = {
     "dict_type": "must be a section: keys below it, each indented",
     "path_type": "must be a path",
     "too_short": "must not be empty",
+    "string_too_short": "must not be empty: write it, or leave its entry out",
 }
 
 
@@ -163,7 +164,7 @@ def _explain_one(problem: ErrorDetails, marked: MarkedYaml) -> Problem:
     said = _PLAIN_WORDS.get(problem["type"], said)
     if more.get("first"):
         said = said.format(line=marked.locate(more["first"])[1])
-    value = _shown_value(known, marked)
+    value = _shown_value(known, marked, problem["input"])
     text = f"{dotted(known) or 'the file'}{f' ({value})' if value else ''}: {said}"
     about, _, fix = said.partition("; ")
     return Problem(line, dotted(known), value, about, fix or _SCHEMA_HINT, text)
@@ -190,11 +191,14 @@ def _section_at(path: KeyPath) -> type[BaseModel]:
     return section
 
 
-def _shown_value(path: KeyPath, marked: MarkedYaml) -> str:
+def _shown_value(path: KeyPath, marked: MarkedYaml, part: object) -> str:
+    """What stands at `path`, or the `part` of a section there that was looked at."""
     if not path or not _SECRETS.isdisjoint(path):
         return ""  # somebody may have written the secret itself here
     value = marked.value(path)
     if isinstance(value, dict | list):
+        value = part
+    if isinstance(value, dict | list | tuple):
         return ""
     text = "nothing" if value is None else str(value)
     return text if len(text) <= _VALUE_SHOWN else text[:_VALUE_SHOWN] + "…"
