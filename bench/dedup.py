@@ -43,6 +43,8 @@ from vmcellar.sources.nbd import ExportReader
 
 MIB = 1 << 20
 IMAGES = ("base", "other", "clone")
+AS_A_COMMAND = "from vmcellar.memory import collect_rarely; collect_rarely(); from bench.dedup import main; main()"
+"""What a process of ours runs: the engine is imported with Python's settings of `vmcellar backup`."""
 OURS, CONTENT, RESTIC, BORG = "vmcellar", "content", "restic", "borg"
 FIXED = "6b1f0d5e-0000-4000-8000-000000000001"
 
@@ -263,7 +265,7 @@ def ours(folder: Path, *options: str) -> Callable[[Path], Cost]:
     config = folder / "vmcellar.yaml"
     config.write_text(json.dumps({"tiers": {"hot": str(folder / "repository")}, "key": key, **places}))
     Repository.init(load_config(config)).close()
-    return lambda image: timed([sys.executable, "-m", "bench.dedup", *options, "--image", image, config], os.getpid())
+    return lambda image: timed([sys.executable, "-c", AS_A_COMMAND, *options, "--image", image, config], os.getpid())
 
 
 def by_content(folder: Path) -> Callable[[Path], Cost]:

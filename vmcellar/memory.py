@@ -8,6 +8,7 @@ Measured on the hot path: 0.4-0.5 s of CPU per GB for fresh pages, 0.05 for page
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ _TRIM_THRESHOLD = 512 << 20
 _TOP_PAD = 16 << 20
 _WAIT_SECONDS = 0.2
 
+_NEW_OBJECTS = 10_000
+"""What lies in cycles stays until so many containers more were made than freed: some MiB at most."""
+
 
 @cache
 def keep_freed_memory() -> bool:
@@ -45,6 +49,15 @@ def keep_freed_memory() -> bool:
     settings = ((_M_MMAP_THRESHOLD, _MMAP_THRESHOLD), (_M_TRIM_THRESHOLD, _TRIM_THRESHOLD), (_M_TOP_PAD, _TOP_PAD))
     taken = [mallopt(name, value) == 1 for name, value in settings]
     return all(taken)
+
+
+def collect_rarely() -> None:
+    """Have Python look for cycles less often than after each 700 new objects: nearly all that imports make stays, and
+    walking it again and again is a twelfth of what a command takes to start (docs/performance.md).
+
+    It is of the whole process, so for the program itself to call, before it imports the rest.
+    """
+    gc.set_threshold(_NEW_OBJECTS)
 
 
 def helper_environment() -> dict[str, str]:

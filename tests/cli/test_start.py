@@ -48,6 +48,15 @@ def test_help_loads_nothing_heavy() -> None:
     assert set(HEAVY) & set(json.loads(done.stderr)) == set()
 
 
+def test_the_collector_is_told_before_a_command_imports_anything() -> None:
+    """Else it walks all that was imported again and again, and finds nothing to free."""
+    program = (
+        "import gc\nfrom vmcellar.cli import main\nmain.app = lambda **_: print(gc.get_threshold()[0])\nmain.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10 * 700, "Python's own threshold, or near it"
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"vmcellar {vmcellar.__version__}\n"
 

@@ -58,6 +58,7 @@ from vmcellar.cli.output import json_wanted, print_error
 from vmcellar.cli.session import GlobalOptions, set_up_logging
 from vmcellar.cli.signals import EXIT_CANCELLED
 from vmcellar.errors import PermanentError, UsageError, VmcellarError
+from vmcellar.memory import collect_rarely
 
 _BadUse: Any = typer.BadParameter.__base__
 """Click's error for a command line that it does not understand; Typer has a Click of its own, under no public name."""
@@ -133,6 +134,7 @@ for module in (
 def main() -> None:
     """Run the command line; never returns."""
     speak_utf8()
+    collect_rarely()  # before a command imports what it needs
     open_closed_streams()
     guard_output()
     try:
