@@ -18,6 +18,7 @@ PLAYED = {
     "repository-format.md": "tests/repository/test_format_page.py::test_every_example_prints_what_the_page_says",
     "archives.md": "tests/tiers/test_archives_page.py::test_archives",
     "remote-hosts.md": "tests/proof/test_remote.py::test_the_page_remote_hosts",
+    "prefect.md": "tests/flows/test_prefect_page.py::test_prefect",
     "tiers.md": "tests/docs/test_host_pages.py::test_tiers",
     "upkeep.md": "tests/docs/test_host_pages.py::test_upkeep",
     "restore-by-hand.md": "tests/proof/test_restore_by_hand.py::test_every_command_of_the_page_does_what_it_says",
@@ -32,6 +33,7 @@ LOCK = "tests/tiers/test_lock.py::test_what_is_deleted_or_written_over_on_top_of
 WHEEL = "tests/deployments/test_wheel.py::test_an_installed_program_sets_up_backs_up_and_makes_the_catalog_anew"
 README = PLAYED["README.md"]
 RESTORE = PLAYED["restore.md"]
+OPERATORS = PLAYED["operators.md"]
 UP = "tests/flows/test_deploy.py::test_up_serves_the_jobs_and_stops_cleanly"
 DEPLOY = "tests/flows/test_deploy.py::test_deploy_registers_every_job_once_and_takes_away_what_is_gone"
 DRAIN = "tests/flows/test_drain.py::test_a_host_that_serves_is_drained_when_its_run_has_ended"
@@ -41,6 +43,8 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "README.md": {
         "python3 -m venv --system-site-packages /opt/vmcellar": WHEEL,
         "/opt/vmcellar/bin/pip install -c dist/constraints.txt dist/vmcellar-*.whl": WHEEL,
+        "vmcellar prove web1@latest": OPERATORS,
+        "vmcellar serve web1@latest": RESTORE,
         "vmcellar files web1@latest get /etc/nginx .": RESTORE,
         "vmcellar up": UP,
         "vmcellar deploy": DEPLOY,
@@ -55,7 +59,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "vmcellar files web1@latest get vg0/data:/srv/db /srv/db-of-monday": FILES,
         "vmcellar files web1@latest ls vda2:/ --key vda2=/root/web1.pass": FILES,
     },
-    "prefect.md": {"vmcellar up": UP, "vmcellar deploy": DEPLOY, "vmcellar deploy --dry-run": DEPLOY},
+    "prefect.md": {"vmcellar up": UP},
     "tiers.md": {
         "vmcellar doctor": README,
         "vmcellar init --tier hot=s3://bucket/prefix --passphrase-file FILE": S3,
@@ -71,7 +75,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "vmcellar drain --end": DRAIN,
     },
 }
-"""By page and command: the test that runs it, perhaps in other words. What takes ten seconds is typed once."""
+"""By page and command: the test that runs it, perhaps in other words. What takes seconds is typed once."""
 
 SUITE = "it is what runs this test"
 APT = "a test installs no packages; `./run setup` installs these, and test_other_commands.py compares the lists"
@@ -79,7 +83,6 @@ ANSIBLE = (
     "it changes a whole machine, or fetches packages; `VMCELLAR_ANSIBLE=1 ./run test "
     "tests/deployments/test_ansible.py` does it on bare ones, and CI does not"
 )
-API = "tests/flows/test_served.py asks a real server for the same by its API"
 UV = "Debian 12 has no uv"
 NAME = "it is named without what it needs, which stands beside it"
 NOT_HERE: dict[str, dict[str, str]] = {
@@ -122,14 +125,6 @@ NOT_HERE: dict[str, dict[str, str]] = {
         "uv tool install --python /usr/bin/python3 -c dist/constraints.txt dist/vmcellar-*.whl": UV,
         'echo /usr/lib/python3/dist-packages > "$(uv tool dir)/vmcellar/lib/python3.11/site-packages/debian.pth"': UV,
         "systemctl restart vmcellar-server vmcellar-serve vmcellar-metrics": ANSIBLE,
-    },
-    "prefect.md": {
-        "export PREFECT_API_URL=http://backup.example:4200/api": API,
-        """prefect deployment run backup-vm/here --params '{"request": {"config": "/etc/vmcellar/vmcellar.yaml", """
-        """"vm": "web1"}}'""": API,
-        "prefect flow-run cancel ID": API,
-        'prefect worker start --pool vmcellar --work-queue "$(hostname)" --type process': "not in CI: "
-        "`VMCELLAR_FAULTS=1 ./run test tests/flows/test_two_hosts.py` has workers",
     },
     "remote-hosts.md": {
         "ssh-copy-id -i /root/.ssh/kvm2.pub root@kvm2.example": "it lets a key in for root of this very machine; the "
