@@ -26,6 +26,7 @@ from vmcellar.backup.model import CompressResult, Entropy, ExportResult, PackHan
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.errors import CancelledError
 from vmcellar.progress import CancelToken, ProgressSink
+from vmcellar.repository.layout import ID_BYTES
 from vmcellar.repository.packs import SealedPack
 from vmcellar.sources.nbd import ExportReader
 
@@ -132,10 +133,7 @@ class _SegmentExport:
                 raise_first(futures, lambda: self._look(inner))
         finally:
             self.writer.close()
-        rows = np.zeros(len(self._rows), LANDED)
-        for i, (offset, length, place, chunk) in enumerate(sorted(self._rows)):
-            rows[i] = (offset, length, place, np.frombuffer(chunk, np.uint8))
-        return rows
+        return _landed(sorted(self._rows))
 
     def _look(self, readers: CancelToken) -> None:
         """Beside the readers, which look for each chunk: one may wait long for its next one, or for a compressor."""
@@ -217,6 +215,15 @@ class _SegmentExport:
         if self._direct.take(chunks, data, patient=self.writer.size + len(data) > self._engine.landing.budget):
             return [PLACE_DIRECT] * len(chunks)
         return [self.writer.append(piece) for _, piece in chunks]
+
+
+def _landed(found: Sequence[tuple[int, int, int, bytes]]) -> np.ndarray:
+    """The LANDED rows of (offset, length, place, chunk)."""
+    rows = np.zeros(len(found), LANDED)
+    for column, name in enumerate(("offset", "length", "place")):
+        rows[name] = [row[column] for row in found]
+    rows["chunk"] = np.frombuffer(b"".join(row[3] for row in found), np.uint8).reshape(-1, ID_BYTES)
+    return rows
 
 
 def raise_first(futures: Sequence[Future[None]], look: Callable[[], None] = lambda: None) -> None:

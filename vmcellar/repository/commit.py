@@ -22,7 +22,16 @@ from vmcellar.repository import layout, nodes, points
 from vmcellar.repository.codec import Compression
 from vmcellar.repository.guard import Guard
 from vmcellar.repository.index_parts import PackEntry
-from vmcellar.repository.layout import ABSENT, CHUNK_MAX, KIND_DATA, KIND_META, WHAT_CHUNK, WHAT_NODE, pack_key
+from vmcellar.repository.layout import (
+    ABSENT,
+    CHUNK_MAX,
+    ID_BYTES,
+    KIND_DATA,
+    KIND_META,
+    WHAT_CHUNK,
+    WHAT_NODE,
+    pack_key,
+)
 from vmcellar.repository.pack_format import Table
 from vmcellar.repository.packs import PackReader, PackRef, PackWriter, verify_pack
 from vmcellar.repository.points import Artifact, RestorePoint
@@ -169,10 +178,12 @@ def _references(node: bytes) -> dict[bytes, int]:
     if node[0] == layout.NODE_INNER:
         children = nodes.decode_inner(node, node[1])
         return {children[i].tobytes(): 1 for i in np.flatnonzero(children.any(axis=1))}
+    rows = nodes.decode_leaf(node, 0)
+    ids, ends = rows["chunk"].tobytes(), rows["chunk_offset"].astype(np.int64) + rows["length"]
     needed: dict[bytes, int] = {}
-    for row in nodes.decode_leaf(node, 0):
-        chunk = row["chunk"].tobytes()
-        needed[chunk] = max(needed.get(chunk, 0), int(row["chunk_offset"]) + int(row["length"]))
+    for place, end in enumerate(ends.tolist()):
+        chunk = ids[place * ID_BYTES : (place + 1) * ID_BYTES]
+        needed[chunk] = max(needed.get(chunk, 0), end)
     return needed
 
 
