@@ -15,6 +15,7 @@ from tests.docs.terminal import Terminal
 from tests.flows.served import SECONDS, Served
 from tests.proof.cellar import Cellar
 
+AUTOMATIONS = ("a backup failed", "a point or a VM looks bad")
 pytestmark = [pytest.mark.libvirt, pytest.mark.prefect]
 
 
@@ -63,3 +64,15 @@ def test_prefect(terminal: Terminal, served: Served, cellar: Cellar, flow_guest:
             "prefect flow-run cancel ID": Scene(after=cancelled),
         },
     )
+    forget(served, host)
+
+
+def forget(served: Served, host: str) -> None:
+    """What `deploy` made for this host would make runs that nobody takes, on the server of all tests."""
+    client = served.seen.client
+    for deployment in client.read_deployments():
+        if deployment.name == host or deployment.name.endswith(f"@{host}"):
+            client.delete_deployment(deployment.id)
+    for name in AUTOMATIONS:
+        for automation in client.read_automations_by_name(f"vmcellar-{host}: look at once when {name}"):
+            client.delete_automation(automation.id)
