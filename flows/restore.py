@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.parameters import RestoreVm
 from tasks import restore as tasks
+from tasks.artifacts import restore_artifact
 from tasks.control import activity
 from tasks.running import TaskThreads
 from tasks.runrecords import recorded
@@ -20,6 +21,7 @@ async def restore_vm(request: RestoreVm) -> Done:
     wanted = tasks.restore_wanted(request.directory, request.format, request.disks, request.best_effort, request.define)
     with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
         done = await threads.value(tasks.restore, request.config, request.point, wanted)
+    await restore_artifact(done.report, done.defined.name if done.defined else "")
     if done.report.lost:
         raise IntegrityError(
             f"{done.report.vm}: point {done.report.point} is restored but for {len(done.report.lost)} lost ranges",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vmcellar.analysis.gains import Gain
     from vmcellar.catalog.catalog import Catalog
     from vmcellar.catalog.conditions import Condition
+    from vmcellar.restore.report import RestoreReport
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,11 +71,38 @@ async def progress_artifact(vm: str, activity: Activity) -> AsyncIterator[None]:
         watcher.cancel()
 
 
+def links(vm: str) -> str:
+    """Where the UI keeps all reports of a VM's backups, drills, verifications and restores, as a line of Markdown."""
+    pages = {"backups": "backup", "drills": "drill", "verifications": "verification", "restores": "restore"}
+    return f"{vm}: " + ", ".join(f"[{name}](/artifacts/key/{artifact_key(key, vm)})" for name, key in pages.items())
+
+
 async def report_artifact(point: PointSummary) -> None:
     """Publish the report of a committed point."""
-    text = markdown_report(point)
+    text = f"{markdown_report(point)}\n{links(point.vm)}\n"
     made = acreate_markdown_artifact(
         key=artifact_key("backup", point.vm), markdown=text, description=f"{point.vm}: {point.id}"
+    )
+    await or_warn(made, None)
+
+
+async def restore_artifact(report: RestoreReport, defined: str) -> None:
+    """Publish what came back, where it lies, and what was lost; `defined` is the new VM's name, if there is one."""
+    lost = report.lost[:ROWS_MOST]
+    lines = [
+        f"# {report.vm}: point `{report.point}` restored{f' as the VM {defined}' if defined else ''}",
+        "",
+        f"- read {size_text(report.read)} from the tiers in {report.seconds:.1f} s",
+        *(f"- **lost**: {each.target}, {each.length} bytes at {each.offset}: {each.reason}" for each in lost),
+        "",
+        "| disk | size | written | image |",
+        "|---|---|---|---|",
+        *(f"| {d.target} | {size_text(d.size)} | {size_text(d.written)} | `{d.path}` |" for d in report.disks),
+        "",
+        links(report.vm),
+    ]
+    made = acreate_markdown_artifact(
+        key=artifact_key("restore", report.vm), markdown="\n".join(lines), description=f"{report.vm}: {report.point}"
     )
     await or_warn(made, None)
 

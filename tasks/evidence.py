@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.events import emit_event
 
-from tasks.artifacts import artifact_key, or_warn
+from tasks.artifacts import artifact_key, links, or_warn
 from tasks.verify import SCREEN_SHOWN, Outcome
 from vmcellar.policy.risk import Risk
 from vmcellar.quality.judge import Result
@@ -82,6 +82,8 @@ def page_of(record: Evidence) -> str:
         "| check | expected | found | |",
         "|---|---|---|---|",
         *map(_check_row, record.checks),
+        "",
+        links(record.vm),
     ]
     if record.screenshot and len(record.screenshot) <= SCREEN_SHOWN:
         lines += ["", f"![screen](data:image/png;base64,{base64.b64encode(record.screenshot).decode()})"]

@@ -52,6 +52,10 @@ def test_restore_gives_every_byte_back(seen: Seen, cellar: Cellar, flow_guest: L
     run = seen.flow_run(f"restore {flow_guest.name}@latest")
     assert run.state is not None
     assert run.state.is_completed()
+    report = str(seen.artifacts(run)[f"restore-{flow_guest.name}"].data)
+    assert f"point `{point.id}` restored" in report
+    assert all(f"| {target} | " in report and f"`{path}`" in report for target, path in images.items())
+    assert f"[backups](/artifacts/key/backup-{flow_guest.name})" in report, "from a restore to what it was made of"
     with pytest.raises(PermanentError, match="exist"):
         restore(cellar, point.id, tmp_path / "out")
     some = restore(cellar, point.id, tmp_path / "some", disks=("vdb",))
@@ -76,6 +80,8 @@ def test_damage_turns_verify_and_restore_red(seen: Seen, cellar: Cellar, flow_gu
         restore(cellar, point.id, tmp_path / "best", best_effort=True)
     assert "lost-ranges.json" in raised.value.hint
     assert (tmp_path / "best" / "lost-ranges.json").exists()
+    report = str(seen.artifacts(seen.flow_run(f"restore {point.id}"))[f"restore-{flow_guest.name}"].data)
+    assert report.count("- **lost**: vda, ") == 1
 
 
 def test_recover_settles_what_a_killed_process_left(seen: Seen, cellar: Cellar, flow_guest: LabGuest) -> None:

@@ -37,7 +37,7 @@ def markdown_report(point: PointSummary) -> str:
         f"- {'because: ' + point.reason if point.reason else f'incremental to `{point.parent}`'}",
         f"- held the VM's backup job for {point.held_seconds:.1f} s; guest frozen for {point.freeze_seconds:.2f} s",
         f"- read {size_text(point.bytes_read)}, changed {size_text(point.bytes_changed)}, "
-        f"stored {size_text(point.bytes_stored)}",
+        f"stored {size_text(point.bytes_stored)} on the tier hot",
         "",
         *_disk_table(point.disks),
         "",
@@ -57,15 +57,20 @@ def _consistency(point: PointSummary) -> str:
 
 def _disk_table(disks: tuple[DiskFigures, ...]) -> list[str]:
     return [
-        "| disk | size | read | zero | changed | known | new | stored | in full because |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| disk | size | read | zero | changed | known | new | stored | ratio | in full because |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {d.target} | {size_text(d.size)} | {size_text(d.bytes_read)} | {size_text(d.bytes_zero)} "
             f"| {size_text(d.bytes_changed)} | {size_text(d.bytes_known)} | {size_text(d.bytes_new)} "
-            f"| {size_text(d.bytes_stored)} | {d.full_reason} |"
+            f"| {size_text(d.bytes_stored)} | {_ratio(d)} | {d.full_reason} |"
             for d in disks
         ),
     ]
+
+
+def _ratio(disk: DiskFigures) -> str:
+    """New bytes by what they took; a disk that stored nothing has none."""
+    return f"{disk.bytes_new / disk.bytes_stored:.2f}" if disk.bytes_stored else ""
 
 
 def _section(title: str, lines: tuple[str, ...]) -> list[str]:
