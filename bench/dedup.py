@@ -215,7 +215,7 @@ class ImageSource:
         self,
         vm: str,  # noqa: ARG002
         repository_id: str,  # noqa: ARG002
-        recorded: Sequence[str],  # noqa: ARG002
+        kept: Collection[str],  # noqa: ARG002
         live_runs: Collection[str],  # noqa: ARG002
     ) -> list[Reconciled]:
         """See Source: nothing is ever left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,10 @@ class MixedSource:
         return self._of(result.vm).reattach(result)
 
     def reconcile(
-        self, vm: str, repository_id: str, recorded: Sequence[str], live_runs: Collection[str]
+        self, vm: str, repository_id: str, kept: Collection[str], live_runs: Collection[str]
     ) -> list[Reconciled]:
         """See CaptureSource."""
-        found: list[Reconciled] = self._of(vm).reconcile(vm, repository_id, recorded, live_runs)
+        found: list[Reconciled] = self._of(vm).reconcile(vm, repository_id, kept, live_runs)
         return found
 
     def left_behind(self, repository_id: str) -> set[str]:

@@ -21,8 +21,9 @@ class BackupVm(FlowParameters):
     """Back up one VM."""
 
     vm: str = Field(min_length=1, description="the VM's name in libvirt")
-    mode: Literal["auto", "full", "incremental"] = Field(
-        default="auto", description="auto: incremental where possible; full: read everything"
+    mode: Literal["auto", "full", "incremental", "differential"] = Field(
+        default="auto",
+        description="auto: incremental where possible; full: read everything; differential: since the last full",
     )
     job: str = Field(default="", description="the job under backups: that this belongs to, for the record")
     exclude_disks: tuple[str, ...] = Field(default=(), description="targets left out on purpose, as in vdb")

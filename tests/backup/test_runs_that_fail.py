@@ -19,7 +19,6 @@ from tests.backup.world import SIZE, EmptySource, again
 from vmcellar.backup import pipeline, recover, stages, wanted_full
 from vmcellar.backup.model import BackupRequest, ExportResult, PointSummary, RunHandle
 from vmcellar.cli.hostlocks import held_locks
-from vmcellar.config.jobs import BackupJob
 from vmcellar.engine import Engine
 from vmcellar.errors import CancelledError, IntegrityError, PermanentError, TransientError
 from vmcellar.progress import CancelToken
@@ -48,16 +47,6 @@ def test_a_vm_of_any_name_is_backed_up_and_asked_for_a_full_one(engine: Engine, 
     assert [point.id for point in engine.repository.points_of(vm)] == [summary.id]
     wanted_full.ask(engine.state, vm, "a doubt", engine.repository.point(summary.id).time)
     assert wanted_full.asked(engine.state, vm, engine.repository.points_of(vm)) == "a doubt"
-
-
-@pytest.mark.parametrize("job", ["", "weekly"])
-def test_a_point_says_that_differential_was_done_otherwise(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, job: str
-) -> None:
-    jobs = (BackupJob(name="weekly", mode="differential"),)
-    monkeypatch.setattr(engine, "config", engine.config.model_copy(update={"backups": jobs}))
-    summary = pipeline.run(engine, BackupRequest("vm", job=job))
-    assert any("differential is done as auto" in warning for warning in summary.warnings) == bool(job)
 
 
 def test_a_backup_says_that_a_point_of_a_clock_that_was_ahead_is_called_latest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,7 +102,7 @@ class EmptySource:
         self,
         vm: str,
         repository_id: str,  # noqa: ARG002
-        recorded: Sequence[str],  # noqa: ARG002
+        kept: Collection[str],  # noqa: ARG002
         live_runs: Collection[str],
     ) -> list[Reconciled]:
         if self.away:

@@ -142,14 +142,6 @@ def test_backup_without_a_vm_is_bad_use(cli: Cli, file: Path) -> None:
     assert cli("backup", "--config", file).code == 2
 
 
-@pytest.mark.parametrize("mode", ["auto", "full", "differential"])
-def test_check_says_that_differential_is_done_otherwise(cli: Cli, tmp_path: Path, mode: str) -> None:
-    (tmp_path / "vmcellar.yaml").write_text(f"backups:\n  - name: weekly\n    mode: {mode}\n")
-    result = cli("config", "check")
-    assert result.code == 0
-    assert ("warning: job weekly: mode differential is done as auto" in result.err) == (mode == "differential")
-
-
 def test_doctor_looks_for_libguestfs_only_where_a_job_leaves_paths_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -125,7 +125,7 @@ class ImageSource:
 
     def begin(self, request: CaptureRequest) -> ImageCapture:
         checkpoint = f"c-{request.run_id}"
-        parent = request.chain[-1].name if request.chain and not request.force_full else None
+        parent = request.parent
         disks = []
         for target, data in self.disks_of(request.vm).items():
             path = self.folder / f"{request.vm}.{target}"
@@ -171,7 +171,7 @@ class ImageSource:
         self,
         vm: str,
         repository_id: str,  # noqa: ARG002
-        recorded: Sequence[str],
+        kept: Collection[str],
         live_runs: Collection[str],
     ) -> list[Reconciled]:
         done = []
@@ -179,9 +179,9 @@ class ImageSource:
             if result.vm == vm and result.run_id not in live_runs:
                 ImageCapture(self, result).end()
                 done.append(Reconciled("job-aborted", result.run_id, "held"))
-        kept = {*recorded[-3:], *(f"c-{run}" for run in live_runs)}
+        stay = {*kept, *(f"c-{run}" for run in live_runs)}
         for path in self.folder.glob(f"{vm}@c-*"):
-            if path.stem.partition("@")[2] not in kept:
+            if path.stem.partition("@")[2] not in stay:
                 _unlink(path)
         return done
 

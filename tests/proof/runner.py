@@ -1,6 +1,7 @@
 """One backup in a process of its own, which a test can have killed at a named place: `python -m tests.proof.runner`.
 
-    runner CONFIG VM [--start-paused] [--at MODULE:NAME --call N --when before|after --signal NAME] [--reading N]
+    runner CONFIG VM [--start-paused] [--mode MODE] [--job NAME]
+        [--at MODULE:NAME --call N --when before|after --signal NAME] [--reading N]
 
 The named function is wrapped here, so the product has no hook for it. The last line of standard output is JSON:
 `point` or `error`, `read` (bytes that exports read in this process, landed segments of an earlier process not counted),
@@ -48,9 +49,8 @@ def main() -> int:
         source = LibvirtSource(config.libvirt.uri, config.scratch, RESERVE, remote=config.libvirt.remote)
         engine = Engine(config, Repository.open(config), source)
         with cancel_on_signals() as cancel:
-            report["point"] = pipeline.run(
-                engine, BackupRequest(options.vm, start_paused=options.start_paused), cancel=cancel
-            ).id
+            request = BackupRequest(options.vm, options.mode, options.job, start_paused=options.start_paused)
+            report["point"] = pipeline.run(engine, request, cancel=cancel).id
     except VmcellarError as error:
         report["error"] = f"{type(error).__name__}: {error}"
         code = error.exit_code
@@ -66,6 +66,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("config", type=Path)
     parser.add_argument("vm")
     parser.add_argument("--start-paused", action="store_true")
+    parser.add_argument("--mode", default="auto")
+    parser.add_argument("--job", default="")
     parser.add_argument("--at", default="")
     parser.add_argument("--call", type=int, default=1)
     parser.add_argument("--when", choices=("before", "after"), default="before")

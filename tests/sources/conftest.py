@@ -52,7 +52,7 @@ class History:
 
     def reconcile(self, *live: str) -> list[str]:
         """Reconcile; the actions taken."""
-        found = self.source.reconcile(self.vm.name, self.repository, self.recorded, live)
+        found = self.source.reconcile(self.vm.name, self.repository, self.recorded[-3:], live)
         return [item.action for item in found]
 
 

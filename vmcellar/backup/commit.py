@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmcellar import __version__
+from vmcellar.backup import lineage
 from vmcellar.backup.cataloguing import note_committed
 from vmcellar.backup.compress import exported_segment
 from vmcellar.backup.export import PLACE_ZERO
@@ -168,7 +169,7 @@ def _tidy(engine: Engine, run: Run) -> None:
         return  # with its folder, by which the next backup finds it
     run.directory.remove()
     try:
-        recorded = [p.checkpoint for p in engine.repository.points_of(vm) if p.verified and p.checkpoint]
-        engine.source.reconcile(vm, engine.repository.id.hex(), recorded, [])
+        kept = [record.name for record in lineage.kept(engine.config, vm, engine.repository.points_of(vm))]
+        engine.source.reconcile(vm, engine.repository.id.hex(), kept, [])
     except VmcellarError as error:
         log.warning("%s: old checkpoints stay for now: %s", vm, error)

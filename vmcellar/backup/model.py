@@ -14,7 +14,7 @@ from vmcellar.sources.base import ClearAction
 
 T = TypeVar("T")
 
-Mode = Literal["auto", "full", "incremental"]
+Mode = Literal["auto", "full", "incremental", "differential"]
 Kind = Literal["full", "incremental"]
 Chunks = Literal["grid", "content"]
 
@@ -23,6 +23,7 @@ Chunks = Literal["grid", "content"]
 class BackupRequest:
     """What somebody asked for: one VM, one instant.
 
+    `mode` `differential` reads what changed since the newest full point, `auto` and `incremental` since the newest one.
     `key` makes a retry harmless: a second request with the key of a run that lives continues that run (pitfall 19).
     `exclude_paths` are paths of the guest whose files' content is left out (`backup/leaving.py`).
     `start_paused` lets a VM that is off be started with its CPUs stopped, for as long as it is read.

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vmcellar.backup import lineage
 from vmcellar.backup.cataloguing import note_failed
 from vmcellar.backup.export import landed_before
 from vmcellar.backup.model import BackupRequest, CompressResult, ExportResult, RecoverAction
@@ -163,8 +164,8 @@ def _note_died(engine: Engine, directory: RunDirectory, why: str) -> None:
 
 
 def _reconcile(engine: Engine, vm: str, live: list[str]) -> list[RecoverAction]:
-    recorded = [p.checkpoint for p in engine.repository.points_of(vm) if p.verified and p.checkpoint]
-    found = engine.source.reconcile(vm, engine.repository.id.hex(), recorded, live)
+    kept = [record.name for record in lineage.kept(engine.config, vm, engine.repository.points_of(vm))]
+    found = engine.source.reconcile(vm, engine.repository.id.hex(), kept, live)
     return [RecoverAction(vm, item.run_id, item.action, item.detail) for item in found]
 
 

@@ -91,17 +91,6 @@ def _standing(vm: str, job: str, point: RestorePoint | None) -> OffVm | Permanen
     )
 
 
-def done_otherwise(config: Config, job: str) -> str:
-    """What a job's mode asks for and is done in another way, for reports; empty for other modes, and without a job."""
-    mode = next((entry.mode for entry in config.backups if entry.name == job), "auto")
-    if mode != "differential":
-        return ""
-    return (
-        "mode differential is done as auto: it reads what changed since the last point, not since the last full; "
-        "no restore reads more than its own point"
-    )
-
-
 def _selected(config: Config, job: str) -> tuple[list[str], list[str]]:
     if not job:
         raise UsageError("no VM named", hint="vmcellar backup VM..., or vmcellar backup --job NAME")
@@ -128,7 +117,7 @@ def _request(config: Config, vm: str, job: str, full: bool, start_paused: bool) 
         )
     if entry.mode == "incremental":
         log.info("job %s: mode %s is done as auto: every point restores without the others", job, entry.mode)
-    mode: Mode = "full" if full or entry.mode == "full" else "auto"
+    mode: Mode = "full" if full else "auto" if entry.mode == "incremental" else entry.mode
     return BackupRequest(
         vm,
         mode,

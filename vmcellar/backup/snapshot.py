@@ -9,40 +9,40 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vmcellar.backup import clean_check, heal, leaving, planning, recover, wanted_full
+from vmcellar.backup import clean_check, heal, leaving, lineage, planning, recover, wanted_full
 from vmcellar.backup.cut_off import cut_off
 from vmcellar.backup.leaving import Leaving
 from vmcellar.backup.model import BackupRequest, Kind, RunHandle, SegmentHandle
 from vmcellar.backup.rundir import REQUEST_FILE, RUN_FILE, RunDirectory
 from vmcellar.backup.runs import ARTIFACTS, PLAN, Run, RunRecord, plan_rows
 from vmcellar.backup.scratch import guarded
-from vmcellar.backup.selection import done_otherwise
 from vmcellar.errors import PermanentError
 from vmcellar.policy.retention import CLOCKS_APART
 from vmcellar.progress import CancelToken
 from vmcellar.repository import evidence, left_out
 from vmcellar.repository.left_out import LeftOut
 from vmcellar.repository.points import RestorePoint
-from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord, Extent, SourceDisk
+from vmcellar.sources.base import Capture, CaptureRequest, Extent, SourceDisk
 
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
 
-CHAIN = 3
-"""How many recorded checkpoints are kept on a VM: the parent and two older ones to fall back to (pitfall 2)."""
-
 
 class _Parent(NamedTuple):
-    """The point that a backup is incremental to, what that left out, and why all is read nonetheless."""
+    """The point that a backup is incremental to, what that left out, and why all is read nonetheless; `points` are all
+    of the VM's, oldest first.
+    """
 
     point: RestorePoint | None
     left_out: LeftOut
     doubt: str
+    points: Sequence[RestorePoint]
 
 
 def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> RunHandle:
@@ -54,14 +54,15 @@ def snapshot(engine: Engine, request: BackupRequest, cancel: CancelToken) -> Run
     resumable = recover.settle(engine, request.vm, request)
     if resumable is not None:
         return resumable.handle(resumed=True)
-    parent, doubt = _parent(engine, request)
+    points = engine.repository.points_of(request.vm)
+    parent, doubt = _parent(engine, request, points)
     earlier, changed = leaving.before(engine.repository, parent, request.exclude_paths)
     run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
     directory = engine.run_directory(run_id)
     directory.create()
     directory.save(REQUEST_FILE, request)
     try:
-        run = _begin(engine, request, directory, _Parent(parent, earlier, doubt or changed), cancel)
+        run = _begin(engine, request, directory, _Parent(parent, earlier, doubt or changed, points), cancel)
     except BaseException:
         directory.remove()
         raise
@@ -77,12 +78,12 @@ def _begin(
     cancel: CancelToken,
 ) -> Run:
     _have_epoch(engine)
-    capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent.point, parent.doubt))
+    capture = engine.source.begin(_capture_request(engine, request, directory.run_id, parent))
     stop = CancelToken(cancel)
     try:
         with guarded(capture, stop):
             left = leaving.look(capture, request.exclude_paths, parent.left_out, stop)
-            run = _plan(engine, request, directory, capture, parent.point, left, stop)
+            run = _plan(engine, request, directory, capture, parent, left, stop)
             cancel.check()
     except BaseException:
         capture.end()
@@ -95,14 +96,15 @@ def _have_epoch(engine: Engine) -> bytes:
     return engine.repository.keyring.epoch_id
 
 
-def _parent(engine: Engine, request: BackupRequest) -> tuple[RestorePoint | None, str]:
-    """The newest verified point; or None, and why, when evidence speaks against it or what it was made from, or a note
-    asks for it: then all is read anew.
+def _parent(engine: Engine, request: BackupRequest, every: Sequence[RestorePoint]) -> tuple[RestorePoint | None, str]:
+    """The newest verified point, or full point for a differential; or None, and why, when evidence speaks against it or
+    what it was made from, a note asks for it, or a differential has no base: then all is read anew.
     """
-    every = engine.repository.points_of(request.vm)
     points = [p for p in every if p.verified]
-    if points and points[-1].id in evidence.doubtful(every, evidence.standings(engine.repository.tier)):
-        return None, f"evidence speaks against point {points[-1].id} or one that it was made from"
+    newest = points[-1] if points else None
+    parent = lineage.base_of(every) if request.mode == "differential" else newest
+    if parent and parent.id in evidence.doubtful(every, evidence.standings(engine.repository.tier)):
+        return None, f"evidence speaks against point {parent.id} or one that it was made from"
     asked = wanted_full.asked(engine.state, request.vm, every)
     if asked:
         return None, asked
@@ -111,26 +113,25 @@ def _parent(engine: Engine, request: BackupRequest) -> tuple[RestorePoint | None
             f"{request.vm}: there is no verified restore point to be incremental to",
             hint=f"type `vmcellar backup {request.vm}` without a mode: the first backup is a full one",
         )
-    return (points[-1] if points else None), ""
+    if newest and request.mode == "differential" and (parent is None or not parent.checkpoint):
+        why = "there is none" if parent is None else f"point {parent.id} has no checkpoint"
+        return None, f"no full point to be differential to: {why}"
+    return parent, ""
 
 
-def _capture_request(
-    engine: Engine, request: BackupRequest, run_id: str, parent: RestorePoint | None, doubt: str
-) -> CaptureRequest:
-    chain = [
-        CheckpointRecord(point.checkpoint, point.checkpoint_xml)
-        for point in engine.repository.points_of(request.vm)
-        if point.verified and point.checkpoint
-    ]
-    previous = leaving.previous_disks(parent) if parent else ()
+def _capture_request(engine: Engine, request: BackupRequest, run_id: str, parent: _Parent) -> CaptureRequest:
+    chain = lineage.kept(engine.config, request.vm, parent.points)
+    base = parent.point.checkpoint if parent.point and request.mode == "differential" else ""
+    previous = leaving.previous_disks(parent.point) if parent.point else ()
     return CaptureRequest(
         vm=request.vm,
         run_id=run_id,
         repository_id=engine.repository.id.hex(),
-        chain=tuple(chain[-CHAIN:]),
+        chain=chain,
+        base=base,
         previous=previous,
         excluded=frozenset(request.exclude_disks),
-        force_full="a full backup was asked for" if request.mode == "full" else doubt,
+        force_full="a full backup was asked for" if request.mode == "full" else parent.doubt,
         freeze_timeout=engine.config.limits.freeze,
         start_paused=request.start_paused,
     )
@@ -141,17 +142,22 @@ def _plan(
     request: BackupRequest,
     directory: RunDirectory,
     capture: Capture,
-    parent: RestorePoint | None,
+    parent: _Parent,
     left: Leaving,
     cancel: CancelToken,
 ) -> Run:
     reasons: dict[str, str] = {}
     arrays: dict[str, np.ndarray] = {}
     handles: list[SegmentHandle] = []
-    otherwise = done_otherwise(engine.config, request.job)
-    warnings = [*capture.result.warnings, *([otherwise] if otherwise else []), *left.warnings, *_ahead(capture, parent)]
+    warnings = [*capture.result.warnings, *left.warnings, *_ahead(capture, parent.points)]
+    planned = {
+        disk.target: _extents(engine, capture, disk, parent.point, left, warnings, cancel)
+        for disk in capture.result.disks
+    }
+    if request.mode == "differential" and parent.point is not None:
+        planned = _all_or_none(capture, planned, parent.points, parent.point, left)
     for disk in capture.result.disks:
-        extents, reason = _extents(engine, capture, disk, parent, left, warnings, cancel)
+        extents, reason = planned[disk.target]
         if reason:
             reasons[disk.target] = reason
         parts = planning.segments(extents, engine.config.limits.segment)
@@ -163,7 +169,7 @@ def _plan(
         capture=replace(capture.result, disks=left.marked(capture.result.disks)),
         kind=kind,
         reason="; ".join(sorted(set(reasons.values()))) if kind == "full" else "",
-        parent=parent.id if parent and kind == "incremental" else None,
+        parent=parent.point.id if parent.point and kind == "incremental" else None,
         disk_reasons=reasons,
         segments=tuple(handles),
         warnings=tuple(warnings),
@@ -178,8 +184,33 @@ def _plan(
     return Run(directory, record, capture)
 
 
-def _ahead(capture: Capture, newest: RestorePoint | None) -> list[str]:
+def _all_or_none(
+    capture: Capture,
+    planned: dict[str, tuple[list[Extent], str]],
+    points: Sequence[RestorePoint],
+    base: RestorePoint,
+    left: Leaving,
+) -> dict[str, tuple[list[Extent], str]]:
+    """What is planned of each disk, but all of every disk once the base's bitmap is not to be trusted for one: so this
+    point is a full one, and the base of the next differential.
+    """
+    tracked = [disk.target for disk in capture.result.disks if disk.tracked]
+    doubts = [f"{target}: {reason}" for target in tracked if (reason := planned[target][1])]
+    doubt = "; ".join(doubts) or lineage.read_anew(points, base, tracked)
+    if not doubt:
+        return planned
+    why = f"point {base.id} is given up as the base of differential backups: {doubt}"
+    return {
+        target: (extents, reason)
+        if reason
+        else (left.full(target, planning.full_extents(capture.allocated(target))), why)
+        for target, (extents, reason) in planned.items()
+    }
+
+
+def _ahead(capture: Capture, points: Sequence[RestorePoint]) -> list[str]:
     """A warning of a point that a clock which was ahead made: until its time, it is the one that is called latest."""
+    newest = next((point for point in reversed(points) if point.verified), None)
     if newest is None or newest.time <= capture.result.began + CLOCKS_APART:
         return []
     vm = capture.result.vm

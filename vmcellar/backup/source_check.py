@@ -12,11 +12,11 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from vmcellar.backup import clean_check, heal, leaving
+from vmcellar.backup import clean_check, heal, leaving, lineage
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken
 from vmcellar.repository import left_out
-from vmcellar.sources.base import Capture, CaptureRequest, CheckpointRecord
+from vmcellar.sources.base import Capture, CaptureRequest
 
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
@@ -32,10 +32,11 @@ def differences(engine: Engine, point: RestorePoint, cancel: CancelToken) -> tup
     run here, and when no disk of it can be compared. TransientError while something else works on the VM. Afterwards
     nothing of the comparison is left.
     """
-    points = [each for each in engine.repository.points_of(point.vm) if each.checkpoint]
-    if not points or points[-1].id != point.id:
+    points = engine.repository.points_of(point.vm)
+    newest = next((each for each in reversed(points) if each.checkpoint), None)
+    if newest is None or newest.id != point.id:
         raise PermanentError(f"point {point.id} is not the newest of {point.vm}, so it cannot be compared with the VM")
-    chain = tuple(CheckpointRecord(each.checkpoint, each.checkpoint_xml) for each in points if each.verified)
+    chain = lineage.kept(engine.config, point.vm, points)
     request = CaptureRequest(
         vm=point.vm,
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}",
@@ -51,8 +52,8 @@ def differences(engine: Engine, point: RestorePoint, cancel: CancelToken) -> tup
         finally:
             capture.end()
             living = [directory.run_id for directory in engine.run_directories()]
-            recorded = [each.checkpoint for each in points if each.verified]
-            engine.source.reconcile(point.vm, engine.repository.id.hex(), recorded, living)
+            kept = [record.name for record in chain]
+            engine.source.reconcile(point.vm, engine.repository.id.hex(), kept, living)
 
 
 def _compare(engine: Engine, capture: Capture, point: RestorePoint, cancel: CancelToken) -> list[str]:

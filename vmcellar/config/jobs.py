@@ -142,7 +142,9 @@ class BackupJob(Section):
         min_length=1,
         description="all, or a list of names, globs (web-*) and tags (tag:prod); !NAME, !GLOB, !tag:NAME leave out",
     )
-    mode: Literal["auto", "full", "incremental", "differential"] = "auto"
+    mode: Literal["auto", "full", "incremental", "differential"] = Field(
+        default="auto", description="read what changed since the last point, everything, or what changed since a full"
+    )
     retention: Retention | None = Field(
         default=None, description="a time (30d), or generations ({daily: 7, weekly: 4})"
     )

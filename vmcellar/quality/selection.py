@@ -49,9 +49,11 @@ def _of_vm(
     points.sort(key=lambda point: (point.time, point.id))
     drilled = _age([s.drill for point in points if (s := standings.get(point.id)) is not None], now)
     bad = {point.id for point in points if standings.get(point.id, evidence.NEVER).failed}
-    found, increments = [], 0
+    found: list[Facts] = []
+    increments, behind = 0, dict[str | None, int]()
     for point in points:
-        increments = increments + 1 if point.kind == "incremental" else 0
+        increments = behind.get(point.parent, increments) + 1 if point.kind == "incremental" else 0
+        behind[point.id] = increments
         standing = standings.get(point.id, evidence.NEVER)
         job = governing_job(config.backups, point.vm, point.job)
         found.append(

@@ -6,7 +6,7 @@ through pydantic. A `Capture` is one held instant of one VM: whoever holds it mu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -92,11 +92,12 @@ class PreviousDisk:
 class CaptureRequest:
     """One VM, one instant.
 
-    `chain` holds the recorded checkpoints of this VM in this repository, oldest first; the last one is the parent.
-    Empty means that everything is read. Only checkpoints of committed, verified points belong in it (pitfall 2).
-    `previous` is what the parent point recorded of its disks. `force_full`, if not empty, is the reason to read
-    everything although a parent exists. `start_paused` lets a VM that is off be started with its CPUs stopped;
-    `Capture.end` stops it again, unless somebody let it run meanwhile.
+    `chain` holds the checkpoints of this VM in this repository that stay on it, oldest first; the parent is the one
+    of them that `base` names, else the last one. Empty means that everything is read. Only checkpoints of
+    committed, verified points belong in it (pitfall 2). `previous` is what the parent point recorded of its disks.
+    `force_full`, if not empty, is the reason to read everything although a parent exists. `start_paused` lets a VM
+    that is off be started with its CPUs stopped; `Capture.end` stops it again, unless somebody let it run
+    meanwhile.
     """
 
     vm: str
@@ -108,6 +109,14 @@ class CaptureRequest:
     force_full: str = ""
     freeze_timeout: float = 10.0
     start_paused: bool = False
+    base: str = ""
+
+    @property
+    def parent(self) -> str | None:
+        """The checkpoint that changes are measured against; None when everything is to be read."""
+        if self.force_full or not self.chain:
+            return None
+        return self.base or self.chain[-1].name
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,12 +228,12 @@ class Source(Protocol):
         ...
 
     def reconcile(
-        self, vm: str, repository_id: str, recorded: Sequence[str], live_runs: Collection[str]
+        self, vm: str, repository_id: str, kept: Collection[str], live_runs: Collection[str]
     ) -> list[Reconciled]:
         """Clear what dead runs of this repository left on `vm`; nothing else is touched.
 
-        `recorded` are the checkpoints of committed points, oldest first; those in no point go, and of the recorded
-        ones all but the newest three. Runs in `live_runs` keep their job, scratch files and checkpoint.
+        Of this repository's checkpoints only `kept` stay. Runs in `live_runs` keep their job, scratch files and
+        checkpoint.
         """
         ...
 

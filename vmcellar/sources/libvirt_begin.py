@@ -110,8 +110,8 @@ class Beginning:
 
     def _start_paused(self, folder: Path) -> None:
         self._was_off = libvirt_off.start_paused(self._domain, folder / libvirt_scratch.STARTED_MARKER)
-        recorded = [checkpoint.name for checkpoint in self._request.chain]
-        libvirt_checkpoints.trim(self._domain, self._request.repository_id, recorded, ())
+        kept = [checkpoint.name for checkpoint in self._request.chain]
+        libvirt_checkpoints.trim(self._domain, self._request.repository_id, kept, ())
         user = self._file_owner()
         libvirt_scratch.give(folder, user)
         libvirt_scratch.check_reachable(folder, user)
@@ -155,7 +155,7 @@ class Beginning:
                 hint=f"see `virsh domblklist {self._request.vm} --details`",
             )
         chain = self._request.chain
-        parent = None if everything or not chain else chain[-1].name
+        parent = None if everything else self._request.parent
         problems: dict[str, str] = {}
         if parent is not None:
             libvirt_checkpoints.restore_metadata(self._domain, chain)

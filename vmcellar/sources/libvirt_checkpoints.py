@@ -19,9 +19,6 @@ from vmcellar.sources.libvirt_connection import BusyError, explain
 
 log = logging.getLogger(__name__)
 
-KEPT = 3
-"""Recorded checkpoints that stay, newest first: an incremental from any of them is right (pitfall 2)."""
-
 BROKEN = "bitmap broken or missing (QEMU was killed, or the image is another one)"
 NOT_IN_PARENT = "no bitmap: the parent checkpoint does not cover this disk"
 LOST = "the parent's checkpoint is gone from libvirt and cannot be defined again"
@@ -115,24 +112,22 @@ def delete(domain: libvirt.virDomain, name: str) -> None:
 
 
 def trim(
-    domain: libvirt.virDomain, repository_id: str, recorded: Sequence[str], live_runs: Collection[str]
+    domain: libvirt.virDomain, repository_id: str, kept: Collection[str], live_runs: Collection[str]
 ) -> list[Reconciled]:
-    """Remove this repository's checkpoints but the newest of `recorded` (oldest first) and those of `live_runs`.
+    """Remove this repository's checkpoints but `kept` and those of `live_runs`.
 
     The domain must be active and without a job. One that cannot be removed now stays for the next time.
     """
-    keep = set(recorded[-KEPT:])
     cleared: list[Reconciled] = []
     for name, run_id in own(domain, repository_id).items():
-        if name in keep or run_id in live_runs:
+        if name in kept or run_id in live_runs:
             continue
         try:
             delete(domain, name)
         except BusyError as error:
             log.info("%s: checkpoint %s stays for now: %s", domain.name(), name, error)
             continue
-        why = "older than the kept ones" if name in recorded else "of no restore point"
-        cleared.append(Reconciled("checkpoint-removed", run_id, f"{name}: {why}"))
+        cleared.append(Reconciled("checkpoint-removed", run_id, f"{name}: no later backup is measured against it"))
     return cleared
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import libvirt
@@ -82,7 +82,7 @@ class LibvirtSource:
         return capture
 
     def reconcile(
-        self, vm: str, repository_id: str, recorded: Sequence[str], live_runs: Collection[str]
+        self, vm: str, repository_id: str, kept: Collection[str], live_runs: Collection[str]
     ) -> list[Reconciled]:
         """Clear what dead runs of this repository left on `vm`: jobs, frozen guests, scratch files, checkpoints.
 
@@ -93,7 +93,7 @@ class LibvirtSource:
         try:
             cleared = self._clear_folders(domain, vm, repository_id, live_runs)
             if domain is not None and _can_change_checkpoints(domain):
-                cleared += libvirt_checkpoints.trim(domain, repository_id, recorded, live_runs)
+                cleared += libvirt_checkpoints.trim(domain, repository_id, kept, live_runs)
         except libvirt.libvirtError as error:
             raise explain(error, vm, "clearing what an earlier run left") from error
         return cleared

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from vmcellar.backup.selection import done_otherwise
 from vmcellar.config.model import Config
 from vmcellar.config.problems import KeyPath
 from vmcellar.repository.left_out import MEANING
@@ -59,8 +58,6 @@ def _of_job(config: Config, number: int) -> Iterator[Remark]:
     if job.mode == "incremental":
         said = f"job {job.name}: mode {job.mode} is done as auto: every point restores without the others"
         yield Remark("note", (*at, "mode"), said)
-    if otherwise := done_otherwise(config, job.name):
-        yield Remark("warning", (*at, "mode"), f"job {job.name}: {otherwise}")
     if not config.is_hot(job.storage):
         said = f"job {job.name}: its storage is not served by this version, which keeps packs on the tier hot"
         yield Remark("note", (*at, "storage"), said)
