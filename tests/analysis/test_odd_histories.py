@@ -63,3 +63,19 @@ def test_odd_histories_give_numbers_or_reasons(seed: int) -> None:
     advice = advise(needs, [Host()], loads_of(frame, outlook), current)
     assert [one.vm for one in advice.changes] == list(current)
     assert all(np.isfinite(one.will.seconds) for one in advice.changes)
+
+
+def test_what_a_differential_run_changed_is_in_no_forecast_and_no_alarm() -> None:
+    random = np.random.default_rng(5)
+    frame = pd.DataFrame({name: np.zeros(60 * 24) for name in HISTORY})
+    frame["vm"], frame["disk"], frame["tier"], frame["ok"] = "web", "vda", "hot", True
+    frame["run_id"] = [f"web-{number}" for number in range(len(frame))]
+    frame["started"] = pd.Timestamp("2026-01-05", tz="UTC") + pd.to_timedelta(np.arange(len(frame)), unit="h")
+    nightly = np.arange(len(frame)) % 24 == 3
+    frame["kind"] = np.where(nightly, "differential", "incremental")
+    frame["bytes_changed"] = np.where(nightly, 1e10, 1e6 * random.lognormal(0, 0.1, len(frame))).astype(np.int64)
+    (made,) = forecast_change(conform(frame)).forecasts
+    assert made.middle.max() < 1e7, "an hour's change, not what came since the full"
+    assert find(conform(frame), days=7) == []
+    (nothing,) = forecast_change(conform(frame.assign(kind="differential"))).refusals
+    assert nothing.reason

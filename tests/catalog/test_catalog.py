@@ -147,6 +147,19 @@ def test_rebuild_adds_what_is_missing_and_deletes_nothing(catalog: Catalog) -> N
     assert catalog.counts() | {"stages": 5, "run_disks": 5, "points": 5} == catalog.counts()
 
 
+def test_rebuild_knows_a_differential_by_its_parent(catalog: Catalog) -> None:
+    full, unsure = point("web", 0), point("web", 3, verified=False)
+    ids = {hour: point("web", hour).id for hour in range(6)}
+    others = [point("web", hour, parent=ids[parent]) for hour, parent in ((1, 0), (2, 0), (4, 2), (5, 0))]
+    other_vm = point("db", 5, parent=point("db", 4).id)
+    rebuild(catalog, [full, unsure, *others, other_vm], now=1.0)
+    with catalog.reading() as connection:
+        kinds = {(row.vm, row.started): row.kind for row in connection.execute(Run.__table__.select())}
+    web = [kind for (vm, _), kind in sorted(kinds.items(), key=lambda item: item[0][1]) if vm == "web"]
+    assert web == ["full", "incremental", "differential", "incremental", "incremental", "differential"]
+    assert [kind for (vm, _), kind in kinds.items() if vm == "db"] == ["incremental"]
+
+
 def test_rebuild_notes_what_is_gone_and_what_came_back(catalog: Catalog) -> None:
     points = [point("web", hour) for hour in range(3)]
     rebuild(catalog, points, now=1.0)

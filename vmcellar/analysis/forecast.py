@@ -143,11 +143,11 @@ def _forecast(frame: pd.DataFrame, moment: float, zone: tzinfo) -> tuple[list[Fo
 def _sums(frame: pd.DataFrame, vms: list[str]) -> pd.DataFrame:
     """The runs of these VMs, each as of one disk; one in which any disk was read in full counts as a full."""
     rows = frame.loc[frame["vm"].isin(vms), ["vm", "run_id", "started", "kind", "ok", "bytes_changed"]]
-    runs = rows.assign(full=rows["kind"] == "full").groupby(["vm", "run_id"], observed=True, sort=False)
+    runs = rows.assign(other=rows["kind"] != "incremental").groupby(["vm", "run_id"], observed=True, sort=False)
     sums = runs.agg(
-        started=("started", "min"), ok=("ok", "all"), full=("full", "any"), bytes_changed=("bytes_changed", "sum")
+        started=("started", "min"), ok=("ok", "all"), other=("other", "any"), bytes_changed=("bytes_changed", "sum")
     ).reset_index()
-    return sums.assign(disk="", kind=np.where(sums["full"], "full", "incremental"))
+    return sums.assign(disk="", kind=np.where(sums["other"], "full", "incremental"))
 
 
 def _name(one: Forecast | Refusal) -> tuple[str, str]:

@@ -85,7 +85,7 @@ def series_of(frame: pd.DataFrame) -> list[Series]:
     order = order[frame["ok"].to_numpy()[order]]
     code, started = code[order], started[order]
     changed = frame["bytes_changed"].to_numpy()[order].astype(np.float64)
-    changed[(frame["kind"].to_numpy() == "full")[order]] = np.nan
+    changed[(frame["kind"].to_numpy() != "incremental")[order]] = np.nan
     borders = np.flatnonzero(np.diff(code)) + 1
     found = []
     for rows in np.split(np.arange(len(code)), borders):

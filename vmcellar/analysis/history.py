@@ -9,7 +9,7 @@ and byte counts are 0.
 | `run_id` | the run; unique together with `disk` |
 | `vm`, `disk` | the VM and the disk's target; `disk` is empty for a run that failed before its disks were known |
 | `started` | the instant that the run holds, or when a run without one began |
-| `kind` | `full` or `incremental` |
+| `kind` | `full`, `incremental`, or `differential` (not what changed since the run before: in no forecast) |
 | `ok` | whether a verified point came of it |
 | `bytes_size` | the disk's size |
 | `bytes_read` | what the source gave |

@@ -81,7 +81,9 @@ def derived(history: pd.DataFrame, now: float | None = None) -> pd.DataFrame:
     `ratio_error`: how far, in parts of one, `ratio` is from what it should be.
     """
     moment = pd.Timestamp(time.time() if now is None else now, unit="s", tz="UTC")
-    named = (history["vm"] != "") & (history["disk"] != "") & history["kind"].isin(["full", "incremental"])
+    named = (
+        (history["vm"] != "") & (history["disk"] != "") & history["kind"].isin(["full", "incremental", "differential"])
+    )
     series = history.groupby(["vm", "disk", "ok"], observed=True, sort=False)["started"]
     step = series.diff().dt.total_seconds()
     usual = step.groupby([history["vm"], history["disk"], history["ok"]], observed=True, sort=False).transform("median")

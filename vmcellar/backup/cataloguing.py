@@ -93,7 +93,8 @@ def note_committed(engine: Engine, run: BackupRun, point: RestorePoint) -> None:
         from vmcellar.catalog.models import Segment, Stage  # noqa: PLC0415
 
         repository = engine.repository.id.hex()
-        row = rebuild.run_row(repository, point)
+        differential = point.kind == "incremental" and run.record.request.mode == "differential"
+        row = rebuild.run_row(repository, point, differential=differential)
         row.recorded_by = "run"
         stages = [
             Stage(run_id=point.run_id, target=target, stage=stage, **found._asdict())

@@ -73,6 +73,7 @@ def rebuild(
     Rows that a run wrote itself stay as they are: they know more. May run beside backups and be stopped at any time.
     """
     known = catalog.known_points([point.id for point in points])
+    differential = _differential(points)
     missing = [point for point in points if point.id not in known]
     runs = catalog.known_runs([run_id_of(point) for point in missing])
     for start in range(0, len(missing), BATCH):
@@ -81,7 +82,8 @@ def rebuild(
             rows.append(point_row(catalog.repository, point))
             if run_id_of(point) not in runs:
                 runs.add(run_id_of(point))
-                rows += [run_row(catalog.repository, point), *disk_rows(point), *stage_rows(point)]
+                run = run_row(catalog.repository, point, differential=point.id in differential)
+                rows += [run, *disk_rows(point), *stage_rows(point)]
         try:
             catalog.add_new(rows)
         except PermanentError:  # a backup that ended meanwhile wrote one of them; whatever else it is comes again
@@ -113,8 +115,20 @@ def point_row(repository: str, point: RestorePoint) -> Point:
     )
 
 
-def run_row(repository: str, point: RestorePoint) -> Run:
-    """The run that made the point, as far as the point tells."""
+def _differential(points: Sequence[RestorePoint]) -> set[str]:
+    """The ids of those that were measured against another point of their VM than the one before them."""
+    newest: dict[str, str] = {}
+    found = set()
+    for point in sorted(points, key=lambda each: (each.time, each.id)):
+        if point.parent is not None and point.parent != newest.get(point.vm, point.parent):
+            found.add(point.id)
+        if point.verified:
+            newest[point.vm] = point.id
+    return found
+
+
+def run_row(repository: str, point: RestorePoint, *, differential: bool) -> Run:
+    """The run that made the point, as far as the point tells; whether it was a differential one, the point does not."""
     return Run(
         id=run_id_of(point),
         repository=repository,
@@ -122,7 +136,7 @@ def run_row(repository: str, point: RestorePoint) -> Run:
         started=point.time,
         outcome="done",
         job=point.job,
-        kind=point.kind,
+        kind="differential" if differential else point.kind,
         reason=point.reason,
         finished=point.time + point.run_seconds if point.run_seconds else None,
         point_id=point.id,
