@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from typing import TYPE_CHECKING
@@ -35,7 +36,9 @@ def look(config: str) -> list[Condition]:
     """What is wrong now; notes what began and what ended since the last look."""
     engine = engine_of(config)
     now = time.time()
-    found = conditions(standing(engine.catalog), engine.config.backups, now)
+    rules = engine.config.maintenance
+    within = rules.prove_within if rules.prove else math.inf
+    found = conditions(standing(engine.catalog), engine.config.backups, now, within)
     began, ended = Notices(engine.config.state).look(found, now, [each.describe() for each in engine.config.notify])
     for each in began:
         _emit(BEGAN, each.key, each.severity, each.text)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.monitoring.test_metrics import HOUR, START, point, run
+from tests.monitoring.test_metrics import HOUR, START, point, proof, run
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.conditions import Condition, conditions
 from vmcellar.catalog.databases import SqliteFile
 from vmcellar.catalog.metrics import standing
-from vmcellar.catalog.models import TierUse
+from vmcellar.catalog.models import Evidence, TierUse
 from vmcellar.catalog.notices import FILE, Notice, Notices
 from vmcellar.config.jobs import BackupJob
 from vmcellar.errors import PermanentError
@@ -106,3 +106,33 @@ def test_conditions_of_a_fleet(tmp_path: Path) -> None:
     assert young == {"never: no point": "critical", "never: backup failed": "warning", "tier hot full": "critical"}
     old = [each.key for each in conditions(standing(catalog), jobs, START + 25 * HOUR)]
     assert "fine: RPO" in old
+
+
+def _proof(vm: str, day: int, *, ok: bool) -> Evidence:
+    made = proof(24 * day, "drill", ok=ok)
+    made.id, made.vm = f"{vm}{day}", vm
+    return made
+
+
+def test_a_vm_that_nobody_has_proven_for_long_is_told_of_until_somebody_does(tmp_path: Path) -> None:
+    catalog = Catalog(SqliteFile(tmp_path / "c.sqlite"), REPOSITORY)
+    first = point("web", 0, verified=True)
+    first.gone = START + HOUR
+    catalog.add([first, point("web", 24 * 9, verified=True), point("db", 24 * 9, verified=True)])
+
+    def unproven(days: float, within: float = 10.0) -> list[str]:
+        found = conditions(standing(catalog), (), START + days * 86400, within * 86400)
+        return [each.text for each in found if each.key.endswith(": unproven")]
+
+    assert unproven(9.9) == []
+    (told,) = unproven(10.1)
+    assert told.startswith("web: none of its points was proven in 10 days, the policy asks 10"), "the first one went"
+    assert conditions(standing(catalog), (), START + 86400 * 99) == [], "where nobody proves by schedule"
+    catalog.add([_proof("web", 10, ok=False), _proof("db", 10, ok=True)])
+    assert [text.split(":")[0] for text in unproven(19.9)] == ["web"], "a proof that failed is none"
+    catalog.add([_proof("web", 11, ok=True)])
+    assert unproven(19.9) == []
+    assert {text.split(", ")[0] for text in unproven(31)} == {
+        "db: its newest good proof is 21 days old",
+        "web: its newest good proof is 20 days old",
+    }

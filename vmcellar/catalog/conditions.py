@@ -5,6 +5,7 @@ Pure: the same catalog, policy and time give the same conditions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,8 +29,16 @@ class Condition:
     text: str
 
 
-def conditions(standing: Mapping[str, Sequence[Row]], jobs: Sequence[BackupJob], now: float) -> list[Condition]:
-    """All that holds now, critical ones first. `standing` is `vmcellar.catalog.metrics.standing`, `now` in seconds."""
+def conditions(
+    standing: Mapping[str, Sequence[Row]],
+    jobs: Sequence[BackupJob],
+    now: float,
+    prove_within: float = math.inf,
+) -> list[Condition]:
+    """All that holds now, critical ones first. `standing` is `vmcellar.catalog.metrics.standing`, `now` in seconds.
+
+    A VM without a good proof for `prove_within` seconds is unproven.
+    """
     rpo = {job.name: job.rpo for job in jobs}
     points = {(row["repository"], row["vm"]): row["verified"] for row in standing["points"]}
     found: list[Condition] = []
@@ -53,8 +62,30 @@ def conditions(standing: Mapping[str, Sequence[Row]], jobs: Sequence[BackupJob],
         for row in standing["tiers"]
         if row["free"] is not None and row["free"] < FREE_LEAST
     ]
+    found += _unproven(standing, now, prove_within)
     found += [_of_anomaly(row) for row in standing["anomalies"]]
     return sorted(found, key=lambda each: (each.severity != "critical", each.key))
+
+
+def _unproven(standing: Mapping[str, Sequence[Row]], now: float, within: float) -> list[Condition]:
+    """VMs of which no point was proven for too long, counted from their first verified point where none ever was."""
+    proven: dict[tuple[Any, Any], float] = {}
+    for row in standing["evidence"]:
+        key = row["repository"], row["vm"]
+        proven[key] = max(proven.get(key, 0.0), row["passed"] or 0.0)
+    found = []
+    for row in standing["points"]:
+        last = proven.get((row["repository"], row["vm"]), 0.0)
+        if row["since"] is None or now - max(last, row["since"]) <= within:
+            continue
+        vm, days = row["vm"], (now - max(last, row["since"])) / 86400
+        said = f"its newest good proof is {days:.0f} days old"
+        if not last:
+            said = f"none of its points was proven in {days:.0f} days"
+        asked = f"the policy asks {within / 86400:.0f}"
+        text = f"{vm}: {said}, {asked}; `vmcellar prove {vm}@latest`, or more `prove_minutes:`"
+        found.append(Condition(f"{vm}: unproven", "warning", text))
+    return found
 
 
 def _of_anomaly(row: Row) -> Condition:

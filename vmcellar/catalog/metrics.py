@@ -75,8 +75,9 @@ SELECT runs.id AS run_id, stage, sum(stages.seconds) AS seconds FROM runs JOIN s
 GROUP BY runs.id, stage
 """
 _POINTS = """
-SELECT repository, vm, count(*) AS number, max(CASE WHEN verified THEN time END) AS verified
-FROM points WHERE gone IS NULL GROUP BY repository, vm
+SELECT repository, vm, sum(CASE WHEN gone IS NULL THEN 1 ELSE 0 END) AS number,
+  max(CASE WHEN verified AND gone IS NULL THEN time END) AS verified, min(CASE WHEN verified THEN time END) AS since
+FROM points GROUP BY repository, vm HAVING sum(CASE WHEN gone IS NULL THEN 1 ELSE 0 END) > 0
 """
 _EVIDENCE = """
 SELECT repository, vm, kind, max(CASE WHEN ok THEN time END) AS passed, max(time) AS newest

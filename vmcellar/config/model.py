@@ -124,6 +124,9 @@ class Maintenance(Section):
         default=None, description="restore and compare the points with the highest risk, and drill the newest"
     )
     prove_minutes: float = Field(default=60, gt=0, description="no proof begins after this many minutes")
+    prove_within: Duration = Field(
+        default=30 * 86400, gt=0, description="with prove: a VM without a good proof or drill for this long is told of"
+    )
     rebalance: OptionalSchedule = Field(
         default=Schedule(cron="0 7 * * *"), description="with warm or cold tiers: put packs where placement: says"
     )
