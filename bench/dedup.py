@@ -227,27 +227,31 @@ class ImageSource:
 
 
 @contextmanager
-def served(image: Path, socket: Path) -> Iterator[None]:
-    """The image as export `vda` of a qemu-nbd."""
+def served(image: Path, socket: Path) -> Iterator[Callable[[], None]]:
+    """The image as export `vda` of a qemu-nbd; to be called before it is read: it starts beside the rest."""
     environment = {f"MALLOC_{name}_": str(64 * MIB) for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")}
     command = ["qemu-nbd", "-r", "-t", "-e", "8", "-f", "raw", "-x", "vda", "-k", str(socket), str(image)]
     with subprocess.Popen(command, env={**os.environ, **environment}) as server:
-        try:
+
+        def ready() -> None:
             while not socket.exists():
                 if server.poll() is not None:
                     raise RuntimeError("qemu-nbd does not start")
                 time.sleep(0.002)
-            yield
+
+        try:
+            yield ready
         finally:
             server.terminate()
 
 
 def back_up_image(config_path: Path, image: Path, *, content: bool) -> None:
-    """The whole backup of one image, in this process."""
-    config = load_config(config_path)
+    """The whole backup of one image, in this process. Its server starts beside, as libvirt's does in a running QEMU."""
     socket = config_path.parent / "nbd.socket"
-    with served(image, socket):
+    with served(image, socket) as ready:
+        config = load_config(config_path)
         engine = Engine(config, Repository.open(config), ImageSource(socket, image.stat().st_size))
+        ready()
         pipeline.run(engine, BackupRequest(image.stem, chunks="content" if content else "grid"))
         engine.cpu.shutdown()
         engine.repository.close()
