@@ -111,6 +111,12 @@ def take(stage: Stage, guest: LabGuest) -> None:
         return stage.ask("/deployments/name/backup-job/databases")
 
     wait_for(registered, "the deployments", seconds=SECONDS)
+
+    def taken() -> bool:
+        states = [each["status"] for each in stage.ask("/deployments/filter", {}) or []]
+        return bool(states) and set(states) == {"READY"}
+
+    wait_for(taken, "this host to take runs", seconds=2 * SECONDS)
     stage.picture("deployments", "/deployments", "databases", "Hourly")
     deployment = stage.ask("/deployments/name/backup-vm/here")["id"]
     stage.picture("form", f"/deployments/deployment/{deployment}/run", "the VM's name in libvirt", "Submit")
@@ -118,6 +124,13 @@ def take(stage: Stage, guest: LabGuest) -> None:
     wait_for(
         lambda: stage.ask(f"/flow_runs/{made['id']}")["state_type"] == "COMPLETED", "the backup", seconds=2 * SECONDS
     )
+    deployment = stage.ask("/deployments/name/watch-fleet/here")["id"]
+    looked = stage.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": {"request": {}}})
+    wait_for(
+        lambda: stage.ask(f"/flow_runs/{looked['id']}")["state_type"] == "COMPLETED", "the overview", seconds=SECONDS
+    )
+    (fleet,) = [each for each in stage.ask("/artifacts/filter", {}) if each["key"] == "fleet"]
+    stage.picture("fleet", f"/artifacts/artifact/{fleet['id']}", "VMs have a verified point")
     stage.picture("run", f"/runs/flow-run/{made['id']}", "Completed", "Task Runs")
     (report,) = [each for each in stage.ask("/artifacts/filter", {}) if str(each["key"]).startswith("backup-")]
     stage.picture("report", f"/artifacts/artifact/{report['id']}", "full restore point")

@@ -80,7 +80,7 @@ def advise_schedules(config: str, budget: float, even: bool) -> tuple[Advice, li
     limits, jobs = engine.config.limits, engine.config.backups
     changes = engine.catalog.schedule_changes()
     own = adapting.own_runs(changes)
-    advice = adapting.advice_for(good, now, jobs, adapting.Wishes(limits.vms, budget, even), own)
+    advice = adapting.advice_for(good, now, jobs, adapting.Wishes(limits.at_once, budget, even), own)
     return advice, gains(changes, good, now)
 
 

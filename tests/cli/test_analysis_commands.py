@@ -7,11 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from tests.cli.conftest import Cellar, Cli
+from vmcellar.analysis import adapting
 from vmcellar.analysis.history import conform, schedule_changes
 from vmcellar.analysis.sample import TUNING, generate
 from vmcellar.catalog.catalog import Catalog
@@ -98,6 +100,35 @@ def test_advice_keeps_the_windows_of_the_configuration(cli: Cli, parquet: Path, 
     assert offset is not None
     ahead = round(offset.total_seconds() / 60)
     assert all((start + ahead - 22 * 60) % 1440 < 8 * 60 for start in office["after"]["starts"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "expected"),
+    [("{vms: 4}", (), 4), ("{vms: 4, shared: {san: 1, s3: 3}}", (), 1), ("{vms: 4}", ("--concurrent", "3"), 3)],
+)
+def test_advice_keeps_the_limits_of_the_configuration(
+    cli: Cli,
+    parquet: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: str,
+    more: tuple[str, ...],
+    expected: int,
+) -> None:
+    (tmp_path / "secret").write_text("a long enough passphrase")
+    assert cli("init", "--tier", f"hot={tmp_path / 'hot'}", "--passphrase-file", str(tmp_path / "secret")).code == 0
+    path = tmp_path / "vmcellar.yaml"
+    path.write_text(f"{path.read_text()}\nlimits: {limits}\n")
+    asked: list[adapting.Wishes] = []
+    advice_for = adapting.advice_for
+
+    def watched(frame: pd.DataFrame, now: float, jobs: Any, wishes: adapting.Wishes, own: Any) -> Any:
+        asked.append(wishes)
+        return advice_for(frame, now, jobs, wishes, own)
+
+    monkeypatch.setattr(adapting, "advice_for", watched)
+    assert cli("advise", "--history", str(parquet), "--config", str(path), "--rpo", "8h", *more).code == 0
+    assert [each.concurrent for each in asked] == [expected]
 
 
 def test_advice_becomes_schedules_with_a_trail_and_can_be_taken_back(

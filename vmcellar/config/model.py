@@ -107,6 +107,11 @@ class Limits(Section):
         default=0.001, ge=0, le=1, description="share of clean blocks that an incremental re-reads as a check"
     )
 
+    @property
+    def at_once(self) -> int:
+        """VMs that this host may back up at once, with all of `shared` for itself: a run takes a place of each."""
+        return min((self.vms, *self.shared.values()))
+
 
 class Maintenance(Section):
     """What is done besides backups, when `vmcellar up` or `vmcellar deploy` runs it; `off` leaves a part out."""

@@ -32,7 +32,11 @@ def advise(
         str | None, typer.Option(metavar="TIME", help="The RPO of VMs whose job names none, as in 8h or 1d.")
     ] = None,
     concurrent: Annotated[
-        int | None, typer.Option(help="How many backups this host runs at once; default: limits.vms, else 2.", min=1)
+        int | None,
+        typer.Option(
+            help="How many backups this host runs at once; default: limits.vms, or fewer by limits.shared; else 2.",
+            min=1,
+        ),
     ] = None,
     budget: Annotated[
         float, typer.Option(help="Work that may be done, as a share of what today's schedules cost.", min=0.1, max=10)
@@ -83,7 +87,7 @@ def advise(
 
     settings = read_config(ctx, config) if config is not None or source.is_catalog else None
     jobs = settings.backups if settings else ()
-    at_once = concurrent or (settings.limits.vms if settings else 2)
+    at_once = concurrent or (settings.limits.at_once if settings else 2)
     own = adapting.own_runs(open_catalog(ctx, config)[1].schedule_changes()) if source.is_catalog else None
     advice = adapting.advice_for(frame, now, jobs, adapting.Wishes(at_once, budget, even, wanted), own)
     if rpo is None and not any(job.rpo for job in jobs):
