@@ -42,7 +42,7 @@ def test_the_form_has_a_described_field_for_each_parameter_and_what_is_paused_st
         (model,) = deployment.parameter_openapi_schema["definitions"].values()
         assert all(field["description"] for field in model["properties"].values())
     vm = deployments["backup-vm"].parameter_openapi_schema["definitions"]["BackupVm"]
-    assert vm["properties"]["mode"]["enum"] == ["auto", "full", "incremental"]
+    assert vm["properties"]["mode"]["enum"] == ["auto", "full", "incremental", "differential"]
     assert vm["required"] == ["vm"]
 
 
