@@ -19,7 +19,7 @@ from tests.catalog.rows import point, run, segment
 from tests.restore.test_restore import damage, flip_one
 from tests.upkeep.world import World
 from vmcellar.catalog.catalog import Catalog, repositories
-from vmcellar.catalog.databases import FILE, Database, SqliteFile, write_ahead
+from vmcellar.catalog.databases import FILE, Database, SqliteFile
 from vmcellar.catalog.models import Base, Run, Segment, Stage
 from vmcellar.catalog.rebuild import rebuild, refresh
 from vmcellar.catalog.schema import HEAD, alembic_config
@@ -27,6 +27,7 @@ from vmcellar.config.model import Config
 from vmcellar.errors import PermanentError
 from vmcellar.repository import evidence
 from vmcellar.repository.evidence import Check
+from vmcellar.repository.writeahead import write_ahead
 
 REPOSITORY = b"r" * 16
 

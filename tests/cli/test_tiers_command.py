@@ -114,7 +114,7 @@ def test_days_to_full_are_told_beside_the_room_that_is_left(
     assert (short["known"], short["days"]) == (False, None)
     assert "are needed" in short["reason"]
     frame = generate(Settings(seed=3, vms=6, days=90)).frame
-    monkeypatch.setattr("vmcellar.analysis.capacity.history", lambda _: frame)
+    monkeypatch.setattr("vmcellar.analysis.capacity.recent", lambda *_: frame)
     now = float(seconds_of(frame["started"]).max())
     later(monkeypatch, (now - POINTS_TIME) / 86400)
     (plain,) = capacity(frame, [TierUse("hot", 0, 1 << 60)], now)
@@ -125,13 +125,13 @@ def test_days_to_full_are_told_beside_the_room_that_is_left(
     assert full["days"] == pytest.approx(30, abs=6)
     assert full["earliest"] <= full["days"]
     assert f" {full['days']:.0f} d " in cli("tiers").out
-    monkeypatch.setattr("vmcellar.analysis.capacity.history", broken_catalog)
+    monkeypatch.setattr("vmcellar.analysis.capacity.recent", broken_catalog)
     told = cli("tiers")
     assert told.code == 0
     assert "when tiers will be full is not known: catalog is broken" in told.err
 
 
-def broken_catalog(_: object) -> None:
+def broken_catalog(*_: object) -> None:
     raise PermanentError("catalog is broken")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -46,25 +47,26 @@ def test_prefect(terminal: Terminal, served: Served, cellar: Cellar, flow_guest:
         terminal.words["ID"] = str(run.id)
 
     def cancelled() -> None:
-        (run,) = served.runs("backup-vm")
-        assert served.seen.ended(run.id, SECONDS).name == "Cancelled"
+        assert served.seen.ended(UUID(terminal.words["ID"]), SECONDS).name == "Cancelled"
         cellar.assert_let_go(flow_guest)
 
     start = """prefect deployment run backup-vm/here --params '{"request": {"config": "/etc/vmcellar/vmcellar.yaml", "vm": "web1"}}'"""  # noqa: E501
-    play(
-        "prefect.md",
-        terminal,
-        {
-            "vmcellar deploy --dry-run": Scene([f"new +backup-vm/{host}"]),
-            "vmcellar deploy": Scene(),
-            """prefect worker start --pool vmcellar --work-queue "$(hostname)" --type process""": Scene(
-                until="Worker .* started"
-            ),
-            start: Scene(["backup-vm/here"], after=held),
-            "prefect flow-run cancel ID": Scene(after=cancelled),
-        },
-    )
-    forget(served, host)
+    try:
+        play(
+            "prefect.md",
+            terminal,
+            {
+                "vmcellar deploy --dry-run": Scene([f"new +backup-vm/{host}"]),
+                "vmcellar deploy": Scene(),
+                """prefect worker start --pool vmcellar --work-queue "$(hostname)" --type process""": Scene(
+                    until="Worker .* started"
+                ),
+                start: Scene(["backup-vm/here"], after=held),
+                "prefect flow-run cancel ID": Scene(after=cancelled),
+            },
+        )
+    finally:
+        forget(served, host)
 
 
 def forget(served: Served, host: str) -> None:

@@ -293,3 +293,16 @@ def test_a_full_file_system_is_to_be_made_room_on(
         fresh.add([entry(2, ids(3000))])
     assert "free space in" in caught.value.hint
     fresh.close()
+
+
+def test_a_new_cache_file_that_many_open_at_once(tmp_path: Path) -> None:
+    many, rounds = 8, 20
+    barrier = threading.Barrier(many, timeout=30)
+
+    def open_all(_: int) -> None:
+        for number in range(rounds):
+            barrier.wait()
+            index_file.open_file(tmp_path / f"{number}.sqlite").close()
+
+    with ThreadPoolExecutor(many) as threads:
+        list(threads.map(open_all, range(many)))

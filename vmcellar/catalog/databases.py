@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError, OperationalError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.repository.writeahead import BUSY_SECONDS, write_ahead
 
 if TYPE_CHECKING:
     from vmcellar.config.model import Config
 
 FILE = "catalog.sqlite"
-BUSY_SECONDS = 20.0
-"""How long a writer waits for another one; each holds the tables for milliseconds."""
 CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60
 """How long one statement may take on a server that answers; a query over millions of runs takes seconds."""
@@ -120,19 +118,6 @@ class SqliteFile:
             hint="check the space and permissions of its folder; if the file is damaged, move it away and type "
             "`vmcellar catalog rebuild`",
         )
-
-
-def write_ahead(connection: Any) -> None:
-    """Have the file written ahead. SQLite does not wait for others here, as it does elsewhere: of several processes
-    that open a new file at once, some are told at once that it is locked.
-    """
-    retrying = Retrying(
-        retry=retry_if_exception(lambda error: "locked" in str(error)),
-        stop=stop_after_delay(BUSY_SECONDS),
-        wait=wait_random(0.001, 0.05),
-        reraise=True,
-    )
-    retrying(connection.execute, "PRAGMA journal_mode = WAL")
 
 
 class PostgresServer:

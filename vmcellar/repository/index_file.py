@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from vmcellar.repository.writeahead import write_ahead
+
 _VERSION = 2  # of the cache file; another version is thrown away and made again
 _BUSY_SECONDS = 60.0
 _CHECKPOINT_PAGES = 16384  # of 4 KiB: names are random, so each checkpoint writes pages from all over the file
@@ -36,7 +38,10 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 def way_out(error: sqlite3.Error, path: Path) -> str:
     """What to do about an error of the cache file."""
-    if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "another vmcellar process writes it: wait for it to end, then try again"
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return f"free space in {path.parent}, or name another folder under state: in vmcellar.yaml"
     return "delete the file: it is made again from the repository by the next command"
 
@@ -49,7 +54,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         path.chmod(0o600)
-        connection.execute("PRAGMA journal_mode = WAL")
+        write_ahead(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         _prepare(connection)
