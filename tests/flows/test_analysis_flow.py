@@ -59,7 +59,7 @@ def test_ransomware_in_a_vm_is_told_its_good_points_pinned_and_its_next_backup_a
 
 def on_the_server(seen: Seen) -> dict[str, str]:
     """What the job's deployment is started with, by when."""
-    found = seen.client.read_deployment_by_name("backup-job/all@kvm6").schedules
+    found = seen.client.read_deployment_by_name("backup-job/all@kvm12").schedules
     return {str(each.schedule): str(each.parameters) for each in found}
 
 
@@ -73,11 +73,11 @@ def test_schedules_are_shown_applied_and_taken_back(seen: Seen, tmp_path: Path) 
     vm, at, frame = attacked_history()
     note_runs(engine.catalog, frame[frame["started"].dt.hour % 8 == 0])
     engine.repository.clock = lambda: at
-    asyncio.run(registration.register(engine.config, "kvm6"))
+    asyncio.run(registration.register(engine.config, "kvm12"))
     own = on_the_server(seen)
 
     def adapt(action: str) -> dict[str, int]:
-        values = {"config": str(config), "action": action, "budget": 2.0, "where": "kvm6"}
+        values = {"config": str(config), "action": action, "budget": 2.0, "where": "kvm12"}
         return asyncio.run(adapt_schedules(AdaptSchedules.model_validate(values)))
 
     shown_only = adapt("show")
