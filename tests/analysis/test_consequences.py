@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tests.analysis.attacked import DAY, Attacked, attack, found_at
-from tests.backup.world import make_engine
+from tests.backup.world import EmptySource, make_engine
 from vmcellar.analysis import consequences
 from vmcellar.backup import snapshot, wanted_full
 from vmcellar.backup.model import BackupRequest
@@ -59,7 +60,7 @@ def test_good_points_are_pinned_and_the_next_backup_reads_everything(attacked: A
     assert all(pin is not None and pin.note.startswith("ransomware was seen after it") for pin in held.values())
     handle = snapshot.snapshot(attacked.engine, BackupRequest(attacked.vm), CancelToken())
     assert attacked.engine.run(handle.run_id).record.kind == "full"
-    assert attacked.engine.source.begun[-1].force_full == "its backups looked strange: ransomware"  # type: ignore[attr-defined]
+    assert cast("EmptySource", attacked.engine.source).begun[-1].force_full == "its backups looked strange: ransomware"
 
 
 def test_people_are_told_for_as_long_as_nobody_has_judged_it(attacked: Attacked) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from vmcellar.backup import lineage
+from vmcellar.backup.model import Kind
 from vmcellar.config.jobs import BackupJob
 from vmcellar.config.model import Config
 from vmcellar.repository.points import DiskRecord, RestorePoint
@@ -14,13 +15,13 @@ from vmcellar.repository.points import DiskRecord, RestorePoint
 DISK = DiskRecord(target="vda", size=1 << 20, root="0" * 64, level=0, format="qcow2", identity="i")
 
 
-def point(number: int, kind: str = "incremental", job: str = "", *, verified: bool = True) -> RestorePoint:
+def point(number: int, kind: Kind = "incremental", job: str = "", *, verified: bool = True) -> RestorePoint:
     return RestorePoint(
         id=f"2027011{number}T080000Z-0000000{number}",
         vm="vm",
         vm_uuid="u",
         time=float(number),
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         reason="",
         parent=None,
         consistency="crash",
@@ -36,7 +37,7 @@ POINTS = [point(1, "full"), *map(point, range(2, 7))]
 
 
 def kept(points: list[RestorePoint], **job: object) -> list[str]:
-    jobs = (BackupJob(name="weekly", **job),) if job else ()  # type: ignore[arg-type]
+    jobs = (BackupJob.model_validate({"name": "weekly", **job}),) if job else ()
     return [record.name for record in lineage.kept(Config(backups=jobs), "vm", points)]
 
 

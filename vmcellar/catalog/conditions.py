@@ -76,9 +76,10 @@ def _unproven(standing: Mapping[str, Sequence[Row]], now: float, within: float) 
     found = []
     for row in standing["points"]:
         last = proven.get((row["repository"], row["vm"]), 0.0)
-        if row["since"] is None or now - max(last, row["since"]) <= within:
+        unproven = 0.0 if row["since"] is None else now - max(last, row["since"])
+        if unproven <= within:
             continue
-        vm, days = row["vm"], (now - max(last, row["since"])) / 86400
+        vm, days = row["vm"], unproven / 86400
         said = f"its newest good proof is {days:.0f} days old"
         if not last:
             said = f"none of its points was proven in {days:.0f} days"

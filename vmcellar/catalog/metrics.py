@@ -48,7 +48,7 @@ NEWEST = (
     Gauge("last_run_held_seconds", "How long the VM's backup job existed.", "held"),
     Gauge("last_run_freeze_seconds", "How long the guest's file systems were frozen.", "frozen"),
     Gauge("last_run_read_bytes", "What was read from the VM.", "bytes_read"),
-    Gauge("last_run_changed_bytes", "What had changed since the point before.", "bytes_changed"),
+    Gauge("last_run_changed_bytes", "What had changed since the point that it was measured against.", "bytes_changed"),
     Gauge("last_run_new_bytes", "What the repository did not have, before compression.", "bytes_new"),
     Gauge("last_run_stored_bytes", "What that took on the tier.", "bytes_stored"),
     Gauge("last_run_compression_ratio", "The new bytes by what they took on the tier.", "ratio"),

@@ -17,6 +17,7 @@ import signal
 import struct
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
@@ -128,10 +129,11 @@ class _Looker:
     def _names_of(self, device: bytes) -> frozenset[str]:
         """By which names an fstab may mean this device and no other."""
         every, uuid = self._guestfs.containers(), self._guestfs.vfs_uuid(device)
-        names = {uuid.lower()} if self._all_uuids().count(uuid.lower()) == 1 else set()
+        names = {uuid.lower()} if self._all_uuids.count(uuid.lower()) == 1 else set()
         volume = mounts.volume(device) if every.count(device) == 1 else ""
         return frozenset(names | {volume} - {""})
 
+    @cached_property
     def _all_uuids(self) -> list[str]:
         return [uuid.lower() for device in self._guestfs.containers() if (uuid := self._guestfs.vfs_uuid(device))]
 
@@ -189,8 +191,7 @@ class _Looker:
             raise _NotCertainError(
                 f"{shown} is on no partition, disk or linear logical volume, but RAID, encryption, a thin volume, ..."
             )
-        uuids = self._all_uuids()
-        if device.volume and len(uuids) != len(set(uuids)):
+        if device.volume and len(self._all_uuids) != len(set(self._all_uuids)):
             raise _NotCertainError(f"{shown} is on a logical volume, and two devices of the VM have the same UUID")
         return device
 
