@@ -17,11 +17,13 @@ from tasks.retrying import RETRIED
 from vmcellar.catalog.conditions import Condition, conditions
 from vmcellar.catalog.metrics import standing
 from vmcellar.catalog.notices import Notice, Notices
+from vmcellar.repository import layout
 
 if TYPE_CHECKING:
     from apprise import Apprise
 
     from vmcellar.config.model import Config
+    from vmcellar.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def look(config: str) -> list[Condition]:
     now = time.time()
     rules = engine.config.maintenance
     within = rules.prove_within if rules.prove else math.inf
+    _note_gone(engine, now)
     found = conditions(standing(engine.catalog), engine.config.backups, now, within)
     began, ended = Notices(engine.config.state).look(found, now, [each.describe() for each in engine.config.notify])
     for each in began:
@@ -71,6 +74,14 @@ def ping(config: str) -> bool:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         log.warning("the receiver of pings did not answer: %s", type(error).__name__)  # the URL is a secret
         return False
+
+
+def _note_gone(engine: Engine, now: float) -> None:
+    """Points against which evidence speaks and that were pruned since are nobody's worry any more."""
+    doubted = {row["point_id"] for row in standing(engine.catalog)["doubted"]}
+    tier = engine.repository.tier
+    if gone := [point for point in doubted if not tier.exists(layout.point_key(point))]:
+        engine.catalog.note_gone(gone, now)
 
 
 def _emit(event: str, key: str, severity: str, text: str) -> None:

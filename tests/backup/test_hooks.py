@@ -26,6 +26,8 @@ from vmcellar.backup.hooks import Hooks
 from vmcellar.backup.hostcommand import run_command
 from vmcellar.backup.model import BackupRequest, PointSummary
 from vmcellar.backup.report import markdown_report
+from vmcellar.catalog.conditions import conditions
+from vmcellar.catalog.metrics import standing
 from vmcellar.config.jobs import BackupJob
 from vmcellar.engine import Engine
 from vmcellar.errors import CancelledError, PermanentError, TransientError
@@ -126,6 +128,12 @@ def test_a_failure_afterwards_leaves_the_point_and_makes_the_run_red(engine: Eng
     point = pipeline.run(engine, REQUEST)
     assert engine.repository.points_of("vm")[-1].id == point.id
     assert point.hook_failures == ("hook after `echo still frozen; exit 1`: exit code 1: still frozen",)
+    (told,) = conditions(standing(engine.catalog), (), engine.repository.clock())
+    assert told.key == "vm: hook failed", "people are told"
+    assert told.text.endswith(f"has its point, but {point.hook_failures[0]}")
+    with_hooks(engine)
+    pipeline.run(engine, REQUEST)
+    assert conditions(standing(engine.catalog), (), engine.repository.clock()) == []
 
 
 def test_those_afterwards_run_when_the_backup_failed(

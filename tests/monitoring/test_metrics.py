@@ -77,12 +77,19 @@ def proof(hour: int, kind: str, rto: float | None = None, *, ok: bool) -> Eviden
 
 
 def rows() -> list[Base]:
-    """web: a good run, then one that failed; db: one good run with two disks, a proof that failed and a drill."""
-    made: list[Base] = [run("w1", "web", 0, "done"), run("w2", "web", 1, "failed"), run("d1", "db", 1, "done")]
+    """web: a good run, then one by hand that failed; db: one good run with two of three disks, a proof that failed, one
+    of another point that passed, and a drill.
+    """
+    by_hand, whole = run("w2", "web", 1, "failed"), run("d1", "db", 1, "done")
+    by_hand.job, whole.uncovered = "", ["vdc: passed through"]
+    made: list[Base] = [run("w1", "web", 0, "done"), by_hand, whole]
     for target in ("vda", "vdb"):
         made += [disk(target), Stage(run_id="d1", target=target, stage="export", seconds=1.5)]
     made += [point("web", 0, verified=True), point("web", 1, verified=False), point("db", 1, verified=True)]
     made += [proof(1, "verify", ok=True), proof(2, "verify", ok=False), proof(1, "drill", 33.0, ok=True)]
+    another = proof(3, "verify", ok=True)
+    another.point_id = "db2"
+    made.append(another)
     made.append(TierUse(repository=REPOSITORY, tier="hot", time=START, used=10, free=90))
     made.append(TierUse(repository=REPOSITORY, tier="hot", time=START + HOUR, used=20, free=80))
     made.append(TierUse(repository=REPOSITORY, tier="cold", time=START, used=5, free=None))
@@ -139,9 +146,12 @@ def test_every_figure_is_that_of_the_newest_run(tmp_path: Path) -> None:
     )
     assert found["vmcellar_vm_points", frozenset(("web",))] == 2
     assert found["vmcellar_vm_rpo_target_seconds", frozenset(("db",))] == 86400
-    assert found["vmcellar_vm_proof_failed", frozenset(("db", "verify"))] == 1
+    assert found["vmcellar_vm_rpo_target_seconds", frozenset(("web",))] == 86400, "also after a run by hand"
+    assert found["vmcellar_vm_uncovered_disks", frozenset(("db",))] == 1
+    assert found["vmcellar_vm_uncovered_disks", frozenset(("web",))] == 0
+    assert found["vmcellar_vm_proof_failed", frozenset(("db", "verify"))] == 1, "though another point was proven since"
     assert found["vmcellar_vm_proof_failed", frozenset(("db", "drill"))] == 0
-    assert found["vmcellar_vm_last_proof_timestamp_seconds", frozenset(("db", "verify"))] == START + HOUR
+    assert found["vmcellar_vm_last_proof_timestamp_seconds", frozenset(("db", "verify"))] == START + 3 * HOUR
     assert found["vmcellar_vm_last_rto_seconds", frozenset(("db",))] == 33
     assert found["vmcellar_tier_free_bytes", frozenset(("hot",))] == 80
     assert ("vmcellar_tier_free_bytes", frozenset(("cold",))) not in found

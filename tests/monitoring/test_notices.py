@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,8 +45,11 @@ def test_each_thing_is_told_once_and_once_when_it_is_over(tmp_path: Path) -> Non
     began, over = notices.look([FULL], START + 2 * HOUR, OPS)
     assert (began, {key: told.since for key, told in over.items()}) == ([FULL], {SICK.key: START})
     told = titles(notices)
-    assert told == [f"vmcellar: tier hot full: {FULL.text}", f"vmcellar: all well again: over after 2.0 h: {SICK.text}"]
+    over = f"over after 2.0 h: {SICK.text} (1 other things are still wrong)"
+    assert told == [f"vmcellar: tier hot full: {FULL.text}", f"vmcellar: over: web: RPO: {over}"], "not all is well"
     assert set(notices.holding()) == {FULL.key}
+    notices.look([], START + 3 * HOUR, OPS)
+    assert titles(notices) == [f"vmcellar: all well again: over after 1.0 h: {FULL.text}"]
 
 
 def test_what_no_receiver_took_is_kept_also_when_the_process_dies(tmp_path: Path) -> None:
@@ -106,6 +110,59 @@ def test_conditions_of_a_fleet(tmp_path: Path) -> None:
     assert young == {"never: no point": "critical", "never: backup failed": "warning", "tier hot full": "critical"}
     old = [each.key for each in conditions(standing(catalog), jobs, START + 25 * HOUR)]
     assert "fine: RPO" in old
+
+
+def _keys(catalog: Catalog, hours: float, *jobs: dict[str, Any]) -> list[str]:
+    policy = [BackupJob.model_validate(job) for job in jobs]
+    return [each.key for each in conditions(standing(catalog), policy, START + hours * HOUR)]
+
+
+def test_a_broken_rpo_is_told_whatever_backed_the_vm_up_last(tmp_path: Path) -> None:
+    catalog = Catalog(SqliteFile(tmp_path / "c.sqlite"), REPOSITORY)
+    nightly, weekly = {"name": "nightly", "rpo": "24h"}, {"name": "weekly"}
+    by_tag = {"name": "nightly", "rpo": "24h", "domains": ["tag:prod"]}
+    catalog.add([run("a", "web", 0, "done"), point("web", 0, verified=True)])
+    by_hand = run("b", "web", 30, "failed")
+    by_hand.job = ""
+    catalog.add([by_hand])
+    assert _keys(catalog, 31, nightly) == ["web: RPO", "web: backup failed"], "a run by hand, which failed"
+    assert "web: RPO" in _keys(catalog, 31, by_tag), "the newest job that backed it up"
+    assert "web: RPO" not in _keys(catalog, 31, {**nightly, "domains": ["*", "!web"]}), "it is in the job no more"
+    other = run("c", "web", 40, "done")
+    other.job = "weekly"
+    catalog.add([other, point("web", 40, verified=True)])
+    assert _keys(catalog, 63, nightly, weekly) == []
+    assert _keys(catalog, 65, nightly, weekly) == ["web: RPO"], "the other job promised nothing"
+
+
+def test_evidence_against_a_point_is_told_until_that_point_is_proven_or_gone(tmp_path: Path) -> None:
+    catalog = Catalog(SqliteFile(tmp_path / "c.sqlite"), REPOSITORY)
+    bad, other = proof(1, "drill", ok=False), proof(2, "drill", ok=True)
+    other.point_id = "db2"
+    catalog.add([run("a", "db", 0, "done"), point("db", 1, verified=True), point("db", 2, verified=True), bad, other])
+    assert _keys(catalog, 3) == ["db: drill failed"], "another point of the VM passed since"
+    (told,) = conditions(standing(catalog), (), START + 3 * HOUR)
+    assert "`vmcellar show db1`" in told.text
+    catalog.add([proof(4, "drill", ok=True)])
+    assert _keys(catalog, 5) == []
+    catalog.add([proof(6, "drill", ok=False)])
+    assert _keys(catalog, 7) == ["db: drill failed"]
+    catalog.note_gone(["db1"], START + 8 * HOUR)
+    assert _keys(catalog, 9) == []
+
+
+def test_a_disk_that_is_in_no_point_is_told_until_one_holds_it(tmp_path: Path) -> None:
+    catalog = Catalog(SqliteFile(tmp_path / "c.sqlite"), REPOSITORY)
+    partly = run("a", "web", 0, "done")
+    partly.uncovered = ["vdb: passed through"]
+    catalog.add([partly, point("web", 0, verified=True)])
+    (told,) = conditions(standing(catalog), (), START + HOUR)
+    assert (told.key, told.severity) == ("web: not covered", "critical")
+    assert "vdb: passed through" in told.text
+    catalog.add([run("b", "web", 1, "failed")])
+    assert "web: not covered" in _keys(catalog, 2), "a run that failed covers nothing"
+    catalog.add([run("c", "web", 2, "done")])
+    assert _keys(catalog, 3) == []
 
 
 def _proof(vm: str, day: int, *, ok: bool) -> Evidence:

@@ -9,18 +9,19 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vmcellar.backup.figures import segment_figures, stage_figures
-from vmcellar.backup.model import BackupRequest
+from vmcellar.backup.model import BackupRequest, PointSummary
 from vmcellar.backup.runs import Run as BackupRun
 from vmcellar.errors import CancelledError
 from vmcellar.sources.base import UnknownVmError
 
 if TYPE_CHECKING:
+    from vmcellar.catalog.catalog import Catalog
     from vmcellar.catalog.models import Base
     from vmcellar.engine import Engine
     from vmcellar.repository.points import RestorePoint
@@ -106,6 +107,11 @@ def note_committed(engine: Engine, run: BackupRun, point: RestorePoint) -> None:
     _note(engine, point.vm, rows)
 
 
+def note_hook_failures(engine: Engine, point: PointSummary, failures: Sequence[str]) -> None:
+    """Note with the run of a point that is committed what its hooks failed at, so that people are told."""
+    _within(engine, point.vm, lambda catalog: catalog.note_error(point.id, "; ".join(failures)))
+
+
 def _note(engine: Engine, vm: str, rows: Callable[[], list[Base]], patience: float = PATIENCE_SECONDS) -> None:
     """Returns after `patience` seconds at most: a server's process that was stopped, or that waits for an absent
     standby, answers nothing, and no timeout of the server or of the network ends that.
@@ -115,19 +121,25 @@ def _note(engine: Engine, vm: str, rows: Callable[[], list[Base]], patience: flo
     except Exception as error:  # also what a library raises: whatever it is, the backup is done
         _warn(vm, error)
         return
+    _within(engine, vm, lambda catalog: catalog.add(found), patience)
+
+
+def _within(
+    engine: Engine, vm: str, write: Callable[[Catalog], object], patience: float = PATIENCE_SECONDS
+) -> None:
     if engine.config.catalog.url is None:
-        _add(engine, vm, found)
+        _try(engine, vm, write)
         return
-    adding = threading.Thread(target=_add, args=(engine, vm, found), name=f"catalog-{vm}", daemon=True)
-    adding.start()
-    adding.join(patience)
-    if adding.is_alive():
+    writing = threading.Thread(target=_try, args=(engine, vm, write), name=f"catalog-{vm}", daemon=True)
+    writing.start()
+    writing.join(patience)
+    if writing.is_alive():
         _warn(vm, f"its server gave no answer for {patience:.0f} s")
 
 
-def _add(engine: Engine, vm: str, found: list[Base]) -> None:
+def _try(engine: Engine, vm: str, write: Callable[[Catalog], object]) -> None:
     try:
-        engine.catalog.add(found)
+        write(engine.catalog)
     except Exception as error:  # as above
         _warn(vm, error)
 

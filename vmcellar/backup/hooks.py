@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vmcellar.backup.cataloguing import note_hook_failures
 from vmcellar.backup.hostcommand import Ended, run_command
 from vmcellar.backup.model import BackupRequest, PointSummary
 from vmcellar.backup.scratch import watched
@@ -80,7 +81,9 @@ class Hooks:
             self._run(hook, CancelToken(), error)
 
     def on(self, point: PointSummary) -> PointSummary:
-        """The point with what the hooks did, for reports."""
+        """The point with what the hooks did, for reports; failures that make the run red are noted in the catalog."""
+        if self.failures:
+            note_hook_failures(self._engine, point, self.failures)
         return replace(point, hooks=tuple(self.lines), hook_failures=tuple(self.failures))
 
     def _of(self, when: When) -> Iterator[Hook]:

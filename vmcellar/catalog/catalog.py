@@ -140,6 +140,17 @@ class Catalog:
             _set_gone(connection, back, None)
         return went
 
+    def note_gone(self, points: Collection[str], now: float) -> None:
+        """Note of these points that they have gone."""
+        with self.writing() as connection:
+            _set_gone(connection, sorted(points), now)
+
+    def note_error(self, point: str, error: str) -> None:
+        """Note with the run that made a point what went wrong after it was written."""
+        own = models.Run.repository == self.repository, models.Run.point_id == point
+        with self.writing() as connection:
+            connection.execute(update(models.Run).where(*own).values(error=error))
+
     def counts(self) -> dict[str, int]:
         """Rows of this repository per table; disks and stages are counted through their runs."""
         own = select(models.Run.id).where(models.Run.repository == self.repository)

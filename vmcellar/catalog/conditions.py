@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from vmcellar.policy.governing import promised
+
 if TYPE_CHECKING:
     from vmcellar.config.jobs import BackupJob
 
@@ -39,20 +41,13 @@ def conditions(
 
     A VM without a good proof for `prove_within` seconds is unproven.
     """
-    rpo = {job.name: job.rpo for job in jobs}
     points = {(row["repository"], row["vm"]): row["verified"] for row in standing["points"]}
     found: list[Condition] = []
     for row in standing["newest"]:
-        found += _of_vm(row, points.get((row["repository"], row["vm"])), rpo.get(row["job"]), now)
-    found += [
-        Condition(
-            f"{row['vm']}: {row['kind']} failed",
-            "critical",
-            f"{row['vm']}: the newest {row['kind']} of its points failed; `vmcellar show {row['vm']}@latest` says why",
-        )
-        for row in standing["evidence"]
-        if row["passed"] != row["newest"]
-    ]
+        rpo = promised(jobs, row["vm"], row["job"] or "").rpo
+        found += _of_vm(row, points.get((row["repository"], row["vm"])), rpo, now)
+    found += [_of_uncovered(row) for row in standing["uncovered"] if row["uncovered"]]
+    found += _doubted(standing["doubted"])
     found += [
         Condition(
             f"tier {row['tier']} full",
@@ -96,6 +91,26 @@ def _of_anomaly(row: Row) -> Condition:
     return Condition(f"{row['vm']}: {row['kind']}", severity, text)
 
 
+def _doubted(rows: Sequence[Row]) -> list[Condition]:
+    """One for each VM and kind of evidence; it holds until each of these points is proven again, or is gone."""
+    points: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        points.setdefault((row["vm"], row["kind"]), []).append(row["point_id"])
+    found = []
+    for (vm, kind), bad in points.items():
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        point = bad[-1]
+        text = f"{vm or 'unknown VM'}: the last {kind} of point {point}{more} failed; `vmcellar show {point}` says why"
+        found.append(Condition(f"{vm}: {kind} failed", "critical", text))
+    return found
+
+
+def _of_uncovered(row: Row) -> Condition:
+    vm, disks = row["vm"], "; ".join(row["uncovered"])
+    text = f"{vm}: its newest point does not hold every disk: {disks}; `exclude: disk:TARGET` where that is meant"
+    return Condition(f"{vm}: not covered", "critical", text)
+
+
 def _of_vm(row: Row, verified: float | None, rpo: int | None, now: float) -> list[Condition]:
     vm = row["vm"]
     found = []
@@ -106,6 +121,9 @@ def _of_vm(row: Row, verified: float | None, rpo: int | None, now: float) -> lis
         age = f"{(now - verified) / 3600:.1f} h"
         text = f"{vm}: its newest verified point is {age} old, the policy asks {rpo / 3600:.1f} h"
         found.append(Condition(f"{vm}: RPO", "critical", text))
+    if row["ok"] and row["error"]:
+        text = f"{vm}: its newest backup has its point, but {row['error']}"
+        found.append(Condition(f"{vm}: hook failed", "warning", text))
     if not row["ok"]:
         text = f"{vm}: its newest backup failed; the run in the Prefect UI, or `vmcellar backup {vm}`, says why"
         found.append(Condition(f"{vm}: backup failed", "warning", text))

@@ -7,6 +7,7 @@ figures are asked for one by one. Source: Prometheus' guides on naming and on ex
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sqlalchemy import text
 
 import vmcellar
 from vmcellar.errors import VmcellarError
+from vmcellar.policy.governing import Promise, promised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +58,10 @@ NEWEST = (
 )
 
 _NEWEST = """
-SELECT repository, vm, job, started, outcome = 'done' AS ok, finished - started AS seconds, held_seconds AS held,
+SELECT repository, vm, started, outcome = 'done' AS ok, error,
+  (SELECT named.job FROM runs AS named WHERE named.repository = runs.repository AND named.vm = runs.vm
+    AND named.job <> '' ORDER BY named.started DESC, named.id DESC LIMIT 1) AS job,
+  finished - started AS seconds, held_seconds AS held,
   freeze_seconds AS frozen, CAST(sum(bytes_read) AS BIGINT) AS bytes_read,
   CAST(sum(bytes_changed) AS BIGINT) AS bytes_changed, CAST(sum(bytes_new) AS BIGINT) AS bytes_new,
   CAST(sum(bytes_stored) AS BIGINT) AS bytes_stored, CAST(sum(size) AS BIGINT) AS bytes_size, runs.id AS run_id,
@@ -64,7 +69,12 @@ SELECT repository, vm, job, started, outcome = 'done' AS ok, finished - started 
 FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE NOT EXISTS (SELECT 1 FROM runs AS newer WHERE newer.repository = runs.repository AND newer.vm = runs.vm
   AND (newer.started > runs.started OR newer.started = runs.started AND newer.id > runs.id))
-GROUP BY runs.id, repository, vm, job, started, outcome, finished, held_seconds, freeze_seconds
+GROUP BY runs.id, repository, vm, started, outcome, error, finished, held_seconds, freeze_seconds
+"""
+_UNCOVERED = """
+SELECT repository, vm, uncovered FROM runs WHERE outcome = 'done'
+AND NOT EXISTS (SELECT 1 FROM runs AS newer WHERE newer.repository = runs.repository AND newer.vm = runs.vm
+  AND newer.outcome = 'done' AND (newer.started > runs.started OR newer.started = runs.started AND newer.id > runs.id))
 """
 _OUTCOMES = """
 SELECT repository, vm, outcome, count(*) AS number, max(finished) AS finished FROM runs
@@ -82,6 +92,13 @@ FROM points GROUP BY repository, vm HAVING sum(CASE WHEN gone IS NULL THEN 1 ELS
 _EVIDENCE = """
 SELECT repository, vm, kind, max(CASE WHEN ok THEN time END) AS passed, max(time) AS newest
 FROM evidence GROUP BY repository, vm, kind
+"""
+_DOUBTED = """
+SELECT repository, vm, kind, point_id FROM evidence WHERE NOT ok
+AND NOT EXISTS (SELECT 1 FROM evidence AS newer WHERE newer.point_id = evidence.point_id
+  AND newer.kind = evidence.kind AND newer.time > evidence.time)
+AND NOT EXISTS (SELECT 1 FROM points WHERE points.id = evidence.point_id AND points.gone IS NOT NULL)
+ORDER BY time
 """
 _RTO = """
 SELECT repository, vm, rto_seconds FROM evidence WHERE rto_seconds IS NOT NULL
@@ -112,8 +129,7 @@ class CatalogCollector(Collector):
         """`opening` is called at each scrape, so that a server which is away when this begins may come later."""
         self._opening = opening
         self._clock = clock
-        self._rpo = {job.name: job.rpo for job in jobs if job.rpo is not None}
-        self._rto = {job.name: job.rto for job in jobs if job.rto is not None}
+        self._jobs = jobs
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of one scrape, from one state of the catalog."""
@@ -126,34 +142,45 @@ class CatalogCollector(Collector):
             yield GaugeMetricFamily("vmcellar_up", "1 when the catalog could be read.", 0)
             return
         yield GaugeMetricFamily("vmcellar_up", "1 when the catalog could be read.", 1)
-        yield from _runs(found, self._rpo)
+        promises = {row["run_id"]: promised(self._jobs, row["vm"], row["job"] or "") for row in found["newest"]}
+        yield from _runs(found, promises)
         yield from _points(found)
         yield from _evidence(found)
-        yield from _objectives(found, self._rpo, self._rto, self._clock())
+        yield from _objectives(found, promises, self._clock())
         yield from _tiers(found)
 
 
 def standing(catalog: Catalog) -> dict[str, list[Row]]:
-    """Where VMs and tiers stand, in one transaction: `newest` runs, `outcomes`, `stages`, `points`, `evidence`, `rto`,
-    `tiers`, what was `free` on each in its last 30 days, `anomalies` that had consequences and are not judged.
+    """Where VMs and tiers stand, in one transaction: `newest` runs, each with the newest `job` that backed its VM up,
+    what the newest points leave `uncovered`, `outcomes`, `stages`, `points`, `evidence`, points that are `doubted` as
+    their newest evidence of a kind speaks against them, `rto`, `tiers`, what was `free` on each in its last 30 days,
+    `anomalies` that had consequences and are not judged.
     """
     queries = {
         "newest": _NEWEST,
+        "uncovered": _UNCOVERED,
         "outcomes": _OUTCOMES,
         "stages": _STAGES,
         "points": _POINTS,
         "evidence": _EVIDENCE,
+        "doubted": _DOUBTED,
         "rto": _RTO,
         "tiers": _TIERS,
         "free": _FREE,
         "anomalies": _ANOMALIES,
     }
     with catalog.reading() as connection:
-        return {name: _rows(connection.execute(text(query))) for name, query in queries.items()}
+        found = {name: _rows(connection.execute(text(query))) for name, query in queries.items()}
+    return {**found, "uncovered": [{**row, "uncovered": _list(row["uncovered"])} for row in found["uncovered"]]}
 
 
 def _rows(result: CursorResult[Any]) -> list[Row]:
     return [dict(row) for row in result.mappings()]
+
+
+def _list(value: Any) -> list[str]:
+    """A JSON column: SQLite gives its text, PostgreSQL what it holds."""
+    return list(json.loads(value) if isinstance(value, str) else value)
 
 
 def _gauge(
@@ -171,12 +198,18 @@ def _vm(row: Row) -> list[str]:
     return [str(row["repository"])[:8], str(row["vm"])]
 
 
-def _runs(found: Mapping[str, list[Row]], rpo: Mapping[str, int]) -> Iterator[Metric]:
+def _runs(found: Mapping[str, list[Row]], promises: Mapping[str, Promise]) -> Iterator[Metric]:
     newest = found["newest"]
     for gauge in NEWEST:
         yield _gauge(f"vm_{gauge.name}", gauge.help, VM, ((_vm(row), row[gauge.column]) for row in newest))
-    targets = ((_vm(row), rpo.get(row["job"])) for row in newest)
-    yield _gauge("vm_rpo_target_seconds", "The policy's `rpo:` for the VM's job.", VM, targets)
+    targets = ((_vm(row), promises[row["run_id"]].rpo) for row in newest)
+    yield _gauge("vm_rpo_target_seconds", "The shortest `rpo:` of the VM's jobs.", VM, targets)
+    yield _gauge(
+        "vm_uncovered_disks",
+        "Disks that the VM's newest point does not hold, though no policy leaves them out.",
+        VM,
+        ((_vm(row), len(row["uncovered"])) for row in found["uncovered"]),
+    )
     of_run = {row["run_id"]: _vm(row) for row in newest}
     stages = [row for row in found["stages"] if row["run_id"] in of_run]
     yield _gauge(
@@ -210,6 +243,7 @@ def _points(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
 
 def _evidence(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
     rows = found["evidence"]
+    doubted = {(row["repository"], row["vm"], row["kind"]) for row in found["doubted"]}
     yield _gauge(
         "vm_last_proof_timestamp_seconds",
         "When a verification or a drill of one of the VM's points last passed.",
@@ -218,18 +252,18 @@ def _evidence(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
     )
     yield _gauge(
         "vm_proof_failed",
-        "1 when the newest verification or drill of the VM failed.",
+        "1 when the newest verification or drill of one of the VM's points failed.",
         (*VM, "kind"),
-        (([*_vm(row), row["kind"]], row["passed"] != row["newest"]) for row in rows),
+        (([*_vm(row), row["kind"]], (row["repository"], row["vm"], row["kind"]) in doubted) for row in rows),
     )
     rto = ((_vm(row), row["rto_seconds"]) for row in found["rto"])
     yield _gauge("vm_last_rto_seconds", "From the order to the running VM, in the last drill.", VM, rto)
 
 
 def _objectives(
-    found: Mapping[str, list[Row]], rpo: Mapping[str, int], rto: Mapping[str, int], now: float
+    found: Mapping[str, list[Row]], promises: Mapping[str, Promise], now: float
 ) -> Iterator[Metric]:
-    """Of each VM whose job asks for one. One that was never verified, or drilled, does not meet it."""
+    """Of each VM of which a job asks for one. One that was never verified, or drilled, does not meet it."""
     verified = {(row["repository"], row["vm"]): row["verified"] for row in found["points"]}
     measured = {(row["repository"], row["vm"]): row["rto_seconds"] for row in found["rto"]}
     made = GaugeMetricFamily(
@@ -241,8 +275,8 @@ def _objectives(
         key = (row["repository"], row["vm"])
         at = verified.get(key)
         for name, limit, reached in (
-            ("rpo", rpo.get(row["job"]), None if at is None else now - at),
-            ("rto", rto.get(row["job"]), measured.get(key)),
+            ("rpo", promises[row["run_id"]].rpo, None if at is None else now - at),
+            ("rto", promises[row["run_id"]].rto, measured.get(key)),
         ):
             if limit is not None:
                 made.add_metric([*_vm(row), name], float(reached is not None and reached <= limit))

@@ -64,7 +64,7 @@ class Notices:
             began = [each for key, each in holds.items() if key not in book.holds]
             ended = {key: told for key, told in book.holds.items() if key not in holds}
             notices = [Notice(title=f"vmcellar: {e.key}", text=e.text, severity=e.severity) for e in began]
-            notices += [_over(told, now) for told in ended.values()]
+            notices += [_over(key, told, len(holds), now) for key, told in ended.items()]
             kept = {key: told for key, told in book.holds.items() if key in holds}
             kept |= {e.key: Told(text=e.text, severity=e.severity, since=now) for e in began}
             waiting = [notice.model_copy(update={"to": tuple(receivers)}) for notice in notices] if receivers else []
@@ -131,6 +131,9 @@ def _without(unsent: Sequence[Notice], taken: Notice, receiver: str) -> list[Not
     return left
 
 
-def _over(told: Told, now: float) -> Notice:
-    after = f"{(now - told.since) / 3600:.1f} h"
-    return Notice(title="vmcellar: all well again", text=f"over after {after}: {told.text}", severity="info")
+def _over(key: str, told: Told, left: int, now: float) -> Notice:
+    """All is well where nothing else holds, and not before."""
+    title = f"vmcellar: over: {key}" if left else "vmcellar: all well again"
+    still = f" ({left} other things are still wrong)" if left else ""
+    text = f"over after {(now - told.since) / 3600:.1f} h: {told.text}{still}"
+    return Notice(title=title, text=text, severity="info")

@@ -1,8 +1,9 @@
-"""Which job's policy a VM's points are judged by."""
+"""Which job's policy a VM's points are judged by, and what its jobs promise of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vmcellar.config.jobs import BackupJob
 
@@ -17,3 +18,22 @@ def governing_job(jobs: Sequence[BackupJob], vm: str, made_by: str = "") -> Back
             return job
     selecting = [job for job in jobs if job.selects_by_name(vm) is not False]
     return selecting[0] if len(selecting) == 1 and selecting[0].selects_by_name(vm) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """How old a VM's newest verified point may be, and how long a restore may take, in seconds; None: nobody asks."""
+
+    rpo: int | None
+    rto: int | None
+
+
+def promised(jobs: Sequence[BackupJob], vm: str, made_by: str = "") -> Promise:
+    """The shortest `rpo:` and `rto:` of all jobs that select the VM by name, and of the job that made its newest run,
+    unless that one leaves it out by now. So neither a run by hand nor one of another job takes a job's promise away.
+    """
+    own = [job for job in jobs if job.selects_by_name(vm) or (job.name == made_by and job.selects_by_name(vm) is None)]
+    return Promise(
+        min((job.rpo for job in own if job.rpo is not None), default=None),
+        min((job.rto for job in own if job.rto is not None), default=None),
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.config.jobs import BackupJob
 from vmcellar.errors import IntegrityError
-from vmcellar.policy.governing import governing_job
+from vmcellar.policy.governing import governing_job, promised
 from vmcellar.repository import evidence
 from vmcellar.repository.evidence import EvidenceName, Standing
 from vmcellar.repository.points import RestorePoint
@@ -88,11 +88,12 @@ def _level(
 ) -> Level:
     points.sort(key=lambda point: (point.time, point.id))
     newest = next((point for point in reversed(points) if point.verified), None)
-    job = governing_job(jobs, vm, points[-1].job if points else "")
+    made_by = next((point.job for point in reversed(points) if point.job), "")
+    job, promise = governing_job(jobs, vm, points[-1].job if points else ""), promised(jobs, vm, made_by)
     proofs = [each for point in points for each in standings.get(point.id, evidence.NEVER).newest]
     drill = _last_drill(points, standings)
     rpo = max(0.0, now - newest.time) if newest else None
-    rpo_limit, rto_limit = (float(job.rpo) if job and job.rpo else None), (float(job.rto) if job and job.rto else None)
+    rpo_limit, rto_limit = (None if limit is None else float(limit) for limit in (promise.rpo, promise.rto))
     rto = _rto(repository, drill)
     return Level(
         vm=vm,
