@@ -45,8 +45,8 @@ def test_each_thing_is_told_once_and_once_when_it_is_over(tmp_path: Path) -> Non
     began, over = notices.look([FULL], START + 2 * HOUR, OPS)
     assert (began, {key: told.since for key, told in over.items()}) == ([FULL], {SICK.key: START})
     told = titles(notices)
-    over = f"over after 2.0 h: {SICK.text} (1 other things are still wrong)"
-    assert told == [f"vmcellar: tier hot full: {FULL.text}", f"vmcellar: over: web: RPO: {over}"], "not all is well"
+    said = f"over after 2.0 h: {SICK.text} (1 other things are still wrong)"
+    assert told == [f"vmcellar: tier hot full: {FULL.text}", f"vmcellar: over: web: RPO: {said}"], "not all is well"
     assert set(notices.holding()) == {FULL.key}
     notices.look([], START + 3 * HOUR, OPS)
     assert titles(notices) == [f"vmcellar: all well again: over after 1.0 h: {FULL.text}"]

@@ -124,9 +124,7 @@ def _note(engine: Engine, vm: str, rows: Callable[[], list[Base]], patience: flo
     _within(engine, vm, lambda catalog: catalog.add(found), patience)
 
 
-def _within(
-    engine: Engine, vm: str, write: Callable[[Catalog], object], patience: float = PATIENCE_SECONDS
-) -> None:
+def _within(engine: Engine, vm: str, write: Callable[[Catalog], object], patience: float = PATIENCE_SECONDS) -> None:
     if engine.config.catalog.url is None:
         _try(engine, vm, write)
         return

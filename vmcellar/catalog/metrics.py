@@ -260,9 +260,7 @@ def _evidence(found: Mapping[str, list[Row]]) -> Iterator[Metric]:
     yield _gauge("vm_last_rto_seconds", "From the order to the running VM, in the last drill.", VM, rto)
 
 
-def _objectives(
-    found: Mapping[str, list[Row]], promises: Mapping[str, Promise], now: float
-) -> Iterator[Metric]:
+def _objectives(found: Mapping[str, list[Row]], promises: Mapping[str, Promise], now: float) -> Iterator[Metric]:
     """Of each VM of which a job asks for one. One that was never verified, or drilled, does not meet it."""
     verified = {(row["repository"], row["vm"]): row["verified"] for row in found["points"]}
     measured = {(row["repository"], row["vm"]): row["rto_seconds"] for row in found["rto"]}
