@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -51,7 +52,7 @@ async def thaw_point(request: ThawPoint) -> Thawed:
         seen = await ask()
         next_look = None if seen.again is None else await _look_again(request, seen, seen.again)
         if next_look is not None:
-            await threads.value(tasks.pin, request.config, seen.point, True)
+            await threads.value(tasks.pin, request.config, seen.point, _holder(request, seen), True)
         if request.fetch:  # after the next look is scheduled: no failure here ends a thaw that is paid for
             fetched = await threads.value(tasks.fetch, request.config, request.point, request.disks)
             if fetched is None and next_look is None and request.restore is None:
@@ -65,7 +66,7 @@ async def thaw_point(request: ThawPoint) -> Thawed:
         return Thawed(seen, next_look, None)
     restored = None if request.restore is None else await restore_vm(request.restore)
     with activity(request.config, request.point) as work, TaskThreads(work.cancel, 1) as threads:
-        await threads.value(tasks.pin, request.config, seen.point, False)
+        await threads.value(tasks.pin, request.config, seen.point, _holder(request, seen), False)
     return Thawed(seen, None, restored)
 
 
@@ -74,6 +75,12 @@ def _wanted(request: ThawPoint) -> Wanted:
     if restore is None:
         return Wanted(NOWHERE, request.format, request.disks, False, None)
     return restore_wanted(restore.directory, restore.format, restore.disks, restore.best_effort, restore.define)
+
+
+def _holder(request: ThawPoint, seen: Look) -> str:
+    """What all looks of one thaw have in common, and those for another restore of the same point do not."""
+    same = request.model_copy(update={"point": seen.point, "looks": 0})
+    return f"thaw-{sha256(f'{deployment.id} {same.model_dump_json()}'.encode()).hexdigest()}"
 
 
 async def _look_again(request: ThawPoint, seen: Look, seconds: float) -> str:
@@ -91,7 +98,7 @@ async def _look_again(request: ThawPoint, seen: Look, seconds: float) -> str:
             UUID(deployment.id),
             parameters={"request": again.model_dump(mode="json")},
             state=Scheduled(scheduled_time=when),
-            idempotency_key=f"thaw-{seen.point}-{seen.requested}-{again.looks}",
+            idempotency_key=f"{_holder(request, seen)}-{seen.requested}-{again.looks}",
         )
     logger.info("%d of %d packs are not thawed; the next look is at %s", seen.waiting, seen.packs, when)
     return when.isoformat()

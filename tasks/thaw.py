@@ -40,10 +40,10 @@ def look(config: str, point: str, wanted: Wanted, speed: Speed, days: int) -> th
 
 
 @task(name="pin", task_run_name="pin {point} while it waits: {waits}", **RETRIED)
-def pin(config: str, point: str, waits: bool) -> None:
-    """Keep prune from the point while its thaw is waited for, or no longer."""
+def pin(config: str, point: str, holder: str, waits: bool) -> None:
+    """Keep prune from the point while its thaw is waited for by `holder`, or no longer."""
     repository = engine_of(config).repository
-    problem = pins.while_it_waits(repository, repository.point(point), waits=waits)
+    problem = pins.while_it_waits(repository, repository.point(point), holder, waits=waits)
     if problem:
         get_run_logger().warning("%s", problem)
 

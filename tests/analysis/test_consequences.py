@@ -56,8 +56,9 @@ def test_good_points_are_pinned_and_the_next_backup_reads_everything(attacked: A
     (row,) = look(attacked)
     assert (row.kind, row.vm) == ("ransomware", attacked.vm)
     held = pins.listed(attacked.engine.repository)
-    assert set(held) == {attacked.before(0.2), attacked.before(2), attacked.before(8)}, "now, a day and a week older"
-    assert all(pin is not None and pin.note.startswith("ransomware was seen after it") for pin in held.values())
+    before = {attacked.before(0.2), attacked.before(2), attacked.before(8)}
+    assert {each.point for each in held} == before, "now, a day and a week older"
+    assert all(each.pin is not None and each.pin.note.startswith("ransomware was seen after it") for each in held)
     handle = snapshot.snapshot(attacked.engine, BackupRequest(attacked.vm), CancelToken())
     assert attacked.engine.run(handle.run_id).record.kind == "full"
     assert cast("EmptySource", attacked.engine.source).begun[-1].force_full == "its backups looked strange: ransomware"
@@ -102,6 +103,18 @@ def test_what_is_judged_is_over_and_stays_judged(attacked: Attacked) -> None:
     assert look(attacked, attacked.now + DAY) == [], "it goes on, and is the same"
     with pytest.raises(UsageError, match="no anomaly that waits"):
         judge(attacked)
+
+
+def test_work_that_holds_a_point_is_no_pin_for_good(attacked: Attacked) -> None:
+    """It may end before anybody has judged."""
+    repository, newest = attacked.engine.repository, attacked.before(0.2)
+    pins.hold(repository, repository.point(newest), "a boot", "a VM runs from it")
+    look(attacked)
+    pins.let_go(repository, newest, "a boot")
+    assert newest in pins.pinned(repository)
+    pins.hold(repository, repository.point(newest), "a boot", "a VM runs from it")
+    judge(attacked)
+    assert pins.pinned(repository) == {newest}, "what holds it goes on"
 
 
 def test_a_call_that_died_is_finished_by_the_next(attacked: Attacked) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 
 import pytest
@@ -14,7 +13,7 @@ from vmcellar.config.load import load_config
 from vmcellar.errors import CancelledError
 from vmcellar.repository.repository import Repository
 from vmcellar.restore.boot import Booter, BootReport
-from vmcellar.restore.boot_journal import BootJournal, begin, new_entry
+from vmcellar.restore.boot_journal import Boot, BootJournal, begin, new_entry
 from vmcellar.upkeep.pins import pinned
 
 
@@ -83,37 +82,52 @@ def test_no_retention_drops_the_point_while_a_vm_needs_it(
         pass
     monkeypatch.setattr(Booter, "go", stopped)
     cli("boot", "--finish", "web1-now")
-    assert pinned() == [PIN_NOTE], "the VM still needs it"
+    assert pinned() == [f"{PIN_NOTE} web1-now"], "the VM still needs it"
     monkeypatch.setattr(Booter, "go", finished)
     assert cli("boot", "--finish", "web1-now").code == 0
     assert pinned() == []
-    assert cli("pin", cellar.first.id, "--note", "mine").code == 0
     with begin(cellar.folder / "state", entry):
         pass
+    monkeypatch.setattr(Booter, "go", stopped)
+    cli("boot", "--finish", "web1-now")
+    assert cli("pin", cellar.first.id, "--note", "mine").code == 0, "whatever else holds it"
+    assert sorted(pinned()) == [f"{PIN_NOTE} web1-now", "mine"]
+    monkeypatch.setattr(Booter, "go", finished)
     assert cli("boot", "--finish", "web1-now").code == 0
     assert pinned() == ["mine"], "what a user pinned stays pinned"
 
 
-def test_a_pin_that_another_hosts_vm_needs_stays(cellar: Cellar, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two hosts boot one point: the first that is done leaves it pinned, whoever pinned it."""
+def test_a_person_removes_the_own_pin_first_and_what_work_holds_when_asked_again(cli: Cli, cellar: Cellar) -> None:
+    """Who has forgotten that a VM runs from the point takes nothing from it."""
+    repository = Repository.open(load_config(cellar.config))
+    pin_for_boot(repository, begun(cellar, "a"))
+    assert cli("pin", cellar.first.id, "--note", "mine").code == 0
+    removed = cli("pin", cellar.first.id, "--remove")
+    assert f"{cellar.first.id} is still held ({PIN_NOTE} a, on " in removed.err
+    assert pinned(repository) == {cellar.first.id}
+    assert "is not pinned any more" in cli("pin", cellar.first.id, "--remove").err, "as for a host that is lost"
+    assert pinned(repository) == set()
+    assert cli("pin", cellar.first.id, "--remove").code == 1
+    repository.close()
+
+
+def begun(cellar: Cellar, name: str) -> Boot:
+    return new_entry(name, str(uuid.uuid4()), cellar.first.id, "web1", cellar.folder / name, ("vda",))
+
+
+def test_a_pin_that_another_vm_needs_stays(cellar: Cellar) -> None:
+    """Two VMs boot one point, here or on other hosts, also one whose server died: each holds it by itself."""
     config = load_config(cellar.config)
     repository = Repository.open(config)
-    here = os.uname()
-
-    def on(name: str) -> None:
-        node = os.uname_result((here.sysname, name, *here[2:]))
-        monkeypatch.setattr("os.uname", lambda: node)
-
-    on("b")
-    with repository.reading("serve web1"):
-        on("a")
-        pin_for_boot(repository, cellar.first.id)
-        unpin_after_boot(config, repository, cellar.first.id)
-        assert pinned(repository) == {cellar.first.id}
-        on("b")
-        unpin_after_boot(config, repository, cellar.first.id)
-        assert pinned(repository) == {cellar.first.id}
-    on("a")
-    unpin_after_boot(config, repository, cellar.first.id)
+    here, elsewhere = begun(cellar, "a"), begun(cellar, "b")
+    for entry in (here, elsewhere, here):
+        pin_for_boot(repository, entry)
+    unpin_after_boot(config, repository, here)
+    assert pinned(repository) == {cellar.first.id}
+    with begin(config.state, elsewhere):
+        unpin_after_boot(config, repository, elsewhere)
+    assert pinned(repository) == {cellar.first.id}, "it is in the journal: the VM needs it"
+    (config.state / "boots" / "b.json").unlink()
+    unpin_after_boot(config, repository, elsewhere)
     assert pinned(repository) == set()
     repository.close()

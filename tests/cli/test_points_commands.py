@@ -249,13 +249,15 @@ def test_prune_keeps_the_newest_point_that_no_evidence_speaks_against(cli: Cli, 
 
 def test_a_point_whose_restore_waits_for_a_thaw_is_pinned_until_it_is_done(cli: Cli, cellar: Cellar) -> None:
     repository = Repository.open(load_config(cellar.config))
-    for _ in range(2):
-        assert while_it_waits(repository, cellar.first, waits=True) == ""
+    for who in ("a", "a", "b"):
+        assert while_it_waits(repository, cellar.first, who, waits=True) == ""
         assert pinned(repository) == {cellar.first.id}
     assert cli("prune", "web1", "--keep-last", "1").code == 0
     assert len(repository.points_of("web1")) == 2
-    while_it_waits(repository, cellar.first, waits=False)
+    while_it_waits(repository, cellar.first, "a", waits=False)
+    assert pinned(repository) == {cellar.first.id}, "another restore waits for it, too"
+    while_it_waits(repository, cellar.first, "b", waits=False)
     assert cli("pin", cellar.second.id).code == 0
-    while_it_waits(repository, cellar.second, waits=False)
+    while_it_waits(repository, cellar.second, "a", waits=False)
     assert pinned(repository) == {cellar.second.id}, "what a person pinned stays"
     repository.close()

@@ -49,9 +49,7 @@ def _pin(cellar: Cellar) -> None:
 def _pinned(cellar: Cellar) -> None:
     repository = cellar.open()
     first = repository.points()[0].id
-    said = pins.listed(repository)[first]
-    assert said is not None
-    assert said.note == "keep"
+    assert [(each.point, each.pin and each.pin.note) for each in pins.listed(repository)] == [(first, "keep")]
     repository.close()
     _prune(cellar)
     assert first in {point.id for point in cellar.check()}
@@ -71,7 +69,7 @@ def _unpin(cellar: Cellar) -> None:
 
 def _unpinned(cellar: Cellar) -> None:
     repository = cellar.open()
-    assert pins.listed(repository) == {}
+    assert pins.listed(repository) == []
     repository.close()
     cellar.check()
 

@@ -48,8 +48,8 @@ def test_ransomware_in_a_vm_is_told_its_good_points_pinned_and_its_next_backup_a
     (event,) = events
     assert event["event"] == "vmcellar.anomaly.found"
     assert (event["payload"]["vm"], event["payload"]["kind"]) == (world.vm, "ransomware")
-    held = pins.listed(engine.repository)
-    assert set(held) == set(event["payload"]["pinned"])
+    held = pins.pinned(engine.repository)
+    assert held == set(event["payload"]["pinned"])
     assert all(engine.repository.point(name).time < world.at for name in held)
     assert "ransomware" in wanted_full.asked(engine.state, world.vm, engine.repository.points_of(world.vm))
     page = str(seen.artifacts(seen.flow_run("analyse history"))["history"].data)

@@ -120,6 +120,24 @@ def test_a_run_that_is_started_again_asks_for_nothing_twice(seen: Seen, frozen: 
     assert len(frozen.requests()) == 2 * len(asked)
 
 
+def test_two_restores_of_one_point_wait_each_for_itself(seen: Seen, frozen: Frozen, tmp_path: Path) -> None:
+    """Both are looked for again, and the first to finish leaves the point pinned for the other."""
+    deployed = Deployed(seen, "two restores")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        request = ThawPoint(config=str(frozen.config), point=frozen.points[1], directory=str(folder), format="raw")
+        deployed.run(deployed.start(request))
+    frozen.server.advance(hours=5)
+    repository = open_engine(frozen.config).repository
+    later = deployed.scheduled()
+    assert len(later) == 2
+    for left, run in zip((1, 0), later, strict=True):
+        assert deployed.run(run).restored is not None
+        assert len(pinned(repository)) == left
+    for folder in folders:
+        assert (folder / "vda.raw").read_bytes() == frozen.disks[1]
+
+
 def test_what_a_look_wrote_is_not_thawed_again(seen: Seen, frozen: Frozen, tmp_path: Path) -> None:
     """The restore begins with what can be read; then all of the thaw is slept through, the rest is asked for anew."""
     deployed = Deployed(seen, "writes")

@@ -44,6 +44,7 @@ CHANGE: list[Change] = [(64 << 10, b"new" * 1000), (2 * MIB, 64 << 10), (40 * MI
 HOST = b"the host's own"
 PRIVATE = b"kept at home"
 NOW = 1_800_000_060.0
+HOLDER = "boot 0b6f3c52-7c0e-4f6d-9a51-2d1f6a1f8e11"
 
 
 def main() -> None:
@@ -86,6 +87,7 @@ def _records(folder: Path) -> None:
         point = _point_that_leaves_out(repository, pool)
         evidence.write(repository, _found(repository, point))
         pins.pin(repository, point, "before the upgrade")
+        pins.hold(repository, point, HOLDER, "a VM runs from it: vmcellar boot web-boot")
         with patch.object(leases, "boot", _boot), patch.object(drops, "boot", _boot):
             _work_under_way(repository)
         tier.put(f"{layout.USES}{point.id}-20270115T080100Z", b"")

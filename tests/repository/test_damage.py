@@ -233,7 +233,7 @@ def test_leases_marks_and_pins(damaged: Whole, tmp_path: Path, how: str) -> None
                 changed[place] ^= 4
                 overwrite(path, bytes(changed) if how == "flipped" else data[:place])
                 if path.parent.name == "pins":
-                    assert pins.listed(repository) == {point.id: None}
+                    assert [(each.point, each.pin) for each in pins.listed(repository)] == [(point.id, None)]
                     assert pins.pinned(repository) == {point.id}
                 elif path.parent.name == "gc":
                     with pytest.raises(IntegrityError):

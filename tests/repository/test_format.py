@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.repository.make_fixture import HOST, LINES, NOW, PASSPHRASE, PRIVATE
+from tests.repository.make_fixture import HOLDER, HOST, LINES, NOW, PASSPHRASE, PRIVATE
 from tests.repository.second_reader import SecondReader
 from tests.repository.writing import read_disk
 from vmcellar.crypto.base import EpochLockedError
@@ -82,9 +82,11 @@ def test_every_record_of_version_1_is_read(tmp_path: Path) -> None:
     repository = records(tmp_path, HOST)
     tier, keyring = repository.tier, repository.keyring
     (point,) = repository.points()
-    said = pins.listed(repository)[point.id]
-    assert said is not None
-    assert (said.note, said.time, said.host) == ("before the upgrade", NOW, "kvm1")
+    own, held = pins.listed(repository)
+    assert own == pins.FoundPin(point.id, "", pins.Pin("before the upgrade", NOW, "kvm1"))
+    assert (held.point, held.pin) == (point.id, pins.Pin("a VM runs from it: vmcellar boot web-boot", NOW, "kvm1"))
+    pins.let_go(repository, point.id, HOLDER)
+    assert pins.listed(repository) == [own], "its name comes from its holder"
     (name,) = marks.names_of(tier)
     assert sorted(marks.read(tier, keyring, [name])[name].packs()) == [b"\xaa" * 16, b"\xbb" * 16]
     (lease,) = leases.found(tier, keyring)

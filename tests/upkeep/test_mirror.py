@@ -17,7 +17,7 @@ from vmcellar.policy.placement import sites_of
 from vmcellar.repository.repair import RepairRequest, repair
 from vmcellar.repository.repository import Repository
 from vmcellar.repository.scrub import verify_all
-from vmcellar.upkeep.pins import pin, unpin
+from vmcellar.upkeep.pins import hold, pin, unpin
 from vmcellar.upkeep.rebalance import RebalanceReport, Rules, rebalance
 from vmcellar.upkeep.survey import survey
 
@@ -98,14 +98,20 @@ def test_what_a_damaged_point_may_need_stays_on_the_mirrors(world: TieredWorld) 
     assert mirrored_on(world, key) == []
 
 
-def test_a_pinned_point_that_is_lost_on_hot_stays_on_the_mirrors_with_what_it_needs(world: TieredWorld) -> None:
+@pytest.mark.parametrize("held", [False, True])
+def test_a_pinned_point_that_is_lost_on_hot_stays_on_the_mirrors_with_what_it_needs(
+    world: TieredWorld, held: bool
+) -> None:
     host = world.host()
     first = world.back_up(host, {place: 100 + place for place in range(6)})
     world.now += DAY
     second = world.back_up(host, {place: 200 + place for place in range(6)}, first)
     world.now += DAY
     world.back_up(host, {place: 300 + place for place in range(6)}, second)
-    pin(host, second, "for the auditors")
+    if held:
+        hold(host, second, "a boot", "a VM runs from it")
+    else:
+        pin(host, second, "for the auditors")
     assert world.rebalance().ok
     maps = pack_of(host, second.disks[0].root)
     world.tier.delete(f"points/{second.id}")

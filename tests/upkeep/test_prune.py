@@ -112,7 +112,7 @@ def test_a_damaged_pin_still_pins(world: World) -> None:
     path.chmod(0o600)
     path.write_bytes(b"")
     assert pins.pinned(host) == {made[0].id}
-    assert pins.listed(host) == {made[0].id: None}
+    assert pins.listed(host) == [pins.FoundPin(made[0].id, "", None)]
 
 
 def test_two_prunes_never_empty_a_vm(world: World) -> None:

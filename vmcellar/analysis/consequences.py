@@ -61,7 +61,7 @@ def note(catalog: Catalog, repository: Repository, config: Config, found: Sequen
             new.append(row)
         row.last = max(row.last, *(each.last for each in together))
         if row.judged is None and not (row.pins or row.full or row.drill) and rules != TOLD_ONLY:
-            row.pins = trusted(points, row.began, rules.pin, pins.pinned(repository))
+            row.pins = trusted(points, row.began, rules.pin, pins.for_good(repository))
             row.full, row.drill = rules.full, "wanted" if rules.drill else ""
             row.acted = None
         catalog.add([row])
@@ -132,7 +132,7 @@ def _pin(repository: Repository, row: Row) -> None:
     """Pin the row's points that are there; those of a call that died in between are pinned already."""
     there = {point.id: point for point in repository.points_of(row.vm)}
     for name in row.pins:
-        if name not in there or name in pins.pinned(repository):
+        if name not in there or name in pins.for_good(repository):
             continue
         pins.pin(repository, there[name], _why(row))
 
@@ -140,9 +140,9 @@ def _pin(repository: Repository, row: Row) -> None:
 def _unpin(repository: Repository, rows: Sequence[Row]) -> None:
     """Remove the pins that were made for these; one that says something else is a person's."""
     notes = {point: _why(row) for row in rows for point in row.pins}
-    for point, pin in pins.listed(repository).items():
-        if pin is not None and pin.note == notes.get(point):
-            pins.unpin(repository, point)
+    for each in pins.listed(repository):
+        if each.pin is not None and not each.holder and each.pin.note == notes.get(each.point):
+            pins.unpin(repository, each.point)
 
 
 def _why(row: Row) -> str:

@@ -5,6 +5,7 @@ All integers are little-endian, all sizes and offsets are bytes.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import numpy as np
@@ -102,6 +103,7 @@ MARK_MAGIC: Final = b"vmcmark\n"
 MARK_SEAL: Final = b"gc mark"
 DROP_MAGIC: Final = b"vmcdrop\n"
 DROP_SEAL: Final = b"drop"
+HOLDER: Final = re.compile(r"[0-9a-f]{32}")  # of a pin that several may have: NAME_BYTES in hex
 PIN_MAGIC: Final = b"vmcpins\n"
 PIN_SEAL: Final = b"pin"
 
@@ -158,9 +160,16 @@ def pack_of_drop(key: str) -> str:
     return f"{DATA}{name[:2]}/{name}"
 
 
-def pin_key(point_id: str) -> str:
-    """The key of the pin of a restore point (section 12)."""
-    return f"{PINS}{point_id}"
+def pin_key(point_id: str, holder: str = "") -> str:
+    """The key of a pin of a restore point (section 12): the one of its own, or that of a `holder`, in hex."""
+    return f"{PINS}{point_id}-{holder}" if holder else f"{PINS}{point_id}"
+
+
+def split_pin(key: str) -> tuple[str, str]:
+    """The point that a pin is of, and its holder; empty for the one of its own."""
+    name = key.removeprefix(PINS)
+    point, _, holder = name.rpartition("-")
+    return (point, holder) if HOLDER.fullmatch(holder) else (name, "")
 
 
 def lease_key(lease_id: str, number: int) -> str:

@@ -18,7 +18,7 @@ from vmcellar.crypto.epochs import by_epoch
 from vmcellar.crypto.layout import EPOCHS, KEYS, epoch_name
 from vmcellar.crypto.slots import PASSPHRASE, RECIPIENT, list_slots
 from vmcellar.errors import IntegrityError, PermanentError
-from vmcellar.repository.layout import CONFIG_KEY, EVIDENCE, INDEX, MARKS, META, PINS, POINTS
+from vmcellar.repository.layout import CONFIG_KEY, EVIDENCE, INDEX, MARKS, META, PINS, POINTS, split_pin
 from vmcellar.tiers.base import LockedError, NotFoundError, lock_now
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Mirror:
         self._wanted = {CONFIG_KEY: hot.size(CONFIG_KEY)}
         for prefix in IN_ORDER:
             self._wanted.update(listed[prefix])
+        self._pinned = {split_pin(key)[0] for key in listed[PINS]}
 
     def update(self, tier: Tier, *, dry_run: bool) -> Mirrored:
         """Bring one tier up to date. Raises what the tiers raise; the next call goes on."""
@@ -137,11 +138,11 @@ class Mirror:
         return {name: f"{name} is missing on {self._hot!r}; {_mend(tier, name)}" for name in names}
 
     def _is_lost(self, key: str) -> bool:
-        """Whether hot has what nobody could have left there in removing this: the pin of a point, epochs that are
+        """Whether hot has what nobody could have left there in removing this: a pin of a point, epochs that are
         sealed to a key slot, no other slot that reads disks, points that need a pack.
         """
         if key.startswith(POINTS):
-            return PINS + key.removeprefix(POINTS) in self._wanted
+            return key.removeprefix(POINTS) in self._pinned
         if key.startswith(KEYS):
             return key.removeprefix(KEYS) in self._holders or not self._reads_disks
         return key in self._needed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import uuid
 from contextlib import AbstractContextManager, ExitStack
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from vmcellar.config import Config
     from vmcellar.repository.repository import Repository
     from vmcellar.restore.boot import Booter
-    from vmcellar.restore.boot_journal import BootJournal
+    from vmcellar.restore.boot_journal import Boot, BootJournal
     from vmcellar.restore.serve import Opening
 
 PIN_NOTE = "a VM runs from it: vmcellar boot"
@@ -71,16 +70,16 @@ def boot(
 
             journal = stack.enter_context(go_on(settings.state, abort))
             booter.abort(journal)
-            unpin_after_boot(settings, repository, journal.entry.point)
+            unpin_after_boot(settings, repository, journal.entry)
             note(f"VM {abort} and its images were removed")
             return
         journal = stack.enter_context(_journal(settings, repository, point, finish, name, to))
         tell_left_out(repository.point(journal.entry.point))
-        pin_for_boot(repository, journal.entry.point)
+        pin_for_boot(repository, journal.entry)
         try:
             _go(booter, journal, as_json)
         finally:
-            unpin_after_boot(settings, repository, journal.entry.point)
+            unpin_after_boot(settings, repository, journal.entry)
 
 
 def _open(
@@ -125,46 +124,33 @@ def _journal(
     return begin(settings.state, new_entry(chosen, str(uuid.uuid4()), found.id, found.vm, folder, targets))
 
 
-def pin_for_boot(repository: Repository, point: str) -> None:
+def pin_for_boot(repository: Repository, entry: Boot) -> None:
     """No retention drops the point while the VM needs it, also when this process dies. A mirror cannot be written."""
     from vmcellar.upkeep import pins
 
     try:
-        if point not in pins.pinned(repository):
-            pins.pin(repository, repository.point(point), PIN_NOTE)
+        pins.hold(repository, repository.point(entry.point), _holder(entry), f"{PIN_NOTE} {entry.name}")
     except VmcellarError as error:
-        note(f"note: point {point} is not pinned, so keep prune from it until the VM is finished: {error.message}")
+        note(
+            f"note: point {entry.point} is not pinned, so keep prune from it until the VM is finished: {error.message}"
+        )
 
 
-def _served_elsewhere(repository: Repository, vm: str) -> str:
-    """Another host that serves a point of this VM, perhaps the same one; empty where none does."""
-    from vmcellar.repository import leases
-
-    now, here = repository.clock(), os.uname().nodename
-    for lease in leases.found(repository.tier, repository.keyring):
-        if lease.newest.what == f"serve {vm}" and lease.newest.host != here and not lease.stale(now):
-            return lease.newest.host
-    return ""
-
-
-def unpin_after_boot(settings: Config, repository: Repository, point: str) -> None:
-    """Unless a VM on this host still needs it, another host serves this VM now, or somebody else pinned it."""
+def unpin_after_boot(settings: Config, repository: Repository, entry: Boot) -> None:
+    """Unless the VM still needs it. What another VM needs, here or elsewhere, that one holds by itself."""
     from vmcellar.restore.boot_journal import all_boots
     from vmcellar.upkeep import pins
 
-    if any(entry.point == point for entry in all_boots(settings.state)):
+    if any(other.uuid == entry.uuid for other in all_boots(settings.state)):
         return
     try:
-        found = pins.listed(repository).get(point)
-        if found is None or found.note != PIN_NOTE or found.host != os.uname().nodename:
-            return
-        elsewhere = _served_elsewhere(repository, repository.point(point).vm)
-        if elsewhere:
-            note(f"note: point {point} stays pinned, as {elsewhere} serves it (`vmcellar pin {point} --remove`)")
-        else:
-            pins.unpin(repository, point)
+        pins.let_go(repository, entry.point, _holder(entry))
     except VmcellarError as error:
-        note(f"note: point {point} stays pinned (`vmcellar pin {point} --remove`): {error.message}")
+        note(f"note: point {entry.point} stays pinned (`vmcellar pin {entry.point} --remove`): {error.message}")
+
+
+def _holder(entry: Boot) -> str:
+    return f"boot {entry.uuid}"
 
 
 def _go(booter: Booter, journal: BootJournal, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -130,7 +131,8 @@ def restore(
     if readable:
         from vmcellar.upkeep.pins import while_it_waits
 
-        problem = while_it_waits(repository, found, waits=not isinstance(done, Done))
+        holder = f"restore --readable {os.uname().nodename}:{wanted.folder}"
+        problem = while_it_waits(repository, found, holder, waits=not isinstance(done, Done))
         if problem:
             note(f"note: {problem}")
     if not isinstance(done, Done):

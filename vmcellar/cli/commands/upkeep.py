@@ -118,7 +118,9 @@ def pin(
     point: Annotated[
         str | None, typer.Argument(metavar="[POINT]", help="An id, a prefix of one, or VM@latest.")
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove the pin.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the pin; if it has none of its own, those of work that holds it.")
+    ] = False,
     text: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why it stays.")] = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -140,13 +142,16 @@ def pin(
             note("no restore point is pinned")
         return
     name = point if remove and point in pins.pinned(repository) else repository.point(point).id
-    if remove:
-        pins.unpin(repository, name)
-    else:
+    left = pins.unpin(repository, name) if remove else []
+    if not remove:
         pins.pin(repository, repository.point(name), text)
     if as_json:
-        print_json({"point": name, "pinned": not remove, "note": text})
-    else:
+        print_json({"point": name, "pinned": bool(left) or not remove, "note": text})
+        return
+    for each in left:
+        why = f"{each.pin.note}, on {each.pin.host}" if each.pin else "its pin cannot be read"
+        note(f"{name} is still held ({why}); if that is over, remove that pin as well: type the same once more")
+    if not left:
         note(f"{name} is {'not pinned any more' if remove else 'pinned'}")
 
 

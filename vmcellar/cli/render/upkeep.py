@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import inf
@@ -17,7 +17,7 @@ from vmcellar.cli.render.text import size_text, time_text
 from vmcellar.upkeep.consolidate import ConsolidateReport
 from vmcellar.upkeep.gcreport import GcReport
 from vmcellar.upkeep.lock import Locked
-from vmcellar.upkeep.pins import Pin
+from vmcellar.upkeep.pins import FoundPin
 from vmcellar.upkeep.prune import Decision
 
 
@@ -56,22 +56,23 @@ def prune_summary(plan: Sequence[Decision], dropped: int, dry_run: bool) -> str:
     return f"{len(plan) - dropped} points stay, {dropped} were dropped{after}"
 
 
-def pins_json(pins: Mapping[str, Pin | None]) -> list[dict[str, Any]]:
-    """An entry per pin; one that cannot be read pins all the same, and has no fields."""
+def pins_json(pins: Sequence[FoundPin]) -> list[dict[str, Any]]:
+    """An entry per pin; one that cannot be read pins all the same, and says no more than whether work holds it."""
     return [
-        {"point": point, "note": pin.note, "time": _rfc3339(pin.time), "host": pin.host} if pin else {"point": point}
-        for point, pin in pins.items()
+        {"point": each.point, "held": bool(each.holder)}
+        | ({"note": each.pin.note, "time": _rfc3339(each.pin.time), "host": each.pin.host} if each.pin else {})
+        for each in pins
     ]
 
 
-def pins_table(pins: Mapping[str, Pin | None]) -> Table:
+def pins_table(pins: Sequence[FoundPin]) -> Table:
     """A row per pin."""
     table = Table("point", "since", "host", "note", box=None, pad_edge=False)
-    for point, pin in pins.items():
-        if pin:
-            table.add_row(point, time_text(_rfc3339(pin.time)), pin.host, pin.note)
+    for each in pins:
+        if each.pin:
+            table.add_row(each.point, time_text(_rfc3339(each.pin.time)), each.pin.host, each.pin.note)
         else:
-            table.add_row(point, "?", "?", Text("cannot be read; it pins all the same", style="yellow"))
+            table.add_row(each.point, "?", "?", Text("cannot be read; it pins all the same", style="yellow"))
     return table
 
 
