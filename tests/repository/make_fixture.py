@@ -23,7 +23,7 @@ from unittest.mock import patch
 from tests.crypto.store import CHEAP
 from tests.repository.writing import Change, back_up, point_of, rows_of, store
 from vmcellar.crypto.recipient import PrivateKey
-from vmcellar.repository import drops, evidence, layout, leases, left_out, marks
+from vmcellar.repository import drops, evidence, layout, leases, left_out, marks, withdrawn
 from vmcellar.repository.aside import set_aside
 from vmcellar.repository.diskmap import DiskMap
 from vmcellar.repository.points import DiskRecord, RestorePoint
@@ -44,6 +44,7 @@ CHANGE: list[Change] = [(64 << 10, b"new" * 1000), (2 * MIB, 64 << 10), (40 * MI
 HOST = b"the host's own"
 PRIVATE = b"kept at home"
 NOW = 1_800_000_060.0
+TAKEN_BACK = ("20270115T080200Z-5f2b8c11", b"what its object was")
 HOLDER = "boot 0b6f3c52-7c0e-4f6d-9a51-2d1f6a1f8e11"
 
 
@@ -91,6 +92,7 @@ def _records(folder: Path) -> None:
         with patch.object(leases, "boot", _boot), patch.object(drops, "boot", _boot):
             _work_under_way(repository)
         tier.put(f"{layout.USES}{point.id}-20270115T080100Z", b"")
+        tier.put(withdrawn.key_of(keyring, *TAKEN_BACK), b"")
         _damage(repository)
         repository.close()
         other = Path(cache, "warm")

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.repository.make_fixture import HOLDER, HOST, LINES, NOW, PASSPHRASE, PRIVATE
+from tests.repository.make_fixture import HOLDER, HOST, LINES, NOW, PASSPHRASE, PRIVATE, TAKEN_BACK
 from tests.repository.second_reader import SecondReader
 from tests.repository.writing import read_disk
 from vmcellar.crypto.base import EpochLockedError
 from vmcellar.crypto.recipient import PrivateKey
-from vmcellar.repository import drops, evidence, layout, leases, left_out, marks, uses
+from vmcellar.repository import drops, evidence, layout, leases, left_out, marks, uses, withdrawn
 from vmcellar.repository.packs import PackReader
 from vmcellar.repository.rebuild import rebuild_index
 from vmcellar.repository.repository import Repository, unlock
@@ -94,6 +94,8 @@ def test_every_record_of_version_1_is_read(tmp_path: Path) -> None:
     assert (lease.stale(NOW), lease.stale(NOW + 1200), lease.stale(NOW + 1201)) == (False, False, True)
     assert list(drops.found(tier, keyring, NOW, clear=False)) == [f"data/aa/{'aa' * 16}"]
     assert uses.last(tier) == {point.id: NOW}
+    assert withdrawn.was_taken_back(tier, keyring, *TAKEN_BACK)
+    assert not withdrawn.was_taken_back(tier, keyring, TAKEN_BACK[0], b"another object")
     (found,) = evidence.names(tier)
     assert evidence.read(repository, found).checks[0].name == "every byte"
     assert evidence.standings(tier)[point.id].proven

@@ -101,7 +101,7 @@ def test_every_kind_of_object_has_an_example() -> None:
     """In the directory tree, and in a command whose output is shown."""
     commands = " ".join(example.command for example in examples(PAGE) if example.shown)
     folders = [layout.DATA, layout.META, layout.INDEX, layout.POINTS, layout.LEASES, layout.MARKS, layout.DROPS]
-    folders += [layout.PINS, layout.EVIDENCE, layout.USES, keys.KEYS, keys.EPOCHS]
+    folders += [layout.PINS, layout.EVIDENCE, layout.USES, layout.WITHDRAWN, keys.KEYS, keys.EPOCHS]
     for kind in [*folders, layout.CONFIG_KEY, mark.MARK_KEY]:
         assert re.search(rf"(?:^|[\s/]){re.escape(kind)}", commands), f"no example shows {kind}"
         assert re.search(rf"^    {re.escape(kind)}", PAGE, re.MULTILINE), f"{kind} is not in the tree"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from tests.tiers.faulty import FaultyTier
+from tests.tiers.faulty import DiedError, FaultyTier
 from tests.upkeep.world import DAY, HOUR, World
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
-from vmcellar.repository import leases
+from vmcellar.repository import guard, leases
+from vmcellar.repository.guard import Guard
 from vmcellar.repository.repository import Repository
 from vmcellar.upkeep import gc
 from vmcellar.upkeep.index_parts import FEWEST
@@ -104,6 +106,42 @@ def test_a_writer_paused_at_the_point_itself(world: World, lease: bool, late: bo
     else:
         assert late  # gc saw the point
         assert len(world.check()) == before + 1
+
+
+MEANWHILE: dict[str, tuple[Callable[[World], object], str]] = {
+    "no gc": (lambda _: None, ""),
+    "marked": (lambda world: gc.collect(world.host("collector")), "gc is about to delete"),
+    "deleted": (through_gc, "is gone|does not have object"),
+}
+
+
+@pytest.mark.parametrize("meanwhile", MEANWHILE)
+def test_a_point_whose_writer_was_killed_before_its_last_look(
+    world: World, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """Whatever a gc did between the writer's last look and its point: it stays if nothing that it needs can go."""
+    gc_beside, why = MEANWHILE[meanwhile]
+    host = world.host()
+    garbage_of_content(world, host, 3)
+    before = {point.id for point in world.check()}
+    tier = PausedTier(world.tier)
+    tier.pause = lambda: gc_beside(world)
+    slow = world.host("slow", tier)
+
+    def killed(_: Guard) -> None:
+        raise DiedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Guard, "after_point", killed)
+        with pytest.raises(DiedError):
+            world.back_up(slow, {0: 3})
+    (point,) = [each for each in world.host("looker").points() if each.id not in before]
+    doubt = guard.doubt(world.host("looker"), point)
+    assert re.search(why, doubt) if why else doubt == "", doubt
+    if doubt:
+        guard.withdraw(world.host("looker"), point.id)
+    through_gc(world)
+    assert {each.id for each in world.check()} == (before if why else {*before, point.id})
 
 
 def test_a_mark_older_than_the_lease_stops_a_commit_that_relies_on_it(world: World) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.faults.cellar import Cellar, stand_ins
 from tests.restore.test_restore import damage, flip_one
+from tests.upkeep.test_beside import PausedTier
 from tests.upkeep.tiered import NAMES, PLACEMENT, TieredWorld
 from tests.upkeep.world import DAY
 from vmcellar.config.prices import Prices
 from vmcellar.crypto.recipient import PrivateKey
+from vmcellar.errors import PermanentError, TransientError
 from vmcellar.policy.placement import sites_of
+from vmcellar.repository import points
+from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repair import RepairRequest, repair
 from vmcellar.repository.repository import Repository
 from vmcellar.repository.scrub import verify_all
@@ -125,6 +130,64 @@ def test_a_pinned_point_that_is_lost_on_hot_stays_on_the_mirrors_with_what_it_ne
     world.model.pop(second.id)
     assert world.rebalance().ok, "whoever unpins it has said that it may go"
     assert mirrored_on(world, f"points/{second.id}") == []
+
+
+def taken_back(world: TieredWorld, parent: RestorePoint) -> bytes:
+    """A point that mirrors copied between its write and the look after which its writer took it back; its object."""
+    copied: list[bytes] = []
+
+    class Slow(PausedTier):
+        late = True
+
+    def pause() -> None:
+        world.rebalance()
+        (key,) = world.keys("points/") - {f"points/{parent.id}"}
+        copied.append(world.tier.get(key))
+        for lease in world.keys("leases/"):
+            world.tier.delete(lease)
+
+    tier = Slow(world.tier)
+    tier.pause = pause
+    with pytest.raises(TransientError, match="was taken away"):
+        world.back_up(world.host("slow", world.cellar(tier)), {0: 7}, parent)
+    assert world.keys("points/") == {f"points/{parent.id}"}
+    return copied[0]
+
+
+def test_a_point_that_was_taken_back_leaves_the_mirrors_at_the_next_move(world: TieredWorld) -> None:
+    host = world.host()
+    first = world.back_up(host, {0: 1})
+    world.now += DAY
+    taken_back(world, first)
+    (note,) = world.keys("withdrawn/")
+    (key,) = {key for key, _ in world.others["warm"].list("points/")} - {f"points/{first.id}"}
+    assert key.removeprefix("points/") in note
+    assert world.rebalance().ok
+    assert mirrored_on(world, key) == []
+    assert world.keys("withdrawn/") == {note}, "until there is a newer point: a mirror may have been away"
+    world.now += DAY
+    world.back_up(host, {0: 2}, first)
+    assert world.rebalance().ok
+    assert world.keys("withdrawn/") == set()
+    world.check()
+
+
+def test_a_lost_point_is_not_taken_for_one_that_was_taken_back(world: TieredWorld) -> None:
+    """Of the same id: the run that was tried again, and committed."""
+    host = world.host()
+    first = world.back_up(host, {0: 1})
+    world.now += DAY
+    before = taken_back(world, first)
+    (name,) = [key.removeprefix("points/") for key, _ in world.others["warm"].list("points/") if first.id not in key]
+    assert world.rebalance().ok
+    point = replace(points.decode(host.keyring, host.id, name, before), run_seconds=9.0)
+    world.tier.put(f"points/{name}", points.encode(host.keyring, host.id, point))
+    assert world.rebalance().ok
+    assert mirrored_on(world, f"points/{name}") == ["warm", "cold"]
+    world.tier.delete(f"points/{name}")
+    with pytest.raises(PermanentError, match="lacks the newest"):
+        world.rebalance()
+    assert mirrored_on(world, f"points/{name}") == ["warm", "cold"]
 
 
 @pytest.mark.parametrize("others", [0, 1])

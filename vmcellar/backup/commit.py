@@ -23,7 +23,7 @@ from vmcellar.backup.figures import disk_figures, stage_seconds, summary
 from vmcellar.backup.model import PointSummary, ReleaseResult, VerifyResult
 from vmcellar.backup.place import compressed
 from vmcellar.backup.rundir import stage_file
-from vmcellar.backup.runs import ARTIFACTS, RELEASED, Run
+from vmcellar.backup.runs import ARTIFACTS, RELEASED, Run, RunRecord
 from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.repository.layout import ROW, level_for
 from vmcellar.repository.nodes import Rows, zero_rows
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from vmcellar.engine import Engine
 
 log = logging.getLogger(__name__)
+
+COMMITTED = "committed.json"
+"""There once the commit has looked at its point for the last time: from then on it stays whatever happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def commit(engine: Engine, run_id: str) -> PointSummary:
     nodes = {node: data for disk in disks for node, data in disk.nodes.items()}
     point = _point(run, released, [disk.record for disk in disks])
     committed = engine.repository.commit(tables, nodes, _artifacts(run), point, engine.cpu)
+    run.directory.save(COMMITTED, committed.id)
     note_committed(engine, run, committed)
     result = summary(run, committed)
     _tidy(engine, run)
@@ -124,7 +128,7 @@ def _changes(run: Run, target: str) -> Rows:
 def _point(run: Run, released: ReleaseResult, disks: list[DiskRecord]) -> RestorePoint:
     record, capture = run.record, run.record.capture
     return RestorePoint(
-        id=new_point_id(capture.began, run.directory.run_id),  # a commit tried again must not make a second point
+        id=point_of(record, run.directory.run_id),
         vm=capture.vm,
         vm_uuid=capture.vm_uuid,
         time=capture.began,
@@ -152,6 +156,11 @@ def _point(run: Run, released: ReleaseResult, disks: list[DiskRecord]) -> Restor
         job=record.request.job,
         tool=f"vmcellar {__version__}",
     )
+
+
+def point_of(record: RunRecord, run_id: str) -> str:
+    """The id of the run's point: a commit that is tried again must not make a second one."""
+    return new_point_id(record.capture.began, run_id)
 
 
 def _artifacts(run: Run) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.backup import lineage
 from vmcellar.backup.cataloguing import note_failed
+from vmcellar.backup.commit import COMMITTED, point_of
 from vmcellar.backup.export import landed_before
 from vmcellar.backup.model import BackupRequest, CompressResult, ExportResult, RecoverAction
 from vmcellar.backup.release import release
@@ -24,10 +25,13 @@ from vmcellar.backup.rundir import REQUEST_FILE, RunDirectory, stage_file
 from vmcellar.backup.runs import RELEASED, Run, RunRecord, load_record
 from vmcellar.backup.scratch import PRESSURE_LIMIT
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
+from vmcellar.repository import guard
+from vmcellar.repository.layout import PINS, point_key, split_pin
 from vmcellar.sources.base import Capture
 
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
+    from vmcellar.repository.points import RestorePoint
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +89,17 @@ def abandon(engine: Engine, run_id: str, reason: str) -> None:
 
 
 def _clear(engine: Engine, run_id: str) -> None:
-    directory = engine.run_directory(run_id)
-    record = load_record(directory)
+    _drop_work(engine, run_id)
+    engine.run_directory(run_id).remove()
+
+
+def _drop_work(engine: Engine, run_id: str) -> None:
+    record = load_record(engine.run_directory(run_id))
     if record is not None:
         _end_job(engine, run_id, record)
     engine.landing.drop_run(run_id)
     engine.drop_staged(run_id)
     engine.forget(run_id)
-    directory.remove()
 
 
 def let_go(engine: Engine, run_id: str) -> None:
@@ -115,7 +122,7 @@ def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
     """What becomes of a run that failed while this process lives: the VM is let go in any case.
 
     When all had landed and the error may pass, the run is kept and the next backup of the VM goes on with it; else
-    it is abandoned.
+    it is abandoned. Of one whose point was written and could not be taken back, a folder stays until that is settled.
     """
     directory = engine.run_directory(run_id)
     record = load_record(directory)
@@ -129,7 +136,22 @@ def give_up(engine: Engine, run_id: str, error: BaseException) -> None:
             log.warning("%s: run %s: its backup job could not be ended now: %s", record.capture.vm, run_id, failed)
         engine.forget(run_id)
         return
+    if record is not None and _may_have_left_a_point(engine, directory, record):
+        log.error("%s: run %s: the next backup, or `vmcellar recover`, sees to its point", record.capture.vm, run_id)
+        _drop_work(engine, run_id)
+        directory.empty()
+        return
     abandon(engine, run_id, str(error) or type(error).__name__)
+
+
+def _may_have_left_a_point(engine: Engine, directory: RunDirectory, record: RunRecord) -> bool:
+    """Whether its commit can have begun, and its point is there or nobody can tell."""
+    if not all(directory.has(stage_file(s.target, s.number, "verify")) for s in record.segments):
+        return False
+    try:
+        return engine.repository.tier.exists(point_key(point_of(record, directory.run_id)))
+    except VmcellarError:
+        return True
 
 
 def _settle(
@@ -137,12 +159,17 @@ def _settle(
 ) -> tuple[Run | None, list[RecoverAction]]:
     actions: list[RecoverAction] = []
     kept: Run | None = None
-    committed = {point.run_id for point in engine.repository.points_of(vm)}
+    committed = {point.run_id: point for point in engine.repository.points_of(vm)}
     for directory in _runs_of(engine, vm):
-        if directory.run_id in committed:  # it died while it tidied: a second point of it would be an old instant
+        point = committed.get(directory.run_id)
+        doubt = _doubt(engine, directory, point) if point is not None else ""
+        if point is not None and not doubt:  # it died while it tidied: a second point of it would be an old instant
             _clear(engine, directory.run_id)
             actions.append(RecoverAction(vm, directory.run_id, "abandoned", "its point was written; leftovers cleared"))
             continue
+        if point is not None:
+            guard.withdraw(engine.repository, point.id)
+            actions.append(RecoverAction(vm, directory.run_id, "abandoned", f"its point was taken back: {doubt}"))
         run = _resumable(engine, directory, request)
         if run is not None and kept is None and keep:
             kept = run
@@ -155,6 +182,17 @@ def _settle(
             actions.append(RecoverAction(vm, directory.run_id, "abandoned", why))
     actions += _reconcile(engine, vm, [kept.directory.run_id] if kept else [])
     return kept, actions
+
+
+def _doubt(engine: Engine, directory: RunDirectory, point: RestorePoint) -> str:
+    """Why the point of a run has to be taken back whose commit did not get to its last look; empty: it stays."""
+    if directory.has(COMMITTED):
+        return ""
+    why = guard.doubt(engine.repository, point)
+    if why and any(split_pin(key)[0] == point.id for key, _ in engine.repository.tier.list(PINS)):
+        log.error("%s: point %s may not restore, and stays because it is pinned: %s", point.vm, point.id, why)
+        return ""
+    return why
 
 
 def _note_died(engine: Engine, directory: RunDirectory, why: str) -> None:

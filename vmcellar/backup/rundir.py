@@ -91,11 +91,15 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Remove the folder with all in it; harmless when it is gone. Dying in between leaves a run to be cleared."""
+        self.empty()  # what tells whose run it was goes last
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def empty(self) -> None:
+        """Remove all but whose run it was: the next `recover` finds it, and has nothing to go on with."""
         with suppress(OSError):
             for path in self.path.iterdir():
-                if path.name != REQUEST_FILE:  # which tells whose run it was: last
+                if path.name != REQUEST_FILE:
                     path.unlink()
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def is_nobodys(self) -> bool:
         """Whether its process died as it made or removed the folder, an hour ago or more: nothing says whose it is."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmcellar.errors import PermanentError, VmcellarError
-from vmcellar.repository import layout
-from vmcellar.repository.layout import ID_BYTES, point_key
+from vmcellar.errors import IntegrityError, PermanentError, VmcellarError
+from vmcellar.repository import layout, withdrawn
+from vmcellar.repository.layout import ABSENT, ID_BYTES, point_key
 from vmcellar.repository.packs import Location, PackRef
 from vmcellar.tiers.base import NotFoundError
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _AGAIN = "run the backup again: it stores these pieces anew"
+
+
+class GoneError(PermanentError):
+    """What a point needs is gone, or gc may delete it before it sees the point."""
 
 
 class Guard:
@@ -52,7 +57,7 @@ class Guard:
             return
         for wanted, packs in self._repository.index.holders(found).items():
             if packs <= self._forbidden and wanted not in self._of_parent():
-                raise PermanentError(
+                raise GoneError(
                     f"{self._point.vm}: gc is about to delete what this backup relies on (object {wanted.hex()}): "
                     "nothing was committed",
                     hint=_AGAIN,
@@ -61,22 +66,11 @@ class Guard:
     def _of_parent(self) -> set[bytes]:
         """All ids that the parent refers to: as long as it is there, gc keeps them."""
         if self._inherited is None:
-            self._inherited = set(self._parent_ids())
+            self._inherited = set()
+            if self._point.parent is not None and self._parent_is_there():
+                parent = self._repository.point(self._point.parent)
+                self._inherited.update(*_needed_by(self._repository, parent))
         return self._inherited
-
-    def _parent_ids(self) -> Iterator[bytes]:
-        if self._point.parent is None or not self._parent_is_there():
-            return
-        parent = self._repository.point(self._point.parent)
-        for artifact in parent.artifacts:
-            yield from map(bytes.fromhex, artifact.chunks)
-        for disk in parent.disks:
-            disk_map = self._repository.map(disk)
-            for ids in disk_map.node_ids():
-                yield from ids
-            for rows in disk_map.rows():
-                data = rows["chunk"].tobytes()
-                yield from (data[start : start + ID_BYTES] for start in range(0, len(data), ID_BYTES))
 
     def _parent_is_there(self) -> bool:
         return self._parent is None or self._repository.tier.exists(self._parent)
@@ -99,14 +93,14 @@ class Guard:
         else:
             self._check_marks()
         if not self._parent_is_there():
-            raise PermanentError(
+            raise GoneError(
                 f"{self._point.vm}: restore point {self._point.parent}, which this backup builds on, was dropped "
                 "meanwhile: nothing was committed",
                 hint="run the backup again",
             )
         for pack in self._packs:
             if not self._repository.tier.exists(pack.key):
-                raise PermanentError(
+                raise GoneError(
                     f"{self._point.vm}: pack {pack.key}, which this backup relies on, is gone: nothing was committed",
                     hint=f"{_AGAIN}; if it comes again, type `vmcellar rebuild-index`, then `vmcellar verify --all`",
                 )
@@ -115,16 +109,62 @@ class Guard:
         self._repository.index.refresh(writing=True)
         marked = self._marked()
         if marked - self._forbidden and {pack.id for pack in self._packs} & (marked - self._forbidden):
-            raise PermanentError(
+            raise GoneError(
                 f"{self._point.vm}: gc has marked a pack that this backup relies on: nothing was committed",
                 hint=_AGAIN,
             )
 
     def take_back(self) -> None:
-        """Remove the point if it is there; a failure is logged, since an error is on its way already."""
-        key = layout.point_key(self._point.id)
+        """Remove the point if it is there; a failure is logged, since an error is on its way already: who has the run's
+        directory settles it (`doubt`).
+        """
         try:
-            with suppress(NotFoundError):
-                self._repository.tier.delete(key)
+            withdraw(self._repository, self._point.id)
         except VmcellarError as error:
-            _log.error("%s could not be taken back and may not restore: delete it: %s", key, error.message)
+            key = layout.point_key(self._point.id)
+            _log.error("%s could not be taken back now and may not restore: %s", key, error.message)
+
+
+def withdraw(repository: Repository, point: str) -> None:
+    """Take a point back that no commit vouched for; harmless when it is gone. Raises what the tier raises."""
+    key, data = layout.point_key(point), None
+    with suppress(VmcellarError):
+        data = repository.tier.get(key)
+    with suppress(NotFoundError):
+        repository.tier.delete(key)
+    if data is not None:
+        withdrawn.note(repository, point, data)
+
+
+def doubt(repository: Repository, point: RestorePoint) -> str:
+    """Why a point may lose what it needs, or has lost it, whose writer died or failed before its last look; empty when
+    nothing of it can go any more. For who has no lease of that time: all marks count. Raises what the tier raises.
+    """
+    repository.index.refresh(writing=True)
+    parent = point.parent
+    if parent is not None and not repository.tier.exists(point_key(parent)):
+        parent = None  # pruned since, perhaps; nothing is taken for its heritage then
+    guard = Guard(repository, None, replace(point, parent=parent))
+    try:
+        for batch in _needed_by(repository, point):
+            wanted = set(batch) - {ABSENT}
+            found = repository.index.locate(wanted)
+            if wanted - found.keys():
+                return f"the index does not have object {min(wanted - found.keys()).hex()}, which it needs"
+            guard.relies_on(found)
+        guard.before_point()
+    except (GoneError, IntegrityError, NotFoundError) as error:
+        return error.message
+    return ""
+
+
+def _needed_by(repository: Repository, point: RestorePoint) -> Iterator[list[bytes]]:
+    """All ids that a point refers to, some at a time."""
+    for artifact in point.artifacts:
+        yield [bytes.fromhex(chunk) for chunk in artifact.chunks]
+    for disk in point.disks:
+        disk_map = repository.map(disk)
+        yield from disk_map.node_ids()
+        for rows in disk_map.rows():
+            data = rows["chunk"].tobytes()
+            yield [data[start : start + ID_BYTES] for start in range(0, len(data), ID_BYTES)]

@@ -24,6 +24,7 @@ DROPS: Final = "drops/"
 PINS: Final = "pins/"
 EVIDENCE: Final = "evidence/"
 USES: Final = "uses/"
+WITHDRAWN: Final = "withdrawn/"
 QUARANTINE: Final = "quarantine/"
 REPOSITORY_DIGITS: Final = 8  # of a repository's id, in names of folders on a host and below staging/
 

@@ -54,10 +54,12 @@ class Mirror:
         carrier: Carrier,
         check: Callable[[], None],
         check_object: Callable[[str], None],
+        was_taken_back: Callable[[str, bytes], bool],
     ) -> None:
         """List hot, of which `found` says what points need and what of that is lost. `check` is called before each
-        change, and raises to stop; `check_object` raises IntegrityError for an object of hot that is damaged.
-        PermanentError when hot holds nothing.
+        change, and raises to stop; `check_object` raises IntegrityError for an object of hot that is damaged;
+        `was_taken_back` tells whether the commit that wrote this object of a point took it back. PermanentError when
+        hot holds nothing.
         """
         self._hot = hot
         self._needed = frozenset(found.lost)
@@ -65,6 +67,7 @@ class Mirror:
         self._carrier = carrier
         self._check = check
         self._check_object = check_object
+        self._was_taken_back = was_taken_back
         epochs = by_epoch(hot)
         self._epochs = epochs.keys()
         self._holders = {holder for holders in epochs.values() for holder in holders}
@@ -104,10 +107,11 @@ class Mirror:
 
     def _refuse_what_prune_never_does(self, tier: Tier, there: dict[str, int]) -> None:
         """Names of points begin with their time, and the newest point of a VM is never dropped: a mirror that has a
-        newer one than hot was made of a hot tier that had more.
+        newer one than hot was made of a hot tier that had more, or has a copy of one that a commit took back.
         """
         here = max((key for key in self._wanted if key.startswith(POINTS)), default="")
         newer = sorted(key for key in there if key.startswith(POINTS) and key > here)
+        newer = [key for key in newer if not self._was_taken_back(key.removeprefix(POINTS), tier.get(key))]
         if newer:
             raise PermanentError(
                 f"{self._hot!r} lacks the newest of the restore points that {tier!r} mirrors ({newer[-1]}): nothing is "

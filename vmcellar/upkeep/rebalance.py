@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from vmcellar.errors import CancelledError, IntegrityError
 from vmcellar.policy.placement import Held, Move, Site, decide
 from vmcellar.progress import CancelToken, ProgressSink, no_progress
-from vmcellar.repository import drops, leases, uses
+from vmcellar.repository import drops, leases, uses, withdrawn
 from vmcellar.repository.whole import check_object
 from vmcellar.tiers.base import ArchivedError, LockedError, NotFoundError
 from vmcellar.tiers.mark import refuse_same_place
@@ -129,7 +129,9 @@ def rebalance(
         if separated and not dry_run:
             found = look()
         if not dry_run:
-            uses.clear(repository.tier, {point.id for point in own.readable_points()})
+            there = {point.id for point in own.readable_points()}
+            uses.clear(repository.tier, there)
+            withdrawn.clear(repository.tier, max(there, default=""))
         mirrors = run.mirrors(found)
         moves, held = _decided(found, rules, now, cellar, dropped)
         moves, locked = unlocked(moves, cellar, rules.copies, now)
@@ -209,7 +211,8 @@ class _Run:
     def mirrors(self, found: Survey) -> tuple[Mirrored, ...]:
         """Bring all mirrors up to date."""
         hot, keyring, own = self._cellar.hot, self._repository.keyring, self._repository.id
-        mirror = Mirror(hot, found, self._carrier, self._check, lambda key: check_object(hot, keyring, own, key))
+        check = partial(check_object, hot, keyring, own)
+        mirror = Mirror(hot, found, self._carrier, self._check, check, partial(withdrawn.was_taken_back, hot, keyring))
         others = [self._cellar.tier_named(name) for name in self._cellar.names[1:]]
         return tuple(mirror.update(tier, dry_run=self._lease is None) for tier in others)
 
