@@ -33,7 +33,8 @@ from vmcellar.repository import layout, points
 from vmcellar.repository.layout import GRID, ROW
 from vmcellar.repository.points import DiskRecord, RestorePoint
 from vmcellar.repository.repository import Repository, unlock
-from vmcellar.tiers.local import LocalReader, LocalTier
+from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.local_reader import LocalReader
 from vmcellar.upkeep import gc, prune
 from vmcellar.upkeep.fresh import with_fresh_index
 

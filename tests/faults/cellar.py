@@ -29,6 +29,7 @@ from vmcellar.engine import Engine
 from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.repository import Repository
 from vmcellar.repository.scrub import verify_all
+from vmcellar.tiers import reserve
 
 MIB = 1 << 20
 PASSPHRASE = "correct horse battery staple"
@@ -42,6 +43,7 @@ def stand_ins() -> list[tuple[object, str, object]]:
         (export, "ExportReader", ImageReader),
         (clean_check, "ExportReader", ImageReader),
         (passphrase, "Argon2Cost", lambda *costs: made(*costs) if costs else CHEAP),
+        (reserve, "BYTES", 64 << 10),  # each trial copies it
         (pipeline, "READING", 1),
         (pipeline, "AFTER_EXPORT_WORKERS", 1),  # steps in the same order every time
     ]

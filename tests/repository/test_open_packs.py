@@ -15,7 +15,8 @@ from vmcellar.repository.open_packs import IDLE_MOST, OpenPacks
 from vmcellar.repository.pack_format import PackRef
 from vmcellar.repository.packs import PackReader
 from vmcellar.tiers.base import TierReader
-from vmcellar.tiers.local import LocalReader, LocalTier
+from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.local_reader import LocalReader
 
 
 class Counting(LocalTier):

@@ -14,8 +14,9 @@ from vmcellar.errors import PermanentError, TransientError
 from vmcellar.memory import PAGE, BufferPool, helper_environment, keep_freed_memory
 from vmcellar.progress import CancelToken
 from vmcellar.tiers.base import NotFoundError
-from vmcellar.tiers.local import LocalReader, LocalTier
+from vmcellar.tiers.local import LocalTier
 from vmcellar.tiers.local_errors import translate
+from vmcellar.tiers.local_reader import LocalReader
 
 
 def make(folder: Path) -> LocalTier:

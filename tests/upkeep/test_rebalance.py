@@ -19,7 +19,8 @@ from vmcellar.progress import CancelToken
 from vmcellar.repository import leases
 from vmcellar.repository.scrub import verify_all
 from vmcellar.tiers.base import ArchivedError, TierReader
-from vmcellar.tiers.local import LocalReader, LocalTier
+from vmcellar.tiers.local import LocalTier
+from vmcellar.tiers.local_reader import LocalReader
 from vmcellar.tiers.mark import ReadOnlyTier
 from vmcellar.upkeep import gc, pins
 from vmcellar.upkeep.carry import Pace

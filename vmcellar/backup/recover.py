@@ -28,6 +28,7 @@ from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.repository import guard
 from vmcellar.repository.layout import PINS, point_key, split_pin
 from vmcellar.sources.base import Capture
+from vmcellar.tiers.base import LockedError
 
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
@@ -162,14 +163,14 @@ def _settle(
     committed = {point.run_id: point for point in engine.repository.points_of(vm)}
     for directory in _runs_of(engine, vm):
         point = committed.get(directory.run_id)
-        doubt = _doubt(engine, directory, point) if point is not None else ""
-        if point is not None and not doubt:  # it died while it tidied: a second point of it would be an old instant
+        taken_back = "" if point is None else _taken_back(engine, directory, point)
+        if point is not None and not taken_back:  # it died at its end: a second point would be of an old instant
             _clear(engine, directory.run_id)
             actions.append(RecoverAction(vm, directory.run_id, "abandoned", "its point was written; leftovers cleared"))
             continue
-        if point is not None:
-            guard.withdraw(engine.repository, point.id)
-            actions.append(RecoverAction(vm, directory.run_id, "abandoned", f"its point was taken back: {doubt}"))
+        if taken_back:
+            why = f"its point was taken back: {taken_back}"
+            actions.append(RecoverAction(vm, directory.run_id, "abandoned", why))
         run = _resumable(engine, directory, request)
         if run is not None and kept is None and keep:
             kept = run
@@ -184,15 +185,25 @@ def _settle(
     return kept, actions
 
 
-def _doubt(engine: Engine, directory: RunDirectory, point: RestorePoint) -> str:
-    """Why the point of a run has to be taken back whose commit did not get to its last look; empty: it stays."""
+def _taken_back(engine: Engine, directory: RunDirectory, point: RestorePoint) -> str:
+    """Take the point of a run back whose commit did not get to its last look, if anything that it needs may go; why, or
+    empty: it stays. So does one that is pinned or locked, which is said.
+    """
     if directory.has(COMMITTED):
         return ""
+    tier = engine.repository.tier
     why = guard.doubt(engine.repository, point)
-    if why and any(split_pin(key)[0] == point.id for key, _ in engine.repository.tier.list(PINS)):
-        log.error("%s: point %s may not restore, and stays because it is pinned: %s", point.vm, point.id, why)
+    if not why:
         return ""
-    return why
+    try:
+        if not any(split_pin(key)[0] == point.id for key, _ in tier.list(PINS)):
+            guard.withdraw(engine.repository, point.id)
+            return why
+        kept = "it is pinned"
+    except LockedError as error:
+        kept = error.message
+    log.error("%s: point %s may not restore, and stays because %s: %s", point.vm, point.id, kept, why)
+    return ""
 
 
 def _note_died(engine: Engine, directory: RunDirectory, why: str) -> None:

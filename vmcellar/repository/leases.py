@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from vmcellar.boot import boot_id
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
 from vmcellar.repository import layout, marks
 from vmcellar.repository.records import Instant, Pid, RecordKind
-from vmcellar.tiers.base import NotFoundError
+from vmcellar.tiers.base import HasReserve, NotFoundError
 
 if TYPE_CHECKING:
     from vmcellar.crypto.base import Keyring
@@ -182,6 +182,14 @@ def holding(tier: Tier, keyring: Keyring, what: str, clock: Clock = time.time) -
         ended.set()
         thread.join()
         lease.release()
+
+
+@contextmanager
+def making_room(tier: Tier, keyring: Keyring, what: str, clock: Clock = time.time) -> Iterator[HeldLease]:
+    """As `holding`, for a work that deletes: where the tier is full it may use the room that is reserved for it."""
+    room = tier.making_room() if isinstance(tier, HasReserve) else nullcontext()
+    with room, holding(tier, keyring, what, clock) as lease:
+        yield lease
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -26,6 +27,10 @@ class NotFoundError(PermanentError):
 
 class ExistsError(PermanentError):
     """There is another object under this key."""
+
+
+class FullError(PermanentError):
+    """The place has no room for it."""
 
 
 class ArchivedError(PermanentError):
@@ -200,6 +205,17 @@ class Replaces(Protocol):
         """Make the file durable under `key` in place of what is there; the file is gone afterwards.
 
         A crash leaves the one or the other, whole. The caller has proven that the file is what was stored.
+        """
+        ...
+
+
+@runtime_checkable
+class HasReserve(Protocol):
+    """A tier that keeps some room for work which deletes."""
+
+    def making_room(self) -> AbstractContextManager[None]:
+        """While this is entered, `put` gives the reserve up when the place is full; at the end it is made again if
+        there is room for it. Any thread, any number at once.
         """
         ...
 

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Self, TypeVar
 
 from vmcellar.config.prices import Speed
 from vmcellar.errors import CancelledError, VmcellarError
-from vmcellar.tiers.base import Archive, ArchiveState, NotFoundError, Tier, TierReader, check_key
+from vmcellar.tiers.base import Archive, ArchiveState, HasReserve, NotFoundError, Tier, TierReader, check_key
 
 PACKS = "data/"
 """What may lie on any tier; everything else is small, and needed to plan a restore (pitfall 24)."""
@@ -195,6 +196,10 @@ class CellarTier:
     def put(self, key: str, data: bytes) -> None:
         """See Tier.put, and `adopt`."""
         self.hot.put(key, data)
+
+    def making_room(self) -> AbstractContextManager[None]:
+        """See HasReserve: that of hot, where all is written."""
+        return self.hot.making_room() if isinstance(self.hot, HasReserve) else nullcontext()
 
     def get(self, key: str) -> bytes:
         """See Tier.get."""

@@ -6,27 +6,22 @@ durable. Reads of packs go around the page cache (O_DIRECT), so that a check rea
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from uuid import uuid4
 
-from vmcellar.errors import PermanentError
+from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.folders import sync_folder
-from vmcellar.memory import PAGE
-from vmcellar.tiers import local_lock
+from vmcellar.tiers import local_lock, reserve
 from vmcellar.tiers.base import (
     REVOCABLE,
+    FullError,
     NotFoundError,
-    Tier,
     TierReader,
     check_key,
     exists_error,
@@ -36,8 +31,8 @@ from vmcellar.tiers.base import (
 )
 from vmcellar.tiers.device import device_of
 from vmcellar.tiers.local_errors import GONE, translate
+from vmcellar.tiers.local_reader import LocalReader
 
-_NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 _STAGING = "staging"
 _TEMPORARY = ("put-", "adopt-")
 
@@ -63,6 +58,7 @@ class LocalTier:
         self.lock_keep = lock_keep
         self._clock = clock
         self._root = self._identity()
+        self._makes_room = 0
 
     def __repr__(self) -> str:
         return f"tier {self.name} ({self.path})"
@@ -122,6 +118,14 @@ class LocalTier:
 
     def put(self, key: str, data: bytes) -> None:
         """See Tier.put."""
+        try:
+            self._put(key, data)
+        except FullError:
+            if not self._makes_room or self.exists(key) or not reserve.spend(self.path):
+                raise
+            self._put(key, data)
+
+    def _put(self, key: str, data: bytes) -> None:
         target = self._file(key)
         temporary = self.staging_dir() / f"put-{uuid4().hex}"
         with self._errors(key):
@@ -132,6 +136,17 @@ class LocalTier:
                 self._publish(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def making_room(self) -> Iterator[None]:
+        """See HasReserve."""
+        self._makes_room += 1
+        try:
+            yield
+        finally:
+            self._makes_room -= 1
+            with suppress(VmcellarError):
+                reserve.keep(self.path, self.staging_dir())
 
     def replace(self, path: Path, key: str) -> None:
         """See Replaces: one rename(2), so that readers see the one or the other."""
@@ -308,63 +323,6 @@ class LocalTier:
                     path.unlink()
                     cleared.append(path.name)
         return cleared
-
-
-class LocalReader:
-    """One open file: O_DIRECT where the caller's alignment and the file system allow it."""
-
-    def __init__(self, tier: Tier, key: str, path: Path) -> None:
-        self._tier, self._key, self._path = tier, key, path
-        self._closed = False
-        self._lock = threading.Lock()
-        self._plain = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._direct = _open_direct(path)
-        self.size = os.fstat(self._plain).st_size
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """See TierReader.read_into."""
-        done = 0
-        try:
-            while done < len(buffer):
-                count = self._read_some(offset + done, buffer[done:])
-                if count == 0:
-                    raise too_short(self._tier, self._key, offset, len(buffer))
-                done += count
-        except OSError as error:
-            raise translate(error, f"{self._tier!r}: {self._key}") from error
-
-    def _read_some(self, offset: int, buffer: memoryview) -> int:
-        if self._direct >= 0 and not (offset % PAGE or len(buffer) % PAGE):
-            try:
-                return os.preadv(self._direct, [buffer], offset)
-            except OSError as error:
-                if error.errno not in _NO_DIRECT:
-                    raise
-        return os.preadv(self._plain, [buffer], offset)
-
-    def close(self) -> None:
-        """See TierReader.close."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        os.close(self._plain)
-        if self._direct >= 0:
-            os.close(self._direct)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _open_direct(path: Path) -> int:
-    with suppress(OSError):
-        return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-    return -1
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
-from vmcellar.tiers.base import NotFoundError
+from vmcellar.tiers.base import FullError, NotFoundError
 
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 _ADVICE = {
@@ -24,6 +24,8 @@ def translate(error: OSError, what: str) -> VmcellarError:
     text = f"{what}: {os.strerror(error.errno) if error.errno else error}"
     if error.errno in GONE:
         return NotFoundError(text, hint="check that the tier's file system is mounted")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FullError(text, hint=_ADVICE[error.errno])
     if error.errno in _ADVICE:
         return PermanentError(text, hint=_ADVICE[error.errno])
     return TransientError(text, hint="see `dmesg` for errors of the device")

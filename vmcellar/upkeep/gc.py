@@ -93,7 +93,7 @@ def collect(
     with ExitStack() as stack:
         lease = None
         if not dry_run:
-            work = leases.holding(repository.tier, repository.keyring, leases.GC, repository.clock)
+            work = leases.making_room(repository.tier, repository.keyring, leases.GC, repository.clock)
             lease = stack.enter_context(work)
         own = stack.enter_context(with_fresh_index(repository))
         run = _Run(own, grace, kept, lease, progress, cancel)

@@ -138,7 +138,7 @@ def drop(
     """
     cancel = cancel or CancelToken()
     dropped = []
-    with leases.holding(repository.tier, repository.keyring, "prune", repository.clock) as lease:
+    with leases.making_room(repository.tier, repository.keyring, "prune", repository.clock) as lease:
         for decision in decisions:
             cancel.check()
             if not decision.keep and _drop_one(repository, lease, decision.point, _kept(decisions, decision.point.vm)):
