@@ -70,6 +70,7 @@ def analyse_history(config: str) -> Analysis:
 def advise_schedules(config: str, budget: float, even: bool) -> tuple[Advice, list[Gain]]:
     """Advice by the good rows of the history; and what advice that was applied before has brought."""
     from vmcellar.analysis import adapting  # noqa: PLC0415
+    from vmcellar.analysis.cellar_bounds import Cellar  # noqa: PLC0415
     from vmcellar.analysis.gains import gains  # noqa: PLC0415
     from vmcellar.analysis.history import recent  # noqa: PLC0415
     from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
@@ -80,7 +81,8 @@ def advise_schedules(config: str, budget: float, even: bool) -> tuple[Advice, li
     limits, jobs = engine.config.limits, engine.config.backups
     changes = engine.catalog.schedule_changes()
     own = adapting.own_runs(changes)
-    advice = adapting.advice_for(good, now, jobs, adapting.Wishes(limits.at_once, budget, even), own)
+    cellar = Cellar.of(engine.config, engine.catalog)
+    advice = adapting.advice_for(good, now, jobs, adapting.Wishes(limits.at_once, budget, even), own, cellar)
     return advice, gains(changes, good, now)
 
 

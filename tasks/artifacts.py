@@ -189,11 +189,13 @@ async def advice_artifact(advice: Advice) -> None:
             "breaches a year": f"{one.was.breaches * 365:.0f} to {one.will.breaches * 365:.0f}",
             "hours over a year": f"{one.was.late_hours * 365:.0f} to {one.will.late_hours * 365:.0f}",
             "seconds a day": f"{one.was.seconds:.0f} to {one.will.seconds:.0f}",
+            "decided by a tier": "; ".join(one.decided),
             "why": one.why,
         }
         for one in sorted(advice.changes, key=lambda one: (one.before == one.after, one.vm))[:ROWS_MOST]
     ]
     title = f"Schedules before and after (UTC); cannot be had: {'; '.join(advice.conflicts) or 'nothing'}"
+    title += f"; not taken into account: {'; '.join(advice.unknown)}" if advice.unknown else ""
     await or_warn(acreate_table_artifact(table=rows, key="schedules-advised", description=title), None)
 
 

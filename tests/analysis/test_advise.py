@@ -141,13 +141,13 @@ def test_advice_that_was_followed_does_not_flap() -> None:
     sample = generate(settings)
     case = case_of(sample, cut=62, days=28)
     following = dict(case.fixed)
+    needs = [replace(need, own=len(case.fixed[need.vm])) for need in case.needs]
     changed = []
     for day in (62, 63, 64):
         now = sample.start.timestamp() + day * 86400
         frame = sample.frame[sample.frame["started"] <= pd.Timestamp(now, unit="s", tz="UTC")]
         loads = loads_of(frame, forecast_change(frame, now))
-        own = {vm: len(starts) for vm, starts in case.fixed.items()}
-        advice = advise(case.needs, case.hosts, loads, following, own=own)
+        advice = advise(needs, case.hosts, loads, following)
         changed.append(sum(one.before != one.after for one in advice.changes))
         following.update({one.vm: one.after for one in advice.changes})
     assert changed[0] > 0.7 * len(case.needs)
@@ -156,12 +156,12 @@ def test_advice_that_was_followed_does_not_flap() -> None:
 
 
 def test_advice_upon_advice_does_not_grow_beyond_the_budget_of_the_first() -> None:
-    needs = [Need(f"vm{n}", rpo=8 * HOUR) for n in range(6)]
+    needs = [Need(f"vm{n}", rpo=8 * HOUR, own=4) for n in range(6)]
     loads = {need.vm: load(need.vm, fails=0.05) for need in needs}
     current: dict[str, Starts] = {need.vm: spread_runs(4, need) for need in needs}
     first = sum(judge(loads[vm], starts, None).seconds for vm, starts in current.items())
     for _ in range(12):
-        advice = advise(needs, [Host()], loads, current, budget=1.3, own={need.vm: 4 for need in needs})
+        advice = advise(needs, [Host()], loads, current, budget=1.3)
         current = {one.vm: one.after for one in advice.changes}
     assert advice.total(after=True).seconds <= 1.3 * first
 

@@ -122,13 +122,30 @@ def test_advice_keeps_the_limits_of_the_configuration(
     asked: list[adapting.Wishes] = []
     advice_for = adapting.advice_for
 
-    def watched(frame: pd.DataFrame, now: float, jobs: Any, wishes: adapting.Wishes, own: Any) -> Any:
+    def watched(frame: pd.DataFrame, now: float, jobs: Any, wishes: adapting.Wishes, *more: Any) -> Any:
         asked.append(wishes)
-        return advice_for(frame, now, jobs, wishes, own)
+        return advice_for(frame, now, jobs, wishes, *more)
 
     monkeypatch.setattr(adapting, "advice_for", watched)
     assert cli("advise", "--history", str(parquet), "--config", str(path), "--rpo", "8h", *more).code == 0
     assert [each.concurrent for each in asked] == [expected]
+
+
+def test_advice_tells_what_a_tier_decided_and_what_runs_cost(cli: Cli, parquet: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vmcellar.yaml"
+    path.write_text(
+        f"tiers: {{hot: {{storage: {tmp_path}/hot, prices: {{put_1000: 5}}, bandwidth: 1KiB/s}}}}\n"
+        "backups: [{name: all, schedule: '0 2 * * *', rpo: 8h, breach_cost: 0.001}]\n"
+    )
+    arguments = ("advise", "--history", str(parquet), "--config", str(path), "--budget", "3")
+    told = json.loads(cli(*arguments, "--json").out)
+    assert any("more a month, which they are not worth" in one["why"] for one in told["changes"])
+    assert any(one["decided_by_a_tier"] for one in told["changes"])
+    assert told["money_a_month"]["before"] > 0
+    assert any("it alone writes" in said for said in told["conflicts"])
+    done = cli(*arguments)
+    assert "runs cost a month" in done.out
+    assert "cannot be had" in done.err
 
 
 def test_advice_becomes_schedules_with_a_trail_and_can_be_taken_back(

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
 from vmcellar.analysis.advise import BUDGET, Advice, advise
+from vmcellar.analysis.cellar_bounds import Bounds, Cellar, kept_by
+from vmcellar.analysis.fill import DAY
 from vmcellar.analysis.forecast import forecast_change
 from vmcellar.analysis.judging import Host, Need
 from vmcellar.analysis.loads import current_starts, loads_of
@@ -62,29 +64,51 @@ def advice_for(
     jobs: Sequence[BackupJob],
     wishes: Wishes,
     own: Mapping[str, int] | None = None,
+    cellar: Cellar | None = None,
 ) -> Advice:
     """Advice by the good rows of a history at `now` (seconds since the epoch; None: its last start).
 
-    `own` is what `own_runs` gives. Without jobs every VM is free. An empty history gives no advice.
+    `own` is what `own_runs` gives. Without jobs every VM is free, without a `cellar` tiers allow everything and cost
+    nothing. An empty history gives no advice.
     """
     outlook = forecast_change(frame, now, local_zone())
     current = current_starts(frame, outlook.now)
-    needs = [need_of(vm, jobs, wishes.rpo, outlook.now) for vm in sorted(current)]
-    hosts = [Host(concurrent=wishes.concurrent)]
-    return advise(needs, hosts, loads_of(frame, outlook), current, wishes.budget, even=wishes.even, own=own)
+    known = _days_known(frame, outlook.now)
+    needs = []
+    for vm, starts in sorted(current.items()):
+        need = need_of(vm, jobs, wishes.rpo, outlook.now)
+        kept = kept_by(_first_job(vm, jobs), len(starts), known[vm])
+        needs.append(replace(need, kept=kept, own=(own or {}).get(vm)))
+    bounds = Bounds() if cellar is None else cellar.bounds(frame, needs, outlook.now)
+    hosts = [Host(concurrent=wishes.concurrent, writes=bounds.writes)]
+    loads = loads_of(frame, outlook)
+    made = advise(needs, hosts, loads, current, wishes.budget, even=wishes.even, stores=bounds.stores)
+    return replace(made, unknown=bounds.unknown)
+
+
+def _days_known(frame: pd.DataFrame, now: float) -> dict[str, float]:
+    """For how many days there is history of each VM."""
+    first = frame.groupby("vm", observed=True, sort=False)["started"].min()
+    return {str(vm): max(now - moment.timestamp(), 0.0) / DAY for vm, moment in first.items()}
+
+
+def _first_job(vm: str, jobs: Sequence[BackupJob]) -> BackupJob | None:
+    """The job whose policy a VM has: the one with a schedule that selects it, else the first that does."""
+    return job_of(vm, jobs) or next((one for one in jobs if one.selects(vm)), None)
 
 
 def need_of(vm: str, jobs: Sequence[BackupJob], rpo: float | None, now: float) -> Need:
     """What policy asks for a VM at `now`: a job's window is local time, the need's is UTC by today's offset."""
     job = job_of(vm, jobs)
-    first = job or next((one for one in jobs if one.selects(vm)), None)
+    first = _first_job(vm, jobs)
     window = None
     if first is not None and first.window is not None:
         ahead = _ahead(now, local_zone())
         window = ((first.window.start - ahead) % 1440, (first.window.end - ahead) % 1440)
     asked = float(first.rpo) if first is not None and first.rpo else rpo
     fixed = bool(jobs) and (job is None or job.mode == "full")
-    return Need(vm, rpo=asked, window=window, fixed=fixed)
+    breach = None if first is None else first.breach_cost
+    return Need(vm, rpo=asked, window=window, fixed=fixed, breach_cost=breach)
 
 
 def own_runs(changes: Iterable[ScheduleChange]) -> dict[str, int]:

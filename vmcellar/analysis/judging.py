@@ -6,7 +6,7 @@ Schedules are starts in minutes of a UTC day, the same every day.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import erf
+from math import erf, inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,10 +25,22 @@ Starts = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """How long a VM's points are kept: `days` at the most (inf: for ever), and `points` of them (None: all of these);
+    `there` is how many there are now.
+    """
+
+    days: float = inf
+    points: int | None = None
+    there: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """What policy asks for a VM: `rpo` in seconds (None: no target), `window` as (first, last) minute of a UTC day in
     which runs may start and must end, over midnight when last is not after first (None: any time), and its host. A
-    `fixed` VM keeps the schedule that it has.
+    `fixed` VM keeps the schedule that it has. `breach_cost` is what being over the RPO once costs, in the currency of
+    the tiers' prices (None: nobody has said). `own` are the runs a day that it had before any advice (None: today's).
     """
 
     vm: str
@@ -36,14 +48,21 @@ class Need:
     rpo: float | None = None
     window: tuple[int, int] | None = None
     fixed: bool = False
+    kept: Kept = Kept()
+    breach_cost: float | None = None
+    own: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """How many backups a host runs at once."""
+    """How many backups a host runs at once, and the bytes a second that it may write to the tier `store`, by minute of
+    a UTC day (1440 values, inf: no limit; none: never a limit).
+    """
 
     name: str = "local"
     concurrent: int = 2
+    writes: tuple[float, ...] = ()
+    store: str = "hot"
 
 
 @dataclass(frozen=True, slots=True)

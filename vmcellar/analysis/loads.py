@@ -34,7 +34,8 @@ PRIOR_RUNS, PRIOR_FAILURES = 50.0, 1.0
 class Load:
     """One VM. `curve[m]` is the bytes changed from midnight UTC to minute m of a mean day (1441 values, all disks);
     a run takes `rest` + `per_byte` * bytes seconds, times a factor whose logarithm spreads by `spread`; a run fails
-    with probability `fails`. `forecast` is False where the curve is only the mean of the last runs.
+    with probability `fails`. `forecast` is False where the curve is only the mean of the last runs. `share` are the
+    bytes stored of a byte changed.
     """
 
     vm: str
@@ -44,6 +45,12 @@ class Load:
     spread: float
     fails: float
     forecast: bool
+    share: float = 1.0
+
+    @property
+    def writes(self) -> float:
+        """Bytes a second that a run writes while it works, as its last runs did."""
+        return self.share / self.per_byte if self.per_byte > 0 else 0.0
 
     @property
     def day_bytes(self) -> float:
@@ -81,7 +88,8 @@ def loads_of(frame: pd.DataFrame, outlook: Outlook) -> dict[str, Load]:
         rest, per_byte = _throughput(runs, usual_rest)
         off = runs.off_line()
         spread = max(1.4826 * float(np.median(np.abs(off - np.median(off)))), 0.05) if len(off) else UNKNOWN_SPREAD
-        found[runs.vm] = Load(runs.vm, curve, rest, per_byte, spread, fails[runs.vm], known)
+        share = float(runs.stored.sum() / max(runs.changed.sum(), 1.0))
+        found[runs.vm] = Load(runs.vm, curve, rest, per_byte, spread, fails[runs.vm], known, share)
     return found
 
 

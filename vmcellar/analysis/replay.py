@@ -15,14 +15,12 @@ import numpy as np
 
 from vmcellar.analysis.judging import Host, Need, Starts
 from vmcellar.analysis.loads import DAY_MINUTES
+from vmcellar.analysis.spending import RUN_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
-OVERHEAD_BYTES = 2 << 20
-"""What a run stores beside its change: map nodes, index, point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +149,7 @@ def _run(begin: float, due: float, state: _State) -> float:
     outcome.work += took
     outcome.overruns += _outside(state.need, begin, end)
     if state.luck[0][slot] >= truth.fails:
-        outcome.stored += changed * truth.stored + OVERHEAD_BYTES
+        outcome.stored += changed * truth.stored + RUN_BYTES
         _age(state, end)
         state.point = begin
     state.busy_until = end

@@ -175,6 +175,9 @@ class BackupJob(Section):
     )
     rpo: Duration | None = Field(default=None, description="alarm when the newest verified point is older")
     rto: Duration | None = Field(default=None, description="alarm when a drill takes longer")
+    breach_cost: float | None = Field(
+        default=None, gt=0, description="what being over the rpo once costs, in the currency of the tiers' prices"
+    )
     importance: int = Field(default=1, ge=1, le=10, description="10: its points are proven ten times as often")
     drill: Drill = Field(default=Drill(), description="what a drill of its points waits for and checks")
     hooks: tuple[Hook, ...] = Field(default=(), description="commands around the backup of each of its VMs")

@@ -83,13 +83,16 @@ def advise(
         _show_gains(ctx, config, frame, now, as_json=as_json)
         return
     from vmcellar.analysis import adapting
+    from vmcellar.analysis.cellar_bounds import Cellar
     from vmcellar.cli.render import analysis as render
 
     settings = read_config(ctx, config) if config is not None or source.is_catalog else None
     jobs = settings.backups if settings else ()
     at_once = concurrent or (settings.limits.at_once if settings else 2)
-    own = adapting.own_runs(open_catalog(ctx, config)[1].schedule_changes()) if source.is_catalog else None
-    advice = adapting.advice_for(frame, now, jobs, adapting.Wishes(at_once, budget, even, wanted), own)
+    catalog = open_catalog(ctx, config)[1] if source.is_catalog else None
+    own = None if catalog is None else adapting.own_runs(catalog.schedule_changes())
+    cellar = None if settings is None else Cellar.of(settings, catalog)
+    advice = adapting.advice_for(frame, now, jobs, adapting.Wishes(at_once, budget, even, wanted), own, cellar)
     if rpo is None and not any(job.rpo for job in jobs):
         note("no VM has an RPO (rpo: in the configuration, or --rpo): only the load is laid out better")
     if advice.changes and not as_json:
@@ -167,6 +170,8 @@ def _show(advice: Advice) -> None:
     console().print(render.advice_totals(advice))
     for conflict in advice.conflicts:
         note(f"cannot be had: {conflict}")
+    for missing in advice.unknown:
+        note(f"not taken into account: {missing}")
 
 
 def _seconds(rpo: str | None) -> float | None:

@@ -173,6 +173,8 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "after": _judgement_json(advice.total(after=True)),
         "peaks": {host: {"before": was, "after": will} for host, (was, will) in advice.peaks.items()},
         "conflicts": list(advice.conflicts),
+        "not_known": list(advice.unknown),
+        "money_a_month": None if advice.money is None else dict(zip(("before", "after"), advice.money, strict=True)),
         "applied": False,
     }
 
@@ -185,6 +187,7 @@ def _change_json(one: Change) -> dict[str, Any]:
         "before": {"starts": list(one.before), **_judgement_json(one.was)},
         "after": {"starts": list(one.after), **_judgement_json(one.will)},
         "why": one.why,
+        "decided_by_a_tier": list(one.decided),
     }
 
 
@@ -221,6 +224,8 @@ def advice_totals(advice: Advice) -> Table:
     table.add_row("hours over the RPO a year", f"{was.late_hours * 365:.0f}", f"{will.late_hours * 365:.0f}")
     table.add_row("bytes in no point, on average", size_text(was.exposure), size_text(will.exposure))
     table.add_row("work a day", seconds_text(was.seconds), seconds_text(will.seconds))
+    if advice.money is not None:
+        table.add_row("runs cost a month", *(f"{each:,.2f}" for each in advice.money))
     for host, (before, after) in advice.peaks.items():
         table.add_row(f"most runs at once on {host}", str(before), str(after))
     return table
