@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import analysis_catalog
+from bench import analysis_catalog, analysis_losers
 from bench.analysis_anomalies import score_anomalies
 from bench.analysis_forecast import in_zone, score_forecasts
 from bench.analysis_more import alike, score_fill, score_next_runs
@@ -149,6 +149,8 @@ def _prove_forecasts(base: Settings) -> None:
     for kind in CLASSES:
         print(f"{kind:10s} MASE {score.mase(kind):.3f}   ninth decile {score.worst(kind):.2f}")
     print(f"inside 80 %: {score.coverage(80):.3f}, inside 95 %: {score.coverage(95):.3f}\n")
+    print("whether series lose against the baseline, over 26 weeks that follow each other")
+    analysis_losers.show(analysis_losers.weeks_of(replace(base, vms=180, days=300), range(110, 291, 7)))
     _prove_clocks(base)
     print(score_next_runs(generate(replace(base, vms=200, days=150)), (100, 110, 120, 133)), "\n")
     several = generate(replace(base, vms=500, days=150, seed=base.seed + 1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmcellar.analysis.models import quiet_mean, quiet_median
+from vmcellar.analysis.models import FLOOR, from_log, quiet_mean, quiet_median
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,8 @@ LEAST_SHIFT = np.log(1.7)
 SHIFT_NOISE = 6.0
 DAY_NOISE = 2.0
 ENOUGH_DAYS = 21
+BESIDE = 3
+"""Weeks before and after a shift whose bytes are compared."""
 LEAST_MONTH_END = np.log(1.3)
 MONTH_END_NOISE = 3.0
 
@@ -52,7 +54,7 @@ def separate(grid: Grid, logs: Floats) -> Regimes:
     month_end = month_end_effect(grid, logs, ends)
     logs = logs - month_end[:, None] * ends
     day = grid.season // 7
-    days, sizes = _last_shift(quiet_mean(_by_day(logs, day), axis=2))
+    days, sizes = _last_shift(*(quiet_mean(_by_day(each, day), axis=2) for each in (logs, from_log(logs))))
     position = logs.shape[1] - days[:, None] * day
     before = (np.arange(logs.shape[1])[None, :] < position) & (days[:, None] >= 0)
     forget = before & (days[:, None] >= ENOUGH_DAYS)
@@ -72,8 +74,12 @@ def _by_day(logs: Floats, day: int) -> Floats:
     return logs[:, logs.shape[1] - count * day :].reshape(logs.shape[0], count, day)
 
 
-def _last_shift(daily: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Days since the last lasting shift of each disk (-1: none), and its size."""
+def _last_shift(daily: Floats, amounts: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Days since the last lasting shift of each disk (-1: none), and its size; from mean logarithms and bytes by day.
+
+    What moves the logarithms of quiet steps, or of days between bursts, is no shift: what weeks add up to has to have
+    moved as well.
+    """
     count = daily.shape[1]
     none = np.full(len(daily), -1)
     if count < 21:
@@ -89,16 +95,29 @@ def _last_shift(daily: Floats) -> tuple[NDArray[np.int64], Floats]:
     mean = quiet_mean(windows, axis=2)
     days, sizes = none.copy(), np.zeros(len(daily))
     for row in np.flatnonzero(strength.any(axis=1)):
-        last = int(np.flatnonzero(strength[row])[-1])
-        first = max(last - 6, 0)
-        best = first + int(np.argmax(np.abs(np.nan_to_num(mean[row, first : last + 1]))))
-        days[row] = count - (best + 7)
-        sizes[row] = moved[row, best]
+        while strength[row].any():
+            last = int(np.flatnonzero(strength[row])[-1])
+            first = max(last - 6, 0)
+            best = first + int(np.argmax(np.abs(np.nan_to_num(mean[row, first : last + 1]))))
+            if _summed(amounts[row], best + 7) * np.sign(moved[row, best]) > LEAST_SHIFT:
+                days[row], sizes[row] = count - (best + 7), moved[row, best]
+                break
+            strength[row, first : last + 1] = 0.0
     return days, sizes
 
 
+def _summed(amounts: Floats, day: int) -> float:
+    """How much more bytes (logarithm) the weeks from a day on had than those before it, up to `BESIDE` of either."""
+    weeks = min((len(amounts) - day) // 7, BESIDE)
+    before = quiet_mean(amounts[max(day - 7 * BESIDE, 0) : day], axis=0)
+    after = quiet_mean(amounts[day : day + 7 * weeks], axis=0)
+    return float(np.log((after + FLOOR) / (before + FLOOR)))
+
+
 def month_end_effect(grid: Grid, logs: Floats, ends: Floats) -> Floats:
-    """What the last day of a month adds to a disk's logarithm; 0 unless it is seen twice and stands out."""
+    """What the last day of a month adds to a disk's logarithm; 0 unless it is seen twice and stands out, more often
+    than not: of two month ends the median is the mean, and one odd day would pass for both.
+    """
     day = grid.season // 7
     daily = quiet_mean(_by_day(logs, day), axis=2)
     last_days = quiet_mean(_by_day(ends, day), axis=2) > 0.5
@@ -110,7 +129,8 @@ def month_end_effect(grid: Grid, logs: Floats, ends: Floats) -> Floats:
     times = (~np.isnan(seen)).sum(axis=1)
     least = np.maximum(LEAST_MONTH_END, MONTH_END_NOISE * _or_inf(others) / np.sqrt(np.maximum(times, 1)))
     with np.errstate(invalid="ignore"):
-        found = (times >= 2) & (effect > least)
+        often = (seen > LEAST_MONTH_END).sum(axis=1) > times / 2
+        found = (times >= 2) & (effect > least) & often
     return np.where(found, np.nan_to_num(effect), 0.0)
 
 
