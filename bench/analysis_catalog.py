@@ -103,10 +103,10 @@ def _known(values: pd.Series) -> list[float | None]:
 def analyse(folder: Path, step: Callable[[str, Callable[[], Any]], Any]) -> None:
     """What the flows analyse-history and adapt-schedules do, task by task."""
     config = str(folder / "vmcellar.yaml")
-    quality = step("check history", lambda: tasks.check_history.fn(config))
-    rows = step("act on anomalies", lambda: tasks.act_on_anomalies.fn(config))
-    found = step("analyse history", lambda: tasks.analyse_history.fn(config))
-    advice, _ = step("advise schedules", lambda: tasks.advise_schedules.fn(config, 1.05, True))
+    quality, good = step("check history", lambda: tasks.check_history.fn(config))
+    rows = step("act on anomalies", lambda: tasks.act_on_anomalies.fn(config, good))
+    found = step("analyse history", lambda: tasks.analyse_history.fn(config, good))
+    advice, _ = step("advise schedules", lambda: tasks.advise_schedules.fn(config, good, 1.05, True))
     print(
         f"{quality.rows:,} rows of the last {WEEKS} weeks, {quality.bad} bad, {len(rows)} anomalies with consequences, "
         f"{len(found.images)} plots, {len(advice.changes)} schedules"

@@ -26,9 +26,10 @@ async def adapt_schedules(request: AdaptSchedules) -> dict[str, int]:
         if request.action == "undo":
             changed = await threads.value(tasks.undo_advice, request.config)
         else:
-            quality = await threads.value(tasks.check_history, request.config)
+            quality, good = await threads.value(tasks.check_history, request.config)
             await quality_artifact(quality.markdown, ok=quality.ok)
-            advice, gains = await threads.value(tasks.advise_schedules, request.config, request.budget, request.even)
+            wishes = (request.budget, request.even)
+            advice, gains = await threads.value(tasks.advise_schedules, request.config, good, *wishes)
             await advice_artifact(advice)
             await gains_artifact(gains)
             if request.action == "apply":

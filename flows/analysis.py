@@ -29,11 +29,11 @@ async def analyse_history(request: AnalyseHistory) -> dict[str, int]:
     that are met and damaged are named, in warnings and on the page, and end nothing.
     """
     with activity(request.config, "history") as work, TaskThreads(work.cancel, 1) as threads:
-        quality = await threads.value(tasks.check_history, request.config)
+        quality, good = await threads.value(tasks.check_history, request.config)
         await quality_artifact(quality.markdown, ok=quality.ok)
-        rows = await threads.value(tasks.act_on_anomalies, request.config)
+        rows = await threads.value(tasks.act_on_anomalies, request.config, good)
         await _tell_and_drill(threads, request.config, rows)
-        result = await threads.value(tasks.analyse_history, request.config)
+        result = await threads.value(tasks.analyse_history, request.config, good)
         damaged = {*quality.damaged, *result.damaged}
         for each in sorted(damaged):
             get_run_logger().warning("damaged: %s (`vmcellar verify --all` says more)", each)

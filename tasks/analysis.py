@@ -10,6 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from tasks.control import engine_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vmcellar.analysis.adapting import Applied
     from vmcellar.analysis.advise import Advice
     from vmcellar.analysis.gains import Gain
@@ -22,8 +24,8 @@ ADAPT = "adapt-schedules"
 
 
 @task(name="check-history", cache_policy=NO_CACHE)
-def check_history(config: str) -> Quality:
-    """Bring the catalog up to the repository, and judge its rows."""
+def check_history(config: str) -> tuple[Quality, pd.DataFrame]:
+    """Bring the catalog up to the repository, and judge its rows; what is good of them is read once, for all tasks."""
     from vmcellar.analysis.report import check  # noqa: PLC0415
 
     engine = engine_of(config)
@@ -31,20 +33,17 @@ def check_history(config: str) -> Quality:
 
 
 @task(name="act-on-anomalies", cache_policy=NO_CACHE)
-def act_on_anomalies(config: str) -> list[Anomaly]:
+def act_on_anomalies(config: str, good: pd.DataFrame) -> list[Anomaly]:
     """Write down the anomalies that have consequences, pin points and ask for full backups; gives those that people
     were not told of yet, or that wait for a drill.
     """
     from vmcellar.analysis import consequences  # noqa: PLC0415
     from vmcellar.analysis.anomalies import find  # noqa: PLC0415
-    from vmcellar.analysis.history import recent  # noqa: PLC0415
-    from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
     from vmcellar.policy.localzone import local_zone  # noqa: PLC0415
 
     engine = engine_of(config)
     catalog, repository = engine.catalog, engine.repository
     now = repository.clock()
-    good, _ = quarantine(recent(catalog, now), now)
     found = find(good, now, consequences.LOOK_DAYS, local_zone())
     consequences.note(catalog, repository, engine.config, found, now)
     consequences.act(catalog, repository, engine.config, now)
@@ -58,26 +57,23 @@ def note_anomalies(config: str, rows: list[Anomaly]) -> None:
 
 
 @task(name="analyse-history", cache_policy=NO_CACHE)
-def analyse_history(config: str) -> Analysis:
+def analyse_history(config: str, good: pd.DataFrame) -> Analysis:
     """Tables and plots of the good rows."""
     from vmcellar.analysis.report import analyse  # noqa: PLC0415
 
     engine = engine_of(config)
-    return analyse(engine.catalog, engine.repository, engine.config)
+    return analyse(engine.catalog, engine.repository, engine.config, good)
 
 
 @task(name="advise-schedules", cache_policy=NO_CACHE)
-def advise_schedules(config: str, budget: float, even: bool) -> tuple[Advice, list[Gain]]:
+def advise_schedules(config: str, good: pd.DataFrame, budget: float, even: bool) -> tuple[Advice, list[Gain]]:
     """Advice by the good rows of the history; and what advice that was applied before has brought."""
     from vmcellar.analysis import adapting  # noqa: PLC0415
     from vmcellar.analysis.cellar_bounds import Cellar  # noqa: PLC0415
     from vmcellar.analysis.gains import gains  # noqa: PLC0415
-    from vmcellar.analysis.history import recent  # noqa: PLC0415
-    from vmcellar.analysis.quality import quarantine  # noqa: PLC0415
 
     engine = engine_of(config)
     now = engine.repository.clock()
-    good, _ = quarantine(recent(engine.catalog, now), now)
     limits, jobs = engine.config.limits, engine.config.backups
     changes = engine.catalog.schedule_changes()
     own = adapting.own_runs(changes)

@@ -80,15 +80,16 @@ def listed(damaged: Iterable[str]) -> str:
     return "\n".join([*lines, "", "`vmcellar verify --all` tells what else is damaged."]) if lines else ""
 
 
-def check(catalog: Catalog, repository: Repository) -> Quality:
-    """Bring the catalog up to the repository and judge the history that is looked at, of the last 25 weeks. The first
-    call of a process loads Great Expectations, 10 s; one at a time in a process.
+def check(catalog: Catalog, repository: Repository) -> tuple[Quality, pd.DataFrame]:
+    """Bring the catalog up to the repository and judge the history that is looked at, of the last 25 weeks; with it
+    the rows that analyses may use. The first call of a process loads Great Expectations, 10 s; one at a time in a
+    process.
     """
     unreadable = refresh(catalog, repository).unreadable
     damaged = tuple(f"point {point}: {problem}" for point, problem in sorted(unreadable.items()))
     now = repository.clock()
     frame = read.recent(catalog, now)
-    _, bad = quarantine(frame, now)
+    good, bad = quarantine(frame, now)
     verdict = validate(frame, now)
     shown = bad[["vm", "disk", "started", "run_id", "reasons"]].head(BAD_MOST)
     text = "\n\n".join(
@@ -99,11 +100,13 @@ def check(catalog: Catalog, repository: Repository) -> Quality:
             listed(damaged),
         ]
     )
-    return Quality(int(frame["run_id"].nunique()), len(frame), len(bad), verdict.ok, text.strip(), damaged)
+    quality = Quality(int(frame["run_id"].nunique()), len(frame), len(bad), verdict.ok, text.strip(), damaged)
+    return quality, good
 
 
-def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysis:
-    """Capacity, RPO, RTO, what is strange and what is coming, by the good rows of the catalog; notes the use of tiers.
+def analyse(catalog: Catalog, repository: Repository, config: Config, good: pd.DataFrame) -> Analysis:
+    """Capacity, RPO, RTO, what is strange and what is coming, by the rows that `check` found good; notes the use of
+    tiers.
 
     Asks every tier what lies on it, and reads maps of one disk's points; those that are damaged are named (`damaged`),
     and all else goes on. Raises what the tiers and the catalog raise.
@@ -111,7 +114,6 @@ def analyse(catalog: Catalog, repository: Repository, config: Config) -> Analysi
     now = repository.clock()
     standing = tiers_now(repository, config, now)
     catalog.add(use_rows(catalog.repository, standing, now))
-    good, _ = quarantine(read.recent(catalog, now), now)
     at = pd.Timestamp(now, unit="s", tz="UTC")
     vms = [str(vm) for vm in good["vm"].unique()]
     reached = rpo(good, targets(config, vms, "rpo"), at)
