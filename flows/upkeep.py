@@ -15,7 +15,8 @@ from tasks.runrecords import recorded
 @flow(name="upkeep-repository", flow_run_name="upkeep {request.what}")
 @recorded
 async def upkeep_repository(request: Upkeep) -> dict[str, int]:
-    """Prune, then gc; what went, in numbers; `held` are points that are locked, or were pinned meanwhile.
+    """Prune, then gc, then note how full the tiers are; what went, in numbers; `held` are points that are locked, or
+    were pinned meanwhile.
 
     Red when anything cannot be read: then nothing is collected.
     """
@@ -23,6 +24,8 @@ async def upkeep_repository(request: Upkeep) -> dict[str, int]:
     with activity(config, tasks.ACTIVITY) as work, TaskThreads(work.cancel, 1) as threads:
         pruned = await threads.value(tasks.prune, config, request.dry_run)
         report = await threads.value(tasks.collect_garbage, config, request.grace, request.dry_run)
+        if not request.dry_run:
+            await threads.value(tasks.note_room, config)
     await upkeep_artifact(pruned.plan, pruned.gone, report)
     to_go = sum(not decision.keep for decision in pruned.plan)
     return {

@@ -7,7 +7,6 @@ from prefect import flow
 from flows.parameters import Watch
 from tasks import watch as tasks
 from tasks.artifacts import fleet_artifact
-from tasks.control import engine_of
 from tasks.running import TaskThreads
 from tasks.runrecords import recorded
 from vmcellar.progress import CancelToken
@@ -21,5 +20,5 @@ async def watch_fleet(request: Watch) -> dict[str, int]:
         found = await threads.value(tasks.look, request.config)
         sent, waiting = await threads.value(tasks.notify, request.config)
         await threads.value(tasks.ping, request.config)
-    await fleet_artifact(engine_of(request.config).catalog, found)
+    await fleet_artifact(tasks.history(request.config), found)
     return {"conditions": len(found), "told": sent, "waiting": waiting}

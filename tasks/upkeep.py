@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect import task
+from prefect import get_run_logger, task
 
 from tasks.control import controls, engine_of
 from tasks.retrying import RETRIED
 from vmcellar.config.units import parse_duration
+from vmcellar.errors import VmcellarError
 from vmcellar.policy.localzone import local_zone
 from vmcellar.repository import evidence
 from vmcellar.upkeep import gc, pins
@@ -64,3 +65,18 @@ def collect_garbage(config: str, grace: str, dry_run: bool) -> GcReport:
         progress=progress,
         cancel=cancel,
     )
+
+
+@task(name="note-room", **RETRIED)
+def note_room(config: str) -> None:
+    """Note in the catalog what each tier holds and has left, as `vmcellar capacity` does: metrics and alerts go by it.
+    A catalog that cannot be written is a warning.
+    """
+    from vmcellar.analysis.capacity import tiers_now, use_rows  # noqa: PLC0415  (pandas)
+
+    engine = engine_of(config)
+    repository, now = engine.repository, engine.repository.clock()
+    try:
+        engine.catalog.add(use_rows(repository.id.hex(), tiers_now(repository, engine.config, now), now))
+    except VmcellarError as error:
+        get_run_logger().warning("how full the tiers are is not noted: %s", error.message)

@@ -30,6 +30,7 @@ from tasks.evidence import UNVERIFIED
 from tests.flows.conftest import CellarFactory
 from tests.flows.seen import Seen
 from tests.proof.cellar import Cellar
+from vmcellar.catalog.metrics import standing
 from vmcellar.cli.main import app
 from vmcellar.config.schedules import Schedule
 from vmcellar.errors import UsageError
@@ -269,6 +270,8 @@ def test_upkeep_drops_by_the_jobs_retention(
     report = seen.artifacts(seen.flow_run("upkeep all points"))["upkeep"].data
     assert f"| `{points[0]}` | {flow_guest.name} | **drop** |" in str(report)
     cellar.assert_restores(points[1], cellar.reference(flow_guest))
+    used = [row["tier"] for row in standing(cellar.engine.catalog)["tiers"]]
+    assert used == ["hot"], "alerts go by it"
 
 
 _delete = LocalTier.delete

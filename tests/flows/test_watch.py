@@ -31,6 +31,7 @@ from tests.flows.conftest import CellarFactory
 from tests.flows.seen import Seen
 from tests.monitoring.test_metrics import free_port, run
 from tests.proof.cellar import Cellar
+from vmcellar.catalog import conditions
 
 pytestmark = pytest.mark.prefect
 
@@ -93,6 +94,7 @@ def test_people_are_told_by_mail_and_webhook_and_receivers_that_are_down_are_wai
     seen: Seen, make_cellar: CellarFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("apprise.NotifyBase.request_rate_per_sec", 0)  # apprise waits 5.5 s between two mails
+    monkeypatch.setattr(conditions, "FREE_LEAST", 0)
     receivers, port = Receivers(), free_port()
     events: list[Any] = []
     monkeypatch.setattr(tasks.watch, "emit_event", lambda **event: events.append(event))

@@ -9,11 +9,11 @@ import pytest
 
 from tests.monitoring.test_metrics import HOUR, START, point, proof, run
 from vmcellar.catalog.catalog import Catalog
-from vmcellar.catalog.conditions import Condition, conditions
+from vmcellar.catalog.conditions import Condition, conditions, tier_conditions
 from vmcellar.catalog.databases import SqliteFile
 from vmcellar.catalog.metrics import standing
-from vmcellar.catalog.models import Evidence, TierUse
-from vmcellar.catalog.notices import FILE, Notice, Notices
+from vmcellar.catalog.models import Evidence
+from vmcellar.catalog.notices import FILE, REFUSED_MOST, Notice, Notices
 from vmcellar.config.jobs import BackupJob
 from vmcellar.errors import PermanentError
 
@@ -80,6 +80,21 @@ def test_a_receiver_that_took_it_is_not_told_again_while_another_is_down(tmp_pat
     assert notices.send(lambda _notice, receiver: receiver == "mail") == (1, 0)
 
 
+def test_a_receiver_that_is_down_is_tried_a_few_times_not_once_for_each_of_hundreds(tmp_path: Path) -> None:
+    notices = Notices(tmp_path)
+    notices.look([Condition(f"vm{n}: RPO", "critical", f"vm{n} is late") for n in range(100)], START, ("mail", "hook"))
+    tried: list[str] = []
+
+    def only_the_hook(_notice: Notice, receiver: str) -> bool:
+        tried.append(receiver)
+        return receiver == "hook"
+
+    assert notices.send(only_the_hook) == (100, 100)
+    assert (tried.count("hook"), tried.count("mail")) == (100, REFUSED_MOST)
+    poisoned = "vm0: RPO"
+    assert notices.send(lambda notice, _: poisoned not in notice.title) == (99, 1), "one that is refused stops no other"
+
+
 def test_without_receivers_nothing_waits(tmp_path: Path) -> None:
     notices = Notices(tmp_path)
     notices.look([SICK], START, ())
@@ -104,12 +119,13 @@ def test_a_damaged_file_is_an_error_with_the_remedy(tmp_path: Path, data: bytes)
 def test_conditions_of_a_fleet(tmp_path: Path) -> None:
     catalog = Catalog(SqliteFile(tmp_path / "c.sqlite"), REPOSITORY)
     catalog.add([run("a", "fine", 0, "done"), run("b", "never", 0, "failed"), point("fine", 0, verified=True)])
-    catalog.add([TierUse(repository=REPOSITORY, tier="hot", time=START, used=1, free=10**9)])
     jobs = [BackupJob.model_validate({"name": "nightly", "rpo": "24h"})]
     young = {each.key: each.severity for each in conditions(standing(catalog), jobs, START + HOUR)}
-    assert young == {"never: no point": "critical", "never: backup failed": "warning", "tier hot full": "critical"}
+    assert young == {"never: no point": "critical", "never: backup failed": "warning"}
     old = [each.key for each in conditions(standing(catalog), jobs, START + 25 * HOUR)]
     assert "fine: RPO" in old
+    tiers = tier_conditions({"hot": 10**9, "warm": 10**11, "cold": None}, {"copy": "No such file or directory"})
+    assert [each.key for each in tiers] == ["tier hot full", "tier copy away"]
 
 
 def _keys(catalog: Catalog, hours: float, *jobs: dict[str, Any]) -> list[str]:

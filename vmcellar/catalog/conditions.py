@@ -1,4 +1,4 @@
-"""What is wrong with the fleet at this moment, from the catalog alone: each condition by a key that stays the same.
+"""What is wrong with the fleet at this moment, from the catalog, and of tiers: each by a key that stays the same.
 
 Pure: the same catalog, policy and time give the same conditions.
 """
@@ -6,7 +6,7 @@ Pure: the same catalog, policy and time give the same conditions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,9 +37,9 @@ def conditions(
     now: float,
     prove_within: float = math.inf,
 ) -> list[Condition]:
-    """All that holds now, critical ones first. `standing` is `vmcellar.catalog.metrics.standing`, `now` in seconds.
+    """All of VMs that holds now, critical ones first; `now` in seconds.
 
-    A VM without a good proof for `prove_within` seconds is unproven.
+    `standing` is `vmcellar.catalog.metrics.standing`. A VM without a good proof for `prove_within` seconds is unproven.
     """
     points = {(row["repository"], row["vm"]): row["verified"] for row in standing["points"]}
     found: list[Condition] = []
@@ -48,17 +48,26 @@ def conditions(
         found += _of_vm(row, points.get((row["repository"], row["vm"])), rpo, now)
     found += [_of_uncovered(row) for row in standing["uncovered"] if row["uncovered"]]
     found += _doubted(standing["doubted"])
-    found += [
-        Condition(
-            f"tier {row['tier']} full",
-            "critical",
-            f"tier {row['tier']}: {row['free'] / 1e9:.1f} GB are left; see `vmcellar capacity`, `vmcellar prune`",
-        )
-        for row in standing["tiers"]
-        if row["free"] is not None and row["free"] < FREE_LEAST
-    ]
     found += _unproven(standing, now, prove_within)
-    found += [_of_anomaly(row) for row in standing["anomalies"]]
+    return worst_first([*found, *(_of_anomaly(row) for row in standing["anomalies"])])
+
+
+def tier_conditions(free: Mapping[str, int | None], away: Mapping[str, str]) -> list[Condition]:
+    """Of tiers by name: those that have too few bytes left (None: no end), and those that do not answer, and why."""
+    full = [
+        Condition(
+            f"tier {name} full",
+            "critical",
+            f"tier {name}: {left / 1e9:.1f} GB are left; see `vmcellar capacity`, `vmcellar prune`",
+        )
+        for name, left in free.items()
+        if left is not None and left < FREE_LEAST
+    ]
+    return full + [Condition(f"tier {name} away", "critical", f"tier {name}: {why}") for name, why in away.items()]
+
+
+def worst_first(found: Iterable[Condition]) -> list[Condition]:
+    """Critical ones first, then by key."""
     return sorted(found, key=lambda each: (each.severity != "critical", each.key))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from vmcellar.catalog.conditions import Condition
 
 FILE = "notices.json"
+REFUSED_MOST = 3
+"""Not one: a single notice that a receiver never takes must not keep the others from it."""
 
 
 class Told(Section):
@@ -73,14 +76,19 @@ class Notices:
 
     def send(self, deliver: Callable[[Notice, str], bool]) -> tuple[int, int]:
         """Give each notice to `deliver` for each receiver that has not taken it, oldest first; how many were taken, and
-        how many wait for the next time.
+        how many wait for the next time. A receiver that did not take `REFUSED_MOST` is left alone until then: it is
+        down, and each try costs its time.
         """
-        sent = 0
+        sent, refused = 0, Counter[str]()
         with self._held() as book:
             unsent = list(book.unsent)
             for notice in book.unsent:
                 for receiver in notice.to:
-                    if deliver(notice, receiver):
+                    if refused[receiver] >= REFUSED_MOST:
+                        continue
+                    if not deliver(notice, receiver):
+                        refused[receiver] += 1
+                    else:
                         sent += 1
                         unsent = _without(unsent, notice, receiver)
                         self._write(_Book(holds=book.holds, unsent=tuple(unsent)))
