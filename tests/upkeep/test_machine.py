@@ -1,8 +1,8 @@
 """Random work of several hosts, with pauses, wrong clocks, and deaths at any durable step.
 
-Backups, restores, prunes, gcs (with repacking, and index parts put together), consolidations, and recoveries: lost
-index parts made again, damage mended from a copy, by whichever host, until one of them lives to its end. Clocks are
-wrong by up to five minutes either way. After every step each point that is there reads as its model says.
+Backups, restores, prunes, pins, gcs (with repacking, and index parts put together), consolidations, and recoveries:
+lost index parts made again, damage mended from a copy, by whichever host, until one of them lives to its end. Clocks
+are wrong by up to five minutes either way. After every step each point that is there reads as its model says.
 VMCELLAR_MACHINE=N plays N random games instead.
 """
 
@@ -43,6 +43,7 @@ CLOCKS = st.fixed_dictionaries(dict.fromkeys("abc", st.sampled_from([-SKEW, 0.0,
 DEATHS = st.one_of(st.none(), st.tuples(st.integers(1, 30), st.booleans()))
 ATTEMPTS = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 12), st.booleans()), max_size=2)
 """Hosts that die while they recover what is broken; another one comes after them."""
+HOLDERS = st.sampled_from(["boot", "thaw"])
 WHICH = st.integers(0, 99)
 BESIDE = st.lists(st.sampled_from(["gc", "later", "prune", "backup", "consolidate"]), max_size=5)
 
@@ -57,6 +58,7 @@ class Upkeep(RuleBasedStateMachine):
         self.world = World.make(self.folder, self.pool)
         self.seen: set[str] = set()
         self.pinned: set[str] = set()
+        self.held: set[tuple[str, str]] = set()
         self.allowed_to_go: set[str] = set()
         self.clocks: dict[str, float] = {}
         self.few = ExitStack()  # disks here are small, and points are few
@@ -147,6 +149,29 @@ class Upkeep(RuleBasedStateMachine):
 
         self.run(host, None, first)
 
+    @rule(host=HOSTS, death=DEATHS, holder=HOLDERS)
+    def hold(self, host: str, death: tuple[int, bool] | None, holder: str) -> None:
+        """Work that needs the oldest point; of one that dies as it begins nobody relies on what it left."""
+
+        def oldest(repository: Repository) -> None:
+            point = repository.points()[0]
+            pins.hold(repository, point, holder, "it is needed")
+            self.held.add((point.id, holder))
+
+        self.run(host, death, oldest)
+
+    @rule(host=HOSTS, death=DEATHS, holder=HOLDERS)
+    def let_go(self, host: str, death: tuple[int, bool] | None, holder: str) -> None:
+        """What others hold stays pinned, also if this one dies."""
+        mine = {point for point, who in self.held if who == holder}
+        self.held = {(point, who) for point, who in self.held if who != holder}
+
+        def let_all_go(repository: Repository) -> None:
+            for point in sorted(mine):
+                pins.let_go(repository, point, holder)
+
+        self.run(host, death, let_all_go)
+
     @rule(host=HOSTS, death=DEATHS, later=st.booleans())
     def collect(self, host: str, death: tuple[int, bool] | None, later: bool) -> None:
         self.world.now += 2 * DAY if later else HOUR
@@ -233,7 +258,7 @@ class Upkeep(RuleBasedStateMachine):
         there = {point.id for point in self.world.check()}
         gone = self.seen - there
         assert gone <= self.allowed_to_go
-        assert not gone & self.pinned
+        assert not gone & (self.pinned | {point for point, _ in self.held})
         assert there
         self.seen |= there
 
