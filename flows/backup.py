@@ -9,8 +9,10 @@ Release waits for the exports alone, so the VM is let go before the packs are ma
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect import State, flow, get_run_logger
 from prefect.states import Cancelled
@@ -19,6 +21,7 @@ from flows.parameters import BackupJob, BackupVm
 from tasks import backup as tasks
 from tasks.artifacts import Result, job_artifact, progress_artifact, report_artifact
 from tasks.control import Activity, activity, engine_of
+from tasks.failures import told_of
 from tasks.hooks import hooked, run_hooks
 from tasks.lost import or_without
 from tasks.places import host_slot
@@ -27,12 +30,17 @@ from tasks.runrecords import recorded
 from tasks.turns import Turns, superseded
 from vmcellar.backup import stages
 from vmcellar.backup.at_work import at_work
-from vmcellar.backup.cataloguing import noting_failure
+from vmcellar.backup.cataloguing import note_failed, noting_failure
 from vmcellar.backup.hooks import Hooks
 from vmcellar.backup.model import BackupRequest, PointSummary, RunHandle, from_json
 from vmcellar.backup.selection import Selection, select, standing_of
 from vmcellar.config.model import Config
 from vmcellar.errors import PermanentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmcellar.engine import Engine
 
 READING = 2
 """Segments that are being read: one more than keeps a disk's connections busy, so that none waits for Prefect."""
@@ -92,7 +100,8 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     skipped = turns and (turns.closed or await superseded(engine.state))
     if skipped:
         return cast("list[PointSummary]", Cancelled(name="Skipped", message=skipped))  # a state that is returned holds
-    selection = _selected(engine.config, request)
+    with told_of(engine.state, f"job {request.job}") if request.scheduled else nullcontext():
+        selection = _selected(engine.config, request)
     gate = asyncio.Semaphore(request.at_once or engine.config.limits.vms)
 
     async def one(wanted: BackupRequest) -> PointSummary:
@@ -101,13 +110,13 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
         async with gate, host_slot(engine.config.limits, engine.state):
             if turns is None:
                 return await _one(request.config, wanted)
-            turns.check(wanted.vm)
+            await _begun_in_time(turns, engine, wanted)
             async with turns.until_closed(request.config, wanted.vm):
                 return await _one(request.config, wanted)
 
     results = await asyncio.gather(*(one(wanted) for wanted in selection.requests), return_exceptions=True)
     by_vm: dict[str, Result] = dict(zip((wanted.vm for wanted in selection.requests), results, strict=True))
-    by_vm.update(standing_of(engine.repository, request.job, selection.off))
+    by_vm.update(await _off(engine, request.job, selection.off))
     if request.job or len(by_vm) > 1:
         await job_artifact(request.job, by_vm)
     return _all_green(by_vm)
@@ -117,6 +126,24 @@ def _selected(config: Config, request: BackupJob) -> Selection:
     options = {"full": request.full, "start_paused": request.start_paused, "keep_paths": request.keep_paths}
     chosen = select(config, request.vms, request.job, **options)
     return chosen.without(request.except_vms)
+
+
+async def _begun_in_time(turns: Turns, engine: Engine, wanted: BackupRequest) -> None:
+    """The catalog knows of a VM whose turn did not come, as people are told by it."""
+    try:
+        turns.check(wanted.vm)
+    except PermanentError as error:
+        await asyncio.to_thread(note_failed, engine, wanted, time.time(), "failed", error)
+        raise
+
+
+async def _off(engine: Engine, job: str, off: Sequence[str]) -> dict[str, Result]:
+    """VMs that are off; the catalog knows of those that have no point at all."""
+    found = standing_of(engine.repository, job, off)
+    for vm, state in found.items():
+        if isinstance(state, PermanentError):
+            await asyncio.to_thread(note_failed, engine, BackupRequest(vm, job=job), time.time(), "failed", state)
+    return dict(found)
 
 
 async def _one(config: str, wanted: BackupRequest) -> PointSummary:

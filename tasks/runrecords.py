@@ -28,6 +28,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
+from tasks.failures import told_of_this_run
 from tasks.patience import is_process_of, leave_when_lost
 from vmcellar.backup.model import PointSummary
 from vmcellar.config import find_config, load_config
@@ -76,7 +77,8 @@ def recorded(body: Callable[[P], Coroutine[Any, Any, R]]) -> Callable[[P], Corou
         if kept is None:
             return await body(request)
         try:
-            result = await body(request)
+            with told_of_this_run(kept.state):
+                result = await body(request)
         except Exception as error:
             kept.end("failed", str(error) or type(error).__name__)
             raise
@@ -157,6 +159,7 @@ class _Kept:
 
     def __init__(self, folder: Path, record: Record) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.state = folder.parent
         self._record = record
         self._path = folder / f"{record.id}{SUFFIX}"
         self._file = _write(self._path, record)

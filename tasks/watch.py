@@ -14,6 +14,7 @@ from prefect import task
 from prefect.events import emit_event
 
 from tasks.control import engine_of
+from tasks.failures import failed_work
 from tasks.retrying import RETRIED
 from tasks.rooms import HOT, Rooms, rooms_of
 from vmcellar.catalog.catalog import Catalog
@@ -62,7 +63,7 @@ def look(config: str) -> list[Condition]:
     stand = standing(catalog)
     stand["doubted"] = [row for row in stand["doubted"] if row["point_id"] not in gone]
     of_vms = conditions(stand, settings.backups, now, within)
-    found = worst_first([*of_vms, *rooms.conditions(notices.holding())])
+    found = worst_first([*of_vms, *rooms.conditions(notices.holding()), *failed_work(settings.state)])
     began, ended = notices.look(found, now, [each.describe() for each in settings.notify])
     for each in began:
         _emit(BEGAN, each.key, each.severity, each.text)

@@ -39,11 +39,14 @@ def conditions(
 ) -> list[Condition]:
     """All of VMs that holds now, critical ones first; `now` in seconds.
 
-    `standing` is `vmcellar.catalog.metrics.standing`. A VM without a good proof for `prove_within` seconds is unproven.
+    `standing` is `vmcellar.catalog.metrics.standing`. Of a VM that its job leaves out by name (`!NAME`) by now neither
+    runs nor age are told. A VM without a good proof for `prove_within` seconds is unproven.
     """
     points = {(row["repository"], row["vm"]): row["verified"] for row in standing["points"]}
     found: list[Condition] = []
     for row in standing["newest"]:
+        if any(job.name == row["job"] and job.leaves_out(row["vm"]) for job in jobs):
+            continue
         rpo = promised(jobs, row["vm"], row["job"] or "").rpo
         found += _of_vm(row, points.get((row["repository"], row["vm"])), rpo, now)
     found += [_of_uncovered(row) for row in standing["uncovered"] if row["uncovered"]]

@@ -248,6 +248,10 @@ class BackupJob(Section):
         deciding = left_out if named else wanted
         return None if any(entry.startswith("tag:") for entry in deciding) else named
 
+    def leaves_out(self, vm: str) -> bool:
+        """Whether an entry with `!` leaves `vm` out by its name: somebody meant it."""
+        return _matches(self._entries()[0], vm, frozenset())
+
     def selects(self, vm: str, tags: frozenset[str] = frozenset()) -> bool:
         """Whether `vm`, which carries `tags`, belongs to this job; globs as in fnmatch(3).
 

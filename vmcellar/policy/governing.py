@@ -30,9 +30,9 @@ class Promise:
 
 def promised(jobs: Sequence[BackupJob], vm: str, made_by: str = "") -> Promise:
     """The shortest `rpo:` and `rto:` of all jobs that select the VM by name, and of the job that made its newest run,
-    unless that one leaves it out by now. So neither a run by hand nor one of another job takes a job's promise away.
+    unless that one leaves it out by name by now. So neither a run by hand nor one of another job takes a promise away.
     """
-    own = [job for job in jobs if job.selects_by_name(vm) or (job.name == made_by and job.selects_by_name(vm) is None)]
+    own = [job for job in jobs if job.selects_by_name(vm) or (job.name == made_by and not job.leaves_out(vm))]
     return Promise(
         min((job.rpo for job in own if job.rpo is not None), default=None),
         min((job.rto for job in own if job.rto is not None), default=None),
