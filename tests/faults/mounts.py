@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.faults.trial import Outcome, Scenario, TrialError, fails, go_on, in_child
+from vmcellar.tiers.reserve import RESERVE
 
 SIZE = 32 << 20
 PAGE = 4096
@@ -19,7 +20,8 @@ READ_ONLY = "read-only"
 
 
 def run_mounted(scenario: Scenario, folder: Path, mode: str) -> Outcome:
-    """FULL: the command again and again with a little more room, from none, until it succeeds. READ_ONLY: once.
+    """FULL: the command again and again with a little more room, from none, until it succeeds; with what is reserved
+    for it, where there is anything, once before that. READ_ONLY: once.
 
     TrialError when the command does harm. Needs root, and a kernel that mounts a tmpfs.
     """
@@ -29,7 +31,13 @@ def run_mounted(scenario: Scenario, folder: Path, mode: str) -> Outcome:
     shutil.copytree(trial, kept)
     shutil.rmtree(trial / "hot")
     outcome = Outcome(scenario.name, mode)
+    reserved = kept / "hot" / RESERVE
     with _mounted(trial / "hot"):
+        if mode == FULL and reserved.exists():
+            _restore(kept, trial)
+            where = f"{scenario.name}: {mode}, with a reserve"
+            go_on(scenario, trial, where, failed=_full(scenario, trial, 0, where))
+            reserved.unlink()
         for pages in _room() if mode == FULL else (0,):
             _restore(kept, trial)
             where = f"{scenario.name}: {mode}, {pages} pages of room" if mode == FULL else f"{scenario.name}: {mode}"
