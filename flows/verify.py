@@ -95,9 +95,10 @@ def _raise_worst(outcomes: list[Outcome]) -> None:
             f"{first.point}: {shown.worst_of(first)}",
             hint=f"`vmcellar show {first.point}` says what was found; the next backup of the VM reads everything",
         )
-    problems = [each for each in outcomes if each.record is None and not each.archived]
+    problems = [each for each in outcomes if each.record is None and not each.archived and not each.gone]
     if problems:
+        first = problems[0]
         raise PermanentError(
-            f"{len(problems)} of {len(outcomes)} could not be proven; the first: {problems[0].vm}, point "
-            f"{problems[0].point}: {problems[0].problem}"
+            f"{len(problems)} of {len(outcomes)} could not be proven; the first: {first.vm or 'unknown VM'}, point "
+            f"{first.point}: {first.problem}"
         )

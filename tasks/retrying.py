@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
 
 from vmcellar.errors import TransientError
@@ -23,8 +24,18 @@ def is_transient(task: Any, task_run: Any, state: Any) -> bool:  # noqa: ARG001 
     return isinstance(error, TransientError)
 
 
+TRIES = 5
+"""How often a task of ours is run at most."""
+
+
+def is_last_try() -> bool:
+    """Whether the task that asks is not run again, whatever its error."""
+    context = TaskRunContext.get()
+    return context is not None and context.task_run.run_count >= TRIES
+
+
 RETRIED: dict[str, Any] = {
-    "retries": 4,
+    "retries": TRIES - 1,
     "retry_delay_seconds": DELAYS,
     "retry_jitter_factor": JITTER,
     "retry_condition_fn": is_transient,

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from prefect import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 
 from tasks import runrecords
@@ -31,13 +33,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vmcellar.config.jobs import BackupJob
+    from vmcellar.config.units import Window
 
 Clock = Callable[[], datetime]
+
+EARLY = 60
+"""Seconds that a run may begin before its window: hosts' clocks differ, and a night's backup must not be skipped."""
 
 
 def now() -> datetime:
     """The time of this host, in its zone."""
     return datetime.now(UTC).astimezone(local_zone())
+
+
+def _begun(window: Window | None, moment: datetime) -> datetime:
+    """When a run that began at `moment` counts as begun: where its window opens within `EARLY` seconds, at its opening,
+    as the clocks of its host and of the server that began it may differ.
+    """
+    if seconds_left(window, moment) == 0:
+        for early in range(1, EARLY + 1):
+            later = moment.replace(microsecond=0) + timedelta(seconds=early)
+            if seconds_left(window, later):
+                return later
+    return moment
 
 
 class Turns:
@@ -48,7 +66,7 @@ class Turns:
         self._job = job
         self._spread = (job.spread or 0) if spread else 0
         self._clock = clock
-        self._begun = clock()
+        self._begun = _begun(job.window, clock())
         self._left = seconds_left(job.window, self._begun)
 
     @property
@@ -59,7 +77,7 @@ class Turns:
         return f"job {self._job.name}: {self._begun:%H:%M} is outside its window {self._job.window}"
 
     async def wait(self, vm: str) -> None:
-        """Return when the VM's own time within `spread:` has come."""
+        """Return when the window is open, and the VM's own time within `spread:` has come."""
         due = delay(vm, min(self._spread, self._left or float("inf")))
         await asyncio.sleep(max(0.0, due - (self._clock() - self._begun).total_seconds()))
 
@@ -109,12 +127,17 @@ async def superseded(state: Path) -> str:
     run = context.flow_run if context else None
     if run is None or run.deployment_id is None or run.expected_start_time is None:
         return ""
+    moment = datetime.now(UTC)
     async with get_client() as client:
         others = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
                 deployment_id=FlowRunFilterDeploymentId(any_=[run.deployment_id]),
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)),
-            )
+                expected_start_time=FlowRunFilterExpectedStartTime.model_validate(
+                    {"before_": moment}
+                ),  # not those to come, of all VMs
+            ),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         )
     alive = runrecords.living(state)
     same = [
@@ -124,7 +147,7 @@ async def superseded(state: Path) -> str:
         and other.parameters == run.parameters
         and (other.state_type != StateType.RUNNING or str(other.id) in alive)
     ]
-    return _why(run, same, datetime.now(UTC))
+    return _why(run, same, moment)
 
 
 _ALIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]

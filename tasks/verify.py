@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
 from tasks.control import controls, engine_of
-from tasks.retrying import RETRIED
+from tasks.retrying import RETRIED, is_last_try
 from vmcellar.engine import Engine
-from vmcellar.errors import PermanentError
+from vmcellar.errors import CancelledError, PermanentError, TransientError, VmcellarError
 from vmcellar.policy.risk import Risk, ranked
 from vmcellar.progress import CancelToken
 from vmcellar.quality import selection
-from vmcellar.repository import evidence
+from vmcellar.repository import evidence, layout
 from vmcellar.repository.evidence import Evidence, EvidenceName
-from vmcellar.repository.points import RestorePoint
+from vmcellar.repository.points import RestorePoint, is_point_id
 from vmcellar.repository.unreadable import unreadable as points_unreadable
 from vmcellar.tiers.base import ArchivedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmcellar.quality.proving import Recorded
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +37,7 @@ SCREEN_SHOWN = 64 << 10
 class Outcome:
     """What became of one point: its evidence, or why none could be got; `key` is the evidence's object.
 
-    `archived`: its packs would have to be thawed first, which nobody asked for.
+    `archived`: its packs would have to be thawed first, which nobody asked for. `gone`: it was dropped meanwhile.
     """
 
     point: str
@@ -41,6 +46,7 @@ class Outcome:
     problem: str = ""
     key: str = ""
     archived: bool = False
+    gone: bool = False
 
 
 @task(name="rank-points", **RETRIED)
@@ -72,17 +78,19 @@ def unreadable(config: str) -> list[Outcome]:
 
 @task(name="prove", task_run_name="prove {point}", **RETRIED)
 def prove(config: str, point: str, against_source: bool) -> Outcome:
-    """Restore one point, hold it against its maps and the suites, and write the evidence."""
+    """Restore one point, hold it against its maps and the suites, and write the evidence. A point that went meanwhile,
+    or could not be proven, is told of: others are proven all the same.
+    """
     from vmcellar.quality import proving  # noqa: PLC0415  (libraries that take seconds to load)
 
     engine = engine_of(config)
     progress, cancel = controls(config, "")
-    found = engine.repository.point(point)
-    try:
+
+    def proof(found: RestorePoint) -> Recorded:
         stale = _stale(engine, found, cancel) if against_source else None
-        return _outcome(proving.prove(engine.repository, engine.config, found, stale, progress, cancel))
-    except PermanentError as error:
-        return Outcome(point, found.vm, None, str(error), archived=isinstance(error, ArchivedError))
+        return proving.prove(engine.repository, engine.config, found, stale, progress, cancel)
+
+    return _come_of(engine, point, proof)
 
 
 @task(name="drill", task_run_name="drill {point}", **RETRIED)
@@ -92,12 +100,28 @@ def drill(config: str, point: str, keep: bool) -> Outcome:
 
     engine = engine_of(config)
     progress, cancel = controls(config, "")
-    found = engine.repository.point(point)
+    wishes = proving.DrillWishes(keep=keep)
+
+    def boot(found: RestorePoint) -> Recorded:
+        return proving.drill(engine.repository, engine.config, found, progress, cancel, wishes)
+
+    return _come_of(engine, point, boot)
+
+
+def _come_of(engine: Engine, point: str, work: Callable[[RestorePoint], Recorded]) -> Outcome:
+    """What came of it; raises what may pass while the task is tried again, and a stop."""
+    vm = ""
     try:
-        wishes = proving.DrillWishes(keep=keep)
-        return _outcome(proving.drill(engine.repository, engine.config, found, progress, cancel, wishes))
-    except PermanentError as error:
-        return Outcome(found.id, found.vm, None, str(error), archived=isinstance(error, ArchivedError))
+        found = engine.repository.point(point)
+        point, vm = found.id, found.vm
+        return _outcome(work(found))
+    except CancelledError:
+        raise
+    except VmcellarError as error:
+        if isinstance(error, TransientError) and not is_last_try():
+            raise
+        gone = is_point_id(point) and not engine.repository.tier.exists(layout.point_key(point))
+        return Outcome(point, vm, None, str(error), archived=isinstance(error, ArchivedError), gone=gone)
 
 
 @task(name="publish", **RETRIED)

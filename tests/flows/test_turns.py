@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Running, Scheduled
 
@@ -44,6 +47,18 @@ def test_a_run_outside_of_its_window_does_not_begin() -> None:
     assert Turns(job(window="03:00-04:00"), Clock(TWO)).closed == "job nightly: 02:00 is outside its window 03:00-04:00"
     assert Turns(job(window="02:00-04:00"), Clock(TWO)).closed == ""
     assert Turns(job(), Clock(TWO)).closed == ""
+    assert "outside its window" in Turns(job(window="02:00-04:00"), Clock(TWO - timedelta(seconds=61))).closed
+
+
+def test_a_run_that_begins_a_moment_before_its_window_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's clock is ahead of the host's: the night's backup is not skipped for that."""
+    clock = Clock(TWO - timedelta(seconds=1.5))
+    monkeypatch.setattr(asyncio, "sleep", clock.sleep)
+    made = Turns(job(window="02:00-04:00"), clock)
+    assert made.closed == ""
+    asyncio.run(made.wait("db1"))
+    assert clock.time == TWO
+    made.check("db1")
 
 
 def test_each_vm_waits_for_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +146,29 @@ def test_so_it_is_when_the_older_ones_have_begun_a_moment_earlier() -> None:
 def test_a_run_is_left_out_while_the_one_before_it_goes_on() -> None:
     assert "still goes on" in turns._why(run(hour(3)), [run(hour(2), begun=hour(2))], hour(3))
     assert turns._why(run(hour(3)), [run(hour(4))], hour(3)) == "", "one that is not yet due is nothing to wait for"
+
+
+def test_hundreds_of_runs_to_come_do_not_hide_the_one_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where many VMs of a job have schedules of their own; the server gives 200 at a time, the newest first."""
+    begun, own = run(hour(2), begun=hour(2)), run(hour(3))
+    own.deployment_id = uuid4()
+    runs = [run(datetime.now(UTC) + timedelta(days=1)) for _ in range(300)] + [begun]
+
+    class Server:
+        async def __aenter__(self) -> Server:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def read_flow_runs(self, *, flow_run_filter: FlowRunFilter, **_: object) -> list[FlowRun]:
+            due = flow_run_filter.expected_start_time
+            last = due.before_ if due and due.before_ else datetime.max.replace(tzinfo=UTC)
+            return [one for one in runs if (one.expected_start_time or last) <= last][:200]
+
+    monkeypatch.setattr(turns, "get_client", Server)
+    monkeypatch.setattr(turns, "FlowRunContext", SimpleNamespace(get=lambda: SimpleNamespace(flow_run=own)))
+    monkeypatch.setattr("tasks.runrecords.living", lambda _state: {str(begun.id)})
+    assert "still goes on" in asyncio.run(turns.superseded(tmp_path))
