@@ -38,3 +38,11 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     if request.param == "sqlite":
         return SqliteFile(tmp_path / FILE)
     return fresh(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def migrated(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> Database:
+    """Another one of the kind of `database`, as empty."""
+    if isinstance(database, SqliteFile):
+        return SqliteFile(tmp_path / f"other-{FILE}")
+    return fresh(request.getfixturevalue("postgres"))

@@ -5,6 +5,8 @@ rebuilding.
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +16,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
 
 from tests.catalog.rows import point, run, segment
 from tests.restore.test_restore import damage, flip_one
@@ -37,10 +40,58 @@ def catalog(database: Database) -> Catalog:
     return Catalog(database, REPOSITORY.hex())
 
 
-def test_the_migrations_make_the_tables_of_the_models(catalog: Catalog) -> None:
-    with catalog.reading() as connection:
+def test_the_migrations_make_the_tables_of_the_models(database: Database) -> None:
+    database.prepare()
+    with database.engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "head")
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
         assert ScriptDirectory.from_config(alembic_config(connection)).get_current_head() == HEAD
+
+
+def test_a_new_catalog_has_what_the_migrations_make(database: Database, migrated: Database) -> None:
+    """Tables, columns, keys and indexes, and the note of the version."""
+    migrated.prepare()
+    with migrated.engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "head")
+        wanted = structure(connection)
+    with Catalog(database, REPOSITORY.hex()).reading() as connection:
+        assert structure(connection) == wanted
+
+
+def structure(connection: Connection) -> dict[str, object]:
+    """Of each table, what the database itself says of it; the rows of Alembic's."""
+    seen = inspect(connection)
+    found: dict[str, object] = {"rows": connection.execute(text("SELECT * FROM alembic_version")).all()}
+    for table in seen.get_table_names():
+        columns = {
+            each["name"]: (str(each["type"]), each["nullable"], each["default"]) for each in seen.get_columns(table)
+        }
+        indexes = {each["name"]: (each["column_names"], each["unique"]) for each in seen.get_indexes(table)}
+        found[table] = columns, indexes, seen.get_pk_constraint(table), seen.get_foreign_keys(table)
+    return found
+
+
+def test_tables_of_somebody_else_are_not_taken_for_a_new_catalog(database: Database) -> None:
+    database.prepare()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE runs (id INTEGER)")
+    with pytest.raises(PermanentError):
+        Catalog(database, REPOSITORY.hex())
+    with database.engine.connect() as connection:
+        assert inspect(connection).get_table_names() == ["runs"]
+
+
+def test_a_new_catalog_is_made_without_alembic(tmp_path: Path) -> None:
+    """Speed, held by its cause: the first backup of a host would wait for it at its end."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from vmcellar.catalog.catalog import Catalog\n"
+        "from vmcellar.catalog.databases import SqliteFile\n"
+        "Catalog(SqliteFile(Path(sys.argv[1])), 'aa')\n"
+        "sys.exit('alembic' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, tmp_path / FILE], check=False).returncode == 0
 
 
 def test_an_older_catalog_is_brought_up_to_date_with_its_rows(database: Database) -> None:

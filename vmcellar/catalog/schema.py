@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import inspect, text
+from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, String, Table, inspect, text
 
+from vmcellar.catalog.models import Base
 from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 HEAD = "v0005"
-"""The newest migration; held by a test. With it a catalog that is up to date opens without Alembic."""
+"""The newest migration; held by a test. With it a catalog that is new or up to date opens without Alembic."""
+
+_VERSIONS = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""As Alembic makes it."""
 
 
 def is_current(connection: Connection) -> bool:
@@ -27,14 +36,17 @@ def is_there(connection: Connection) -> bool:
 
 
 def bring_up(connection: Connection, name: str) -> None:
-    """Run the migrations that the database lacks, in the connection's transaction.
+    """Make the tables, or run the migrations that the database lacks, in the connection's transaction.
 
     PermanentError for a catalog that a newer vmcellar made; `name` is what messages call it.
     """
     version = _version(connection)
     if version == HEAD:  # another process was first
         return
-    from alembic import command  # noqa: PLC0415  (half a second, once per change of the tables)
+    if version is None:
+        _make(connection)
+        return
+    from alembic import command  # noqa: PLC0415  (0.1 s, once per change of the tables)
     from alembic.util.exc import CommandError  # noqa: PLC0415
 
     try:
@@ -44,6 +56,13 @@ def bring_up(connection: Connection, name: str) -> None:
             f"catalog {name} is of version {version}, which this vmcellar does not know",
             hint="use the newer vmcellar that made it, or move it away and type `vmcellar catalog rebuild`",
         ) from error
+
+
+def _make(connection: Connection) -> None:
+    """What all migrations together make; an error where a table of one of these names is there already."""
+    Base.metadata.create_all(connection, checkfirst=False)
+    _VERSIONS.create(connection)
+    connection.execute(_VERSIONS.insert().values(version_num=HEAD))
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -177,7 +177,7 @@ def _leaf_differences(left: Rows, right: Rows) -> Iterator[tuple[int, int]]:
 
 
 def _borders(rows: Rows) -> NDArray[np.uint64]:
-    return np.unique(np.concatenate([rows["offset"], nodes.ends(rows)]))
+    return nodes.distinct(np.concatenate([rows["offset"], nodes.ends(rows)]))
 
 
 def _found_in(rows: Rows, others: Rows) -> NDArray[np.bool_]:
@@ -211,7 +211,7 @@ def _leaf_borders(rows: Rows) -> NDArray[np.uint64]:
     last = (nodes.ends(rows) - np.uint64(1)) // np.uint64(LEAF_BYTES)
     crossing = np.flatnonzero((last >= first) & (rows["length"] > 0))
     inside = [np.arange(first[i], last[i] + np.uint64(1), dtype=np.uint64) for i in crossing]
-    return np.unique(np.concatenate(inside)) * np.uint64(LEAF_BYTES) if inside else np.zeros(0, np.uint64)
+    return nodes.distinct(np.concatenate(inside)) * np.uint64(LEAF_BYTES) if inside else np.zeros(0, np.uint64)
 
 
 def _check_changes(changes: Rows, size: int) -> None:

@@ -41,7 +41,7 @@ class Guard:
         self._lease = lease
         self._point = point
         self._parent = point_key(point.parent) if point.parent else None
-        self._packs: set[PackRef] = set()
+        self._packs: dict[bytes, PackRef] = {}
         self._inherited: set[bytes] | None = None
         self._forbidden = self._marked()
 
@@ -52,7 +52,7 @@ class Guard:
 
     def relies_on(self, found: Mapping[bytes, Location]) -> None:
         """Take in what the point refers to; PermanentError when gc may delete one of these before it sees the point."""
-        self._packs.update(location.pack for location in found.values())
+        self._packs.update((location.pack.id, location.pack) for location in found.values())
         if not self._forbidden:
             return
         for wanted, packs in self._repository.index.holders(found).items():
@@ -98,7 +98,7 @@ class Guard:
                 "meanwhile: nothing was committed",
                 hint="run the backup again",
             )
-        for pack in self._packs:
+        for pack in self._packs.values():
             if not self._repository.tier.exists(pack.key):
                 raise GoneError(
                     f"{self._point.vm}: pack {pack.key}, which this backup relies on, is gone: nothing was committed",
@@ -108,7 +108,7 @@ class Guard:
     def _check_marks(self) -> None:
         self._repository.index.refresh(writing=True)
         marked = self._marked()
-        if marked - self._forbidden and {pack.id for pack in self._packs} & (marked - self._forbidden):
+        if marked - self._forbidden and self._packs.keys() & (marked - self._forbidden):
             raise GoneError(
                 f"{self._point.vm}: gc has marked a pack that this backup relies on: nothing was committed",
                 hint=_AGAIN,

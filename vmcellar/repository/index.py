@@ -123,7 +123,9 @@ class Index:
                 for damaged, chunk, *place, pack_id, kind, epoch, size in database.execute(
                     _LOCATE.format(marks=_marks(part)), part
                 ):
-                    pack = packs.setdefault(pack_id, PackRef(pack_id, kind, epoch, size))
+                    pack = packs.get(pack_id)
+                    if pack is None:
+                        pack = packs[pack_id] = PackRef(pack_id, kind, epoch, size)
                     yield Location(pack, chunk, *place), bool(damaged)
 
     def stored_bytes(self) -> dict[bytes, int]:

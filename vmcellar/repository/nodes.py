@@ -50,6 +50,12 @@ def zero_rows(offset: int, length: int) -> Rows:
     return rows
 
 
+def distinct(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each value once, sorted, as `np.unique`, which loads NumPy's masked arrays first: 0.02 s of a commit's end."""
+    result: NDArray[np.uint64] = np.sort(values)
+    return result[np.append(True, result[1:] != result[:-1])] if len(result) else result
+
+
 def is_zero(rows: Rows) -> NDArray[np.bool_]:
     """Which rows name no chunk."""
     return np.asarray(~rows["chunk"].any(axis=1), np.bool_)
@@ -84,7 +90,7 @@ def clip(rows: Rows, start: int, end: int) -> Rows:
 
 def overlay(rows: Rows, changes: Rows) -> Rows:
     """`rows` with `changes` written over them; zero changes leave a hole."""
-    bounds = np.unique(np.concatenate([changes["offset"], ends(changes)]))
+    bounds = distinct(np.concatenate([changes["offset"], ends(changes)]))
     old = cut(rows, bounds)
     holder = np.searchsorted(changes["offset"], old["offset"], side="right")
     limit = np.concatenate([np.zeros(1, np.uint64), ends(changes)])
