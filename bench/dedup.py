@@ -43,8 +43,18 @@ from vmcellar.sources.nbd import ExportReader
 
 MIB = 1 << 20
 IMAGES = ("base", "other", "clone")
-AS_A_COMMAND = "from vmcellar.memory import collect_rarely; collect_rarely(); from bench.dedup import main; main()"
-"""What a process of ours runs: the engine is imported with Python's settings of `vmcellar backup`."""
+AS_A_COMMAND = """
+import sys
+from pathlib import Path
+from vmcellar.memory import collect_rarely
+collect_rarely()
+from vmcellar.config.load import load_config
+from vmcellar.repository.ahead import unlock_ahead
+unlock_ahead(load_config(Path(sys.argv[-1])))
+from bench.dedup import main
+main()
+"""
+"""What a process of ours runs: it begins as `vmcellar backup` does, and opens the keys beside its imports."""
 OURS, CONTENT, RESTIC, BORG = "vmcellar", "content", "restic", "borg"
 FIXED = "6b1f0d5e-0000-4000-8000-000000000001"
 

@@ -66,9 +66,9 @@ def read_config(ctx: typer.Context, chosen: Path | None) -> Config:
 
 def open_repository(ctx: typer.Context, chosen: Path | None, identity: Path | None = None) -> Repository:
     """The repository, unlocked by its passphrase or a recipient's private key; needs neither libvirt nor Prefect."""
+    config = read_config(ctx, chosen) if identity else unlocking(config_path(ctx, chosen))
     from vmcellar.repository.repository import Repository
 
-    config = read_config(ctx, chosen)
     if identity is None:
         return Repository.open(config)
     from vmcellar.cli.keyfiles import read_private
@@ -78,9 +78,23 @@ def open_repository(ctx: typer.Context, chosen: Path | None, identity: Path | No
 
 def open_engine(ctx: typer.Context, chosen: Path | None) -> Engine:
     """The engine with its source of VMs."""
+    path = config_path(ctx, chosen)
+    unlocking(path)
     from vmcellar.engine import open_engine as open_one
 
-    return open_one(config_path(ctx, chosen))
+    return open_one(path)
+
+
+def unlocking(path: Path) -> Config:
+    """A configuration whose repository will be opened by its passphrase: the keys are opened while the rest of the
+    program is imported.
+    """
+    from vmcellar.config import load_config
+    from vmcellar.repository.ahead import unlock_ahead
+
+    config = load_config(path)
+    unlock_ahead(config)
+    return config
 
 
 class _ToStderr(logging.Handler):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from vmcellar.crypto import slots
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.errors import IntegrityError, PermanentError, UsageError, VmcellarError
-from vmcellar.repository import config_object, layout, leases, points
+from vmcellar.repository import ahead, config_object, layout, leases, points
 from vmcellar.repository.codec import Compression
 from vmcellar.repository.commit import Commit
 from vmcellar.repository.diskmap import DiskMap
@@ -51,7 +51,7 @@ _NEWEST = 256
 """Points that are read at once when the newest of a VM is looked for."""
 
 
-class Settings(Protocol):
+class Settings(ahead.Settings, Protocol):
     """What a configuration must tell to open a repository; `vmcellar.config.Config` does."""
 
     @property
@@ -59,25 +59,8 @@ class Settings(Protocol):
         """Where the caches may lie."""
         ...
 
-    @property
-    def key(self) -> KeySource | None:
-        """Where the passphrase is."""
-        ...
-
-    def hot_tier(self) -> TierSettings:
-        """Where the hot tier is."""
-        ...
-
     def other_tiers(self) -> Mapping[str, TierSettings]:
         """The tiers behind it by name, nearest first."""
-        ...
-
-
-class KeySource(Protocol):
-    """Reads the passphrase when it is needed."""
-
-    def read(self) -> bytes:
-        """The passphrase; errors name the place it was looked for."""
         ...
 
 
@@ -385,7 +368,7 @@ def unlock(tier: Tier, key: bytes | PrivateKey) -> tuple[Keyring, bytes]:
     except NotFoundError as error:
         raise no_repository(tier) from error
     found = config_object.parse(data)
-    keyring = slots.unlock(tier, key) if isinstance(key, bytes) else slots.unlock_private(tier, key)
+    keyring = ahead.keyring(tier, key) if isinstance(key, bytes) else slots.unlock_private(tier, key)
     config_object.check(keyring, found)
     return keyring, found.id
 

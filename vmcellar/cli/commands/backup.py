@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmcellar.cli.output import console, print_json
-from vmcellar.cli.session import PANEL_WORK, ConfigOption, JsonOption, config_path
+from vmcellar.cli.session import PANEL_WORK, ConfigOption, JsonOption, config_path, unlocking
 
 if TYPE_CHECKING:
     from vmcellar.backup.model import PointSummary
@@ -39,10 +39,11 @@ def backup(
 
     Exit 0 only when every disk of every VM has a verified restore point, and no hook failed.
     """
+    path = config_path(ctx, config)
+    unlocking(path)
     from vmcellar.cli.backuprun import run_backups
 
     verbose = ctx.find_root().obj.verbose > 0
-    path = config_path(ctx, config)
     outcome = run_backups(path, vms or [], job or "", full=full, start_paused=start_paused, verbose=verbose)
     if as_json:
         print_json([asdict(point) for point in outcome.points])
