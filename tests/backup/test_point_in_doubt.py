@@ -6,6 +6,8 @@ that can go any more, else it is taken back.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +16,7 @@ from tests.backup.world import EmptySource, again
 from vmcellar.backup import pipeline, stages
 from vmcellar.backup.commit import COMMITTED
 from vmcellar.backup.model import BackupRequest
+from vmcellar.backup.rundir import RunDirectory
 from vmcellar.engine import Engine
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.progress import CancelToken
@@ -160,6 +163,22 @@ def test_one_that_was_looked_at_is_not_doubted(engine: Engine, monkeypatch: pyte
     stages.recover(later)
     assert later.repository.tier.exists(f"{POINTS}{left.id}")
     assert later.run_directories() == []
+
+
+def test_a_backup_is_done_though_the_state_directory_is_full_at_its_end(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = RunDirectory.save
+
+    def full(directory: RunDirectory, name: str, value: object) -> None:
+        if name == COMMITTED:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(directory, name, value)
+
+    monkeypatch.setattr(RunDirectory, "save", full)
+    summary = pipeline.run(engine, REQUEST)
+    assert [point.id for point in engine.repository.points_of("vm")] == [summary.id]
+    assert engine.run_directories() == []
 
 
 def test_nothing_is_settled_while_nobody_can_tell(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def commit(engine: Engine, run_id: str) -> PointSummary:
     nodes = {node: data for disk in disks for node, data in disk.nodes.items()}
     point = _point(run, released, [disk.record for disk in disks])
     committed = engine.repository.commit(tables, nodes, _artifacts(run), point, engine.cpu)
-    run.directory.save(COMMITTED, committed.id)
+    _note_looked_at(run, committed)
     note_committed(engine, run, committed)
     result = summary(run, committed)
     _tidy(engine, run)
@@ -165,6 +165,14 @@ def point_of(record: RunRecord, run_id: str) -> str:
 
 def _artifacts(run: Run) -> dict[str, bytes]:
     return {name: data.tobytes() for name, data in run.directory.load_arrays(ARTIFACTS).items()}
+
+
+def _note_looked_at(run: Run, committed: RestorePoint) -> None:
+    """Without it, as where the state directory is full, the point is only looked at once more, if this process dies."""
+    try:
+        run.directory.save(COMMITTED, committed.id)
+    except OSError as error:
+        log.warning("%s: that point %s is committed is not noted: %s", committed.vm, committed.id, error)
 
 
 def _tidy(engine: Engine, run: Run) -> None:
