@@ -15,6 +15,7 @@ from prefect import get_client
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule, IntervalSchedule, RRuleSchedule
 from prefect.exceptions import ObjectNotFound
 
+from vmcellar.errors import PermanentError
 from vmcellar.policy.localzone import local_zone
 from vmcellar.policy.timetable import Entry, job_entries, maintenance_entries
 
@@ -93,13 +94,24 @@ async def apply(todo: Sequence[Change]) -> None:
 
 
 def prefect_schedule(schedule: Schedule) -> SCHEDULE_TYPES:
-    """The same as Prefect has it; without a zone, in this host's."""
-    zone = schedule.timezone or getattr(local_zone(), "key", "") or "UTC"
+    """The same as Prefect has it; without a zone, in this host's. PermanentError where that has no name."""
+    zone = schedule.timezone or _own_zone()
     if schedule.cron is not None:
         return CronSchedule(cron=schedule.cron, timezone=zone)
     if schedule.interval is not None:
         return IntervalSchedule(interval=timedelta(seconds=schedule.interval), anchor_date=_ANCHOR, timezone=zone)
     return RRuleSchedule(rrule=str(schedule.rrule), timezone=zone)
+
+
+def _own_zone() -> str:
+    zone = local_zone()
+    name: str = getattr(zone, "key", "") or ("" if datetime.now(zone).utcoffset() else "UTC")
+    if not name:
+        raise PermanentError(
+            "this host's time zone has no name, so schedules would be in another one than windows",
+            hint="`timedatectl set-timezone Europe/Berlin` (or where it is), or `timezone:` with each schedule",
+        )
+    return name
 
 
 def _parameters(entry: Entry) -> dict[str, Any]:

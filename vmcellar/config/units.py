@@ -7,6 +7,7 @@ seconds. Suffixes are IEC 80000-13 (KiB = 1024) and SI (KB = 1000).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -28,6 +29,7 @@ _TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 
 _NUMBER = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)")
 _WINDOW = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)-([01]?\d|2[0-3]):([0-5]\d)")
 _CRON_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+_DAYS_MOST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _CRON_NAMES = ("jan feb mar apr may jun jul aug sep oct nov dec", "sun mon tue wed thu fri sat")
 _CRON_ITEM = re.compile(r"(?:\*|([a-z0-9]+)(?:-([a-z0-9]+))?)(?:/([1-9]\d*))?")
 
@@ -93,7 +95,35 @@ def parse_cron(value: object) -> str:
     for field, limits in zip(fields, _CRON_LIMITS, strict=True):
         for item in field.split(","):
             _check_cron_item(item, limits)
+    if fields[4] == "*" and not _comes(fields[2], fields[3]):
+        raise ValueError("this day never comes, as 30 February")
     return text
+
+
+def _comes(day: str, month: str) -> bool:
+    """Whether there is a day of these fields in any year."""
+    first = min(_first(item, 1) for item in day.split(","))
+    months = {number for item in month.split(",") for number in _months(item)}
+    return any(first <= _DAYS_MOST[number - 1] for number in months)
+
+
+def _first(item: str, least: int) -> int:
+    """The least number of a part of a cron line's field; of a range over its end, the field's own."""
+    match = _CRON_ITEM.fullmatch(item)
+    begin, end = (match[1], match[2]) if match else (None, None)
+    return least if begin is None or (end is not None and int(end) < int(begin)) else int(begin)
+
+
+def _months(item: str) -> Iterable[int]:
+    match = _CRON_ITEM.fullmatch(item)
+    begin, end, step = match.groups() if match else (None, None, None)
+    first = _month(begin or "1")
+    last = _month(end) if end else 12 if begin is None or step else first
+    return range(first, last + 1, int(step or 1)) if first <= last else range(1, 13)
+
+
+def _month(text: str) -> int:
+    return int(text) if text.isdigit() else _CRON_NAMES[0].split().index(text) + 1
 
 
 def _check_cron_item(item: str, limits: tuple[int, int]) -> None:
