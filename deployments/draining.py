@@ -27,6 +27,7 @@ from deployments.drained import FILE, Drained, read, write
 from deployments.registration import deployed
 from deployments.wanted import TAG
 from tasks.timetable import SERVED
+from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -37,9 +38,17 @@ _STARTING = timedelta(minutes=1)
 
 
 async def pause(state: Path, host: str) -> Drained:
-    """Pause the queue of the host's worker, or, where it has none, the deployments that it serves. May be repeated."""
+    """Pause the queue of the host's worker, or, where it has none, the deployments that it serves. May be repeated.
+
+    PermanentError where the server has neither: whoever then took the host for drained would be wrong.
+    """
     where = host if await deployed(host) else SERVED
     found = (await deployed(where)).values()
+    if not found:
+        raise PermanentError(
+            f"the Prefect server has no deployments of {host}, and none that `vmcellar up` serves: nothing was paused",
+            hint="give --host as to `vmcellar deploy`; `vmcellar locks` shows which VMs are being worked on here",
+        )
     done = read(state) or Drained(where)
     queues = {each.work_queue_id for each in found if each.work_queue_id is not None}
     served = [each.id for each in found if each.work_queue_id is None and not each.paused]

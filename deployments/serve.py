@@ -20,6 +20,7 @@ from deployments import registration
 from tasks.server import answers
 from tasks.timetable import SERVED
 from vmcellar.config import find_config, load_config
+from vmcellar.config.load import ENVIRONMENT
 from vmcellar.config.model import Config
 from vmcellar.errors import UsageError, VmcellarError
 
@@ -54,9 +55,13 @@ def _wait_for_server(url: str) -> None:
 
 
 def _config() -> Config | None:
+    """None, and said so, where there is no file at all; UsageError where one was named that is not there."""
     try:
         path = find_config()
-    except UsageError:
+    except UsageError as error:
+        if os.environ.get(ENVIRONMENT):
+            raise
+        sys.stderr.write(f"note: {error.message}: the flows' forms are served, and no jobs\n")
         return None
     return load_config(path)
 

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
+from http.client import HTTPException
 from ssl import SSLError
 from typing import Any
 from urllib.error import HTTPError
@@ -38,7 +39,7 @@ class QueueCollector(Collector):
         try:
             found = [self._runs(), *self._places()]
             answered = True
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, HTTPException) as error:
             answered = _refusal(error)
         up.add_metric([], float(answered))
         yield up

@@ -6,6 +6,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 HEALTH_SECONDS = 3.0
 LOOK_SECONDS = 1.0
@@ -15,7 +16,9 @@ per event when the process ends."""
 
 
 def answers(url: str) -> bool:
-    """Whether a server answers at the API address `url`; one that asks for credentials does, too."""
+    """Whether a server answers at the API address `url`; one that asks for credentials does, too. At an address that is
+    none, or where something else than HTTP is spoken, none does.
+    """
     if not url.startswith(("http://", "https://")):
         return False
     try:
@@ -27,7 +30,7 @@ def answers(url: str) -> bool:
         return isinstance(
             error.reason, ssl.SSLError
         )  # whether its certificate is to be trusted, Prefect's settings say
-    except OSError:
+    except (OSError, ValueError, HTTPException):
         return False
 
 

@@ -278,7 +278,7 @@ def query(port: int, expression: str) -> list[Any]:
         return []
 
 
-@pytest.mark.parametrize("listen", ["", "here", "127.0.0.1:", "0", "70000"])
+@pytest.mark.parametrize("listen", ["", "here", "127.0.0.1:", "0", "70000", "²"])
 def test_no_port_is_bad_use(tmp_path: Path, listen: str) -> None:
     (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump({"state": str(tmp_path)}))
     command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(tmp_path / "vmcellar.yaml"), "metrics"]

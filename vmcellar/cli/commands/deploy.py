@@ -79,7 +79,7 @@ def deploy(
         _show(plan, schedules)
     if dry_run:
         note("nothing was changed")
-    elif _agreed(plan, yes):
+    elif _agreed(plan, yes, ask=not as_json):
         on_server(pools.ensure(pool, where))
         schedules = on_server(registration.apply(plan, settings))
         note(f"registered; on this host run: prefect worker start --pool {pool} --work-queue {where} --type process")
@@ -92,10 +92,10 @@ def _needs_prefect() -> None:
         raise PermanentError("Prefect is not installed", hint="pip install prefect")
 
 
-def _agreed(plan: Plan, yes: bool) -> bool:
+def _agreed(plan: Plan, yes: bool, *, ask: bool) -> bool:
     if not plan.gone or yes:
         return True
-    if not sys.stdin.isatty():
+    if not (ask and sys.stdin.isatty()):
         raise UsageError(
             f"{len(plan.gone)} deployments of jobs that are gone would be removed", hint="give --yes, or --dry-run"
         )

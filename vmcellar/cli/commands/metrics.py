@@ -77,7 +77,7 @@ def _serve(registry: CollectorRegistry, listen: str) -> None:
     from prometheus_client import start_http_server
 
     address, _, port = listen.rpartition(":")
-    if not port.isdigit() or not 0 < int(port) < 1 << 16:
+    if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 1 << 16:
         raise UsageError(f"--listen {listen}: no port", hint="such as 9816, or 0.0.0.0:9816")
     try:
         server, thread = start_http_server(int(port), address.strip("[]") or "127.0.0.1", registry)
