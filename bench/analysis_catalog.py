@@ -40,6 +40,12 @@ INSERT INTO run_disks (run_id, target, size, bytes_read, bytes_zero, bytes_chang
   chunks_known, entropy, tier, full_reason, bytes_known, segments)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'hot', '', 0, 1)
 """
+SEGMENTS = """
+INSERT INTO segments (run_id, target, number, bytes_read, bytes_zero, bytes_changed, bytes_known, bytes_new,
+  bytes_stored, chunks_known, export_seconds, compress_seconds, place_seconds, verify_seconds, entropy, tier, retries)
+SELECT run_id, target, 0, bytes_read, bytes_zero, bytes_changed, bytes_known, bytes_new, bytes_stored, chunks_known,
+  1.0, 1.0, 1.0, 1.0, entropy, tier, 0 FROM run_disks
+"""
 POINTS = """
 INSERT INTO points (id, repository, vm, run_id, time, kind, consistency, verified, disks, bytes_size, bytes_stored,
   gone)
@@ -63,6 +69,7 @@ def write(folder: Path, vms: int, days: int) -> None:
         database.execute("PRAGMA synchronous = OFF")
         for begin in range(0, len(frame), ROWS_AT_ONCE):
             _insert(database, repository, frame.iloc[begin : begin + ROWS_AT_ONCE])
+        database.execute(SEGMENTS)
         database.execute(POINTS)
     size = (folder / "state" / "catalog.sqlite").stat().st_size / 2**30
     print(f"{len(frame):,} runs of {vms} VMs written in {time.monotonic() - begun:.0f} s, {size:.1f} GiB", flush=True)

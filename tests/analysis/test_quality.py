@@ -52,6 +52,7 @@ FAULTS = [
     ("bytes_new", -1, ["bytes_new is negative"]),
     ("bytes_stored", 1 << 61, ["bytes_stored out of range"]),
     ("ratio", 9.0, ["ratio is not bytes_new / bytes_stored"]),
+    ("segments_agree", False, ["the segments do not add up to the disk"]),
     ("entropy", 9.0, ["entropy is not within"]),
     ("seconds", -1.0, ["the run's time is negative"]),
     ("seconds_held", 3e6, ["the time that the VM was held"]),

@@ -17,6 +17,7 @@ from tests.tiers.faulty import FaultyTier
 from vmcellar.backup import cataloguing, pipeline, recover, stages
 from vmcellar.backup.entropy import EntropySampler, entropy
 from vmcellar.backup.model import BackupRequest
+from vmcellar.catalog.agreement import judge_segments
 from vmcellar.config.catalogplace import CatalogPlace
 from vmcellar.config.jobs import BackupJob
 from vmcellar.config.model import Config
@@ -63,6 +64,8 @@ def test_a_run_is_noted_with_its_disks_and_stages(tmp_path: Path, monkeypatch: p
     assert stages["vda", "export"] == point.disks[0].bytes_read
     assert {stage for _, stage in stages} == {"export", "compress", "place", "verify"}
     assert point.id in {row["id"] for row in rows(engine, "points")}
+    assert {row["run_id"] for row in rows(engine, "segments")} == {run["id"], later["id"]}
+    assert judge_segments(engine.catalog, engine.repository.clock()) == 0, "a full and an incremental"
 
 
 def test_each_segment_is_noted_and_how_often_its_stages_were_done_again(
@@ -104,6 +107,7 @@ def test_each_segment_is_noted_and_how_often_its_stages_were_done_again(
         own = [row for row in noted if row["target"] == disk.target]
         for name in ("bytes_read", "bytes_zero", "bytes_changed", "bytes_known", "bytes_new", "bytes_stored"):
             assert sum(row[name] for row in own) == getattr(disk, name), name
+    assert judge_segments(engine.catalog, engine.repository.clock()) == 0
 
 
 def test_a_run_that_fails_is_noted_with_its_error(tmp_path: Path) -> None:

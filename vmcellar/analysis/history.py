@@ -23,6 +23,7 @@ and byte counts are 0.
 | `entropy` | of what was new, in bits per byte, from samples of its chunks; NaN if nothing was new or it is not known |
 | `dedup_hits` | chunks that were read and that the repository, or the same run, had |
 | `tier` | where the packs were placed |
+| `segments_agree` | whether what is known of the disk's segments adds up to it, as far as that was looked at |
 
 `runs` has one row per run, with the RPO that its point reached.
 `stages` has one row per run, disk and stage (`disk` is empty where only the sum over disks is known), `segments` one
@@ -70,8 +71,11 @@ HISTORY: Mapping[str, str] = {
     "entropy": "float64",
     "dedup_hits": "int64",
     "tier": "category",
+    "segments_agree": "bool",
 }
 """Column to dtype; the order is the frame's."""
+USUAL = {"segments_agree": True}
+"""What columns hold that a history need not have, as older exports have none."""
 
 
 def empty_history() -> pd.DataFrame:
@@ -84,10 +88,12 @@ def conform(frame: pd.DataFrame) -> pd.DataFrame:
 
     KeyError that names the columns which are missing; pandas' own errors for values that are not of the dtype.
     """
-    missing = [name for name in HISTORY if name not in frame.columns]
+    missing = [name for name in HISTORY if name not in frame.columns and name not in USUAL]
     if missing:
         raise KeyError(f"not a history: it has no column {', '.join(missing)}")
-    chosen = frame if list(frame.columns) == list(HISTORY) else frame[list(HISTORY)]
+    usual = {name: value for name, value in USUAL.items() if name not in frame.columns}
+    whole = frame.assign(**usual) if usual else frame
+    chosen = whole if list(whole.columns) == list(HISTORY) else whole[list(HISTORY)]
     typed = chosen.astype(dict(HISTORY), copy=False)
     if _in_order(typed):
         return typed.set_axis(pd.RangeIndex(len(typed)), axis=0)
@@ -112,7 +118,7 @@ SELECT runs.id AS run_id, vm, coalesce(target, '') AS disk, started, kind, outco
   coalesce(bytes_zero, 0) AS bytes_zero, coalesce(bytes_new, 0) AS bytes_new,
   coalesce(bytes_stored, 0) AS bytes_stored, finished - started AS seconds,
   held_seconds AS seconds_held, freeze_seconds AS seconds_frozen, entropy, coalesce(chunks_known, 0) AS dedup_hits,
-  coalesce(tier, '') AS tier
+  coalesce(tier, '') AS tier, coalesce(segments_agree, true) AS segments_agree
 FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm)
 """
@@ -173,7 +179,7 @@ SELECT tier, time, used AS bytes_used, free AS bytes_free
 FROM tier_use WHERE repository = :repository AND time >= :since ORDER BY tier, time
 """
 _FLOATS = ("seconds", "seconds_held", "seconds_frozen", "entropy", "rto_seconds", "bytes", "bytes_free", "retries")
-_BOOLEANS = ("ok", "verified", "applied", "asked_full")
+_BOOLEANS = ("ok", "verified", "applied", "asked_full", "segments_agree")
 _WORDS = tuple(name for name, dtype in HISTORY.items() if dtype == "category")
 _INSTANTS = (
     "started", "finished", "time", "gone", "followed", "began", "at", "last", "noted", "acted", "told", "judged",

@@ -21,6 +21,7 @@ from vmcellar.analysis.picks import strongest, worst_first
 from vmcellar.analysis.quality import findings, quarantine, validate
 from vmcellar.analysis.source import targets
 from vmcellar.analysis.wondering import outcomes
+from vmcellar.catalog.agreement import judge_segments
 from vmcellar.catalog.rebuild import refresh
 from vmcellar.errors import PermanentError
 from vmcellar.policy.localzone import local_zone
@@ -88,6 +89,7 @@ def check(catalog: Catalog, repository: Repository) -> tuple[Quality, pd.DataFra
     unreadable = refresh(catalog, repository).unreadable
     damaged = tuple(f"point {point}: {problem}" for point, problem in sorted(unreadable.items()))
     now = repository.clock()
+    judge_segments(catalog, now)
     frame = read.recent(catalog, now)
     good, bad = quarantine(frame, now)
     verdict = validate(frame, now)

@@ -308,6 +308,7 @@ def _as_frame(blocks: list[dict[str, Any]], start: pd.Timestamp, truth: pd.DataF
     frame["tier"] = _coded(["hot"], [len(frame)])
     codes = np.asarray(vms.codes, dtype=np.int64) * 10**8 + np.round(hours * 1000).astype(np.int64)
     frame.insert(0, "run_id", codes)
+    frame["segments_agree"] = True
     return frame[list(HISTORY)]
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DatabaseError
 
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.databases import Database, PostgresServer, SqliteFile
-from vmcellar.catalog.models import Base, Run
+from vmcellar.catalog.models import Base, JudgedSegments, Run
 from vmcellar.catalog.schema import is_there
 from vmcellar.config.catalogplace import CatalogPlace
 from vmcellar.errors import PermanentError, UsageError
@@ -25,7 +25,11 @@ BATCH = 100
 
 Row = dict[str, Any]
 
-_TABLES: dict[str, Table] = {name: table for name, table in Base.metadata.tables.items() if "repository" in table.c}
+_TABLES: dict[str, Table] = {
+    name: table
+    for name, table in Base.metadata.tables.items()
+    if "repository" in table.c and name != JudgedSegments.__tablename__
+}
 _OF_A_RUN = [table for table in Base.metadata.sorted_tables if "repository" not in table.c]
 """They name their run, and it names its repository."""
 
@@ -128,6 +132,9 @@ def _add_runs(connection: Connection, rows: list[Row], below: dict[Table, list[R
         connection.execute(delete(child).where(child.c.run_id.in_(ids)))
         _insert(connection, child, [row for row in found if row["run_id"] in ids], done)
     _insert(connection, table, new, done)
+    if new:  # which may be older than what a look has judged
+        judged = JudgedSegments.repository == new[0]["repository"]
+        connection.execute(delete(JudgedSegments).where(judged))
 
 
 def _new(connection: Connection, table: Table, rows: list[Row], done: Copied) -> list[Row]:

@@ -51,7 +51,10 @@ class Run(Base, kw_only=True):
 
 
 class RunDisk(Base, kw_only=True):
-    """What one run did with one disk; the byte counts are those of `DiskRecord` in a point."""
+    """What one run did with one disk; the byte counts are those of `DiskRecord` in a point.
+
+    `segments_agree` is false once a look has found that its segments do not add up to it (`catalog/agreement.py`).
+    """
 
     __tablename__ = "run_disks"
 
@@ -69,6 +72,7 @@ class RunDisk(Base, kw_only=True):
     segments: Mapped[int] = mapped_column(Bytes, default=0)
     entropy: Mapped[float | None] = mapped_column(Double, default=None)
     tier: Mapped[str] = mapped_column(String(64), default="")
+    segments_agree: Mapped[bool | None] = mapped_column(default=None)
 
 
 class Segment(Base, kw_only=True):
@@ -237,3 +241,12 @@ class TierUse(Base, kw_only=True):
     time: Mapped[float] = mapped_column(Double, primary_key=True)
     used: Mapped[int] = mapped_column(Bytes)
     free: Mapped[int | None] = mapped_column(Bytes, default=None)
+
+
+class JudgedSegments(Base, kw_only=True):
+    """Until when runs had begun whose segments were compared with their disks."""
+
+    __tablename__ = "judged_segments"
+
+    repository: Mapped[str] = mapped_column(String(32), primary_key=True)
+    until: Mapped[float] = mapped_column(Double)

@@ -87,10 +87,12 @@ def _read(ctx: typer.Context, source: Source, weeks: int | None) -> tuple[pd.Dat
         return _sample(source.sample), None
     if source.history is not None:
         return read_history(source.history, weeks), None
+    from vmcellar.catalog.agreement import judge_segments
     from vmcellar.cli.commands.catalog import open_catalog
 
     _, catalog = open_catalog(ctx, source.config)
     now = time.time()
+    judge_segments(catalog, now)
     since = None if weeks is None else datetime.fromtimestamp(now - weeks * 7 * 86400, UTC)
     return history(catalog, since=since), now
 

@@ -24,10 +24,12 @@ def capacity(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     from vmcellar.analysis.capacity import tiers_now, use_rows
     from vmcellar.analysis.history import recent, tier_use
     from vmcellar.analysis.quality import quarantine
+    from vmcellar.catalog.agreement import judge_segments
     from vmcellar.cli.render.catalog import capacity_json, capacity_table, costs_table
 
     repository, catalog = open_catalog(ctx, config)
     now = repository.clock()
+    judge_segments(catalog, now)
     good, bad = quarantine(recent(catalog, now), now)
     standing = tiers_now(repository, read_config(ctx, config), now)
     catalog.add(use_rows(catalog.repository, standing, now))

@@ -127,9 +127,11 @@ def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
     from vmcellar.analysis.history import history
     from vmcellar.analysis.overview import overview
     from vmcellar.analysis.quality import quarantine
+    from vmcellar.catalog.agreement import judge_segments
     from vmcellar.cli.render.catalog import bad_table, overview_json, overview_table
 
-    _, catalog = open_catalog(ctx, config)
+    repository, catalog = open_catalog(ctx, config)
+    judge_segments(catalog, repository.clock())
     frame = history(catalog)
     _, bad = quarantine(frame)
     if as_json:
