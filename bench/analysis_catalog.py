@@ -17,6 +17,7 @@ import pandas as pd
 from tasks import analysis as tasks
 from vmcellar.analysis.history import WEEKS
 from vmcellar.analysis.sample import TUNING, generate
+from vmcellar.catalog.agreement import judge_segments
 from vmcellar.config import load_config
 from vmcellar.engine import open_engine
 from vmcellar.repository.repository import Repository
@@ -110,6 +111,7 @@ def _known(values: pd.Series) -> list[float | None]:
 def analyse(folder: Path, step: Callable[[str, Callable[[], Any]], Any]) -> None:
     """What the flows analyse-history and adapt-schedules do, task by task."""
     config = str(folder / "vmcellar.yaml")
+    step("first look at all segments", lambda: _judge(config))
     quality, good = step("check history", lambda: tasks.check_history.fn(config))
     rows = step("act on anomalies", lambda: tasks.act_on_anomalies.fn(config, good))
     found = step("analyse history", lambda: tasks.analyse_history.fn(config, good))
@@ -118,3 +120,8 @@ def analyse(folder: Path, step: Callable[[str, Callable[[], Any]], Any]) -> None
         f"{quality.rows:,} rows of the last {WEEKS} weeks, {quality.bad} bad, {len(rows)} anomalies with consequences, "
         f"{len(found.images)} plots, {len(advice.changes)} schedules"
     )
+
+
+def _judge(config: str) -> int:
+    engine = open_engine(Path(config))
+    return judge_segments(engine.catalog, engine.repository.clock())

@@ -16,6 +16,7 @@ from vmcellar.analysis.history import (
     export,
     held_before,
     history,
+    in_parts,
     points,
     proved,
     read_history,
@@ -138,3 +139,20 @@ def test_a_file_that_is_no_history_is_named(catalog: Catalog, tmp_path: Path) ->
     for name, why in (("none", "magic bytes"), ("points.parquet", "no column"), ("missing", "No such file")):
         with pytest.raises(UsageError, match=why):
             read_history(tmp_path / name)
+
+
+def test_a_history_in_parts_is_the_whole_one_each_vm_in_one_part(catalog: Catalog) -> None:
+    whole = history(catalog)
+    for rows in (1, 3, 1000):
+        parts = list(in_parts(catalog, rows))
+        assert len(parts) == (1 if rows == 1000 else whole["vm"].nunique())
+        plain = [part.astype({"vm": "object"}) for part in parts]
+        assert sum(part["vm"].nunique() for part in plain) == whole["vm"].nunique()
+        joined = pd.concat(plain, ignore_index=True)
+        assert list(joined["run_id"]) == list(whole["run_id"])
+        assert joined["bytes_stored"].sum() == whole["bytes_stored"].sum()
+
+
+def test_an_export_of_an_older_version_knows_no_segments(catalog: Catalog) -> None:
+    whole = history(catalog)
+    pd.testing.assert_frame_equal(conform(whole.drop(columns="segments_agree")), whole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,11 +12,13 @@ from vmcellar.analysis.advise import advise
 from vmcellar.analysis.anomalies import find
 from vmcellar.analysis.fill import fill_of
 from vmcellar.analysis.forecast import forecast_change
+from vmcellar.analysis.grid import seconds_of
 from vmcellar.analysis.history import HISTORY, conform
 from vmcellar.analysis.intervals import LEVELS
 from vmcellar.analysis.judging import Host, Need
 from vmcellar.analysis.loads import current_starts, loads_of
 from vmcellar.analysis.next_run import next_runs
+from vmcellar.analysis.source import sample
 
 
 def odd_disk(vm: str, disk: str, random: np.random.Generator) -> pd.DataFrame:
@@ -79,3 +83,13 @@ def test_what_a_differential_run_changed_is_in_no_forecast_and_no_alarm() -> Non
     assert find(conform(frame), days=7) == []
     (nothing,) = forecast_change(conform(frame.assign(kind="differential"))).refusals
     assert nothing.reason
+
+
+def test_the_point_at_which_trouble_began_is_none_from_before_it() -> None:
+    source = sample()
+    vm = str(source.points["vm"].iloc[0])
+    moment = pd.Timestamp("2026-11-29 05:28:34.139", tz="UTC")  # between two floats of seconds since the epoch
+    offsets = pd.to_timedelta([-60, 0, 60], unit="s")
+    points = source.points[source.points["vm"] == vm].tail(3).assign(time=moment.as_unit("ns") + offsets)
+    at = float(seconds_of(points["time"])[1])
+    assert list(replace(source, points=points).points_before(vm, at)["point"]) == [points["point"].iloc[0]]

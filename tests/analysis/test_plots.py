@@ -141,3 +141,13 @@ def test_use_begins_with_the_first_run() -> None:
 def test_units() -> None:
     assert [in_bytes(size)[1] for size in (0, 999, 1000, 1 << 20, 1 << 60)] == ["B", "B", "KiB", "MiB", "PiB"]
     assert [in_time(seconds)[1] for seconds in (1, 200, 20000, 400000)] == ["seconds", "minutes", "hours", "days"]
+
+
+def test_a_calendar_of_a_few_days_names_each_of_them() -> None:
+    sample = generate(replace(TUNING, seed=4, vms=2, days=30, newcomers=0.0, leavers=0.0, every_hours=(6,))).frame
+    few = sample[sample["started"] >= sample["started"].max() - pd.Timedelta(days=2.5)]
+    first, last = few["started"].min(), few["started"].max()
+    days = [f"{day:%d %b}" for day in pd.date_range(first.floor("D"), last, freq="D")]
+    short, long = (plots.change_calendar(frame) for frame in (few, sample))
+    assert [label.get_text() for label in short.axes[0].get_xticklabels()] == days
+    assert len(long.axes[0].get_xticklabels()) in (4, 5), "weeks"

@@ -10,7 +10,7 @@ import pytest
 from tests.analysis.test_plots import drawn
 from vmcellar.analysis import plots
 from vmcellar.analysis.history import HISTORY, conform
-from vmcellar.analysis.whatif import Scenario, compare, outcome, past_of, what_if
+from vmcellar.analysis.whatif import Scenario, compare, joined, outcome, past_of, what_if
 from vmcellar.cli.render.catalog import scenarios_json, scenarios_table
 from vmcellar.config.prices import Prices
 
@@ -95,3 +95,11 @@ def test_a_single_run_has_no_interval() -> None:
 def test_a_tier_without_prices_is_an_error() -> None:
     with pytest.raises(KeyError, match="warm"):
         what_if(FRAME, Scenario("warm", 9, (("warm", 0),)), PRICES, NOW)
+
+
+def test_a_past_of_some_vms_after_the_others_is_that_of_all() -> None:
+    other = FRAME.assign(vm="other", run_id="other-" + FRAME["run_id"].astype(str))
+    both = pd.concat([FRAME, other.iloc[::2]], ignore_index=True)
+    parts = [past_of(frame, NOW) for frame in (FRAME, other.iloc[::2])]
+    scenario = Scenario("", 15, (("hot", 0), ("cold", 5)), every=2, rate=1e6)
+    assert outcome(joined(parts), scenario, PRICES) == outcome(past_of(both, NOW), scenario, PRICES)

@@ -25,7 +25,7 @@ COMMANDS = (
     ("forecast",), ("anomalies",), ("advise", "--rpo", "8h"), ("advise", "--gains"), ("advise", "--storage"),
     ("capacity",), ("what-if", "--keep", "30d"), ("catalog", "show"), ("metrics",), ("slo",),
 )  # fmt: skip
-VERSIONS = ("v0001", "v0002", "v0003", "v0004")
+VERSIONS = ("v0001", "v0002", "v0003", "v0004", "v0005")
 
 
 def catalog_of(cellar: Cellar) -> Catalog:

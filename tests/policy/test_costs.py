@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from vmcellar.config.model import Tiers
 from vmcellar.config.prices import AWS_PRICES, Prices, Retrieval
 from vmcellar.config.tiers import TierSettings
-from vmcellar.policy.costs import DAY, GB, MONTH, Stay, bill, early_cost, month_cost, offers, read_cost
+from vmcellar.policy.costs import DAY, GB, MONTH, Stay, bill, early_cost, money_text, month_cost, offers, read_cost
 
 TB = 1024 * GB
 PACK = 64 << 20
@@ -121,3 +121,13 @@ def test_prices_may_name_a_list_and_refuse_what_they_do_not_know() -> None:
         Prices.model_validate("GOLD")
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         Prices.model_validate({"gb_month": -1})
+
+
+def test_little_money_is_not_told_as_none() -> None:
+    assert [money_text(each) for each in (0.0, 0.0012, 0.0964, 0.1, 1234.5)] == [
+        "0.00",
+        "0.0012",
+        "0.096",
+        "0.10",
+        "1,234.50",
+    ]

@@ -35,7 +35,7 @@ Each is one read transaction, so what it gives is of one moment.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pandas as pd
 from pyarrow import parquet
@@ -45,8 +45,10 @@ from vmcellar.analysis.objectives import exposure
 from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from sqlalchemy import TextClause
 
     from vmcellar.catalog.catalog import Catalog
 
@@ -122,6 +124,8 @@ SELECT runs.id AS run_id, vm, coalesce(target, '') AS disk, started, kind, outco
 FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm)
 """
+_OF_VM = "(:vm = '' OR vm = :vm)"
+_VMS = "SELECT vm, count(*) FROM runs WHERE repository = :repository GROUP BY vm ORDER BY vm"
 WEEKS = 25
 """What forecasts look back on, and a week more: analyses load no older history."""
 _HELD = """
@@ -188,7 +192,38 @@ _INSTANTS = (
 
 def history(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:
     """One row per VM, disk and run; of one VM, or of runs since an instant, if asked."""
-    found = _read(catalog, _HISTORY, vm, since, _WORDS)
+    return _with_ratio(_read(catalog, _HISTORY, vm, since, _WORDS))
+
+
+def in_parts(catalog: Catalog, rows: int = 500_000) -> Iterator[pd.DataFrame]:
+    """All of `history`, some VMs after the others, about so many rows at once: a year of many VMs fits into no memory.
+    Each VM is in one part alone.
+    """
+    own = {"repository": catalog.repository}
+    with catalog.reading() as connection:
+        counts = list(connection.execute(text(_VMS).bindparams(**own)))
+    for vms in _groups(counts, rows):
+        wanted = text(_HISTORY.replace(_OF_VM, "vm IN :vms")).bindparams(
+            bindparam("vms", vms, expanding=True), since=0.0, **own
+        )
+        yield _with_ratio(_fetched(catalog, wanted, _WORDS))
+
+
+def _groups(counts: Iterable[Any], most: int) -> Iterator[list[str]]:
+    """VMs that have so many runs together, or one that has more by itself."""
+    group: list[str] = []
+    runs = 0
+    for vm, count in counts:
+        if group and runs + count > most:
+            yield group
+            group, runs = [], 0
+        group.append(vm)
+        runs += count
+    if group:
+        yield group
+
+
+def _with_ratio(found: pd.DataFrame) -> pd.DataFrame:
     if found.empty:
         return empty_history()
     found["ratio"] = (found["bytes_new"] / found["bytes_stored"]).where(found["bytes_stored"] > 0)
@@ -279,10 +314,15 @@ def tier_use(catalog: Catalog, since: datetime | None = None) -> pd.DataFrame:
 
 def _read(catalog: Catalog, query: str, vm: str, since: datetime | None, words: tuple[str, ...] = ()) -> pd.DataFrame:
     """`words` are columns of few values: categories from the first rows on, as millions of strings are gigabytes."""
-    values = {"repository": catalog.repository, "vm": vm, "since": since.timestamp() if since else 0.0}
+    values: dict[str, Any] = {"repository": catalog.repository, "vm": vm}
+    values["since"] = since.timestamp() if since else 0.0
+    named = {name: value for name, value in values.items() if f":{name}" in query}
+    return _fetched(catalog, text(query).bindparams(**named), words)
+
+
+def _fetched(catalog: Catalog, statement: TextClause, words: tuple[str, ...]) -> pd.DataFrame:
     with catalog.reading() as connection:
         connection.execution_options(stream_results=True, max_row_buffer=_ROWS)  # SQLite streams anyway
-        statement = text(query).bindparams(*(bindparam(name, values[name]) for name in values if f":{name}" in query))
         read = pd.read_sql(statement, connection, chunksize=_ROWS)
         parts = [_typed(part).astype(dict.fromkeys(words, "category")) for part in read]
     for name in words:

@@ -31,6 +31,7 @@ from vmcellar.analysis.figures import (
 )
 from vmcellar.analysis.grid import seconds_of
 from vmcellar.analysis.objectives import exposure
+from vmcellar.policy.costs import money_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,7 +99,10 @@ def change_calendar(frame: pd.DataFrame, most: int = 24) -> Figure:
     table = rows.groupby([rows["vm"].astype("object"), days])["bytes_changed"].sum().unstack()
     table = table.loc[table.sum(axis=1).sort_values(ascending=False).index[:most]]
     table = table.reindex(columns=pd.date_range(days.min(), days.max(), freq="D"))
-    about = "bytes changed per day, by incremental backups; white: none taken. Weeks begin at the ticks"
+    named = pd.DatetimeIndex(table.columns)
+    mondays = [int(i) for i in np.flatnonzero(named.dayofweek == 0)]
+    ticks, each = (mondays, ". Weeks begin at the ticks") if len(mondays) > 1 else (list(range(len(named))), "")
+    about = f"bytes changed per day, by incremental backups; white: none taken{each}"
     figure, (axis,) = sheet("Change calendar", about, height=1.6 + 0.22 * len(table))
     values = table.to_numpy(dtype=float)
     floor = max(1.0, float(np.nanmax(values)) / 3e3)
@@ -112,10 +116,8 @@ def change_calendar(frame: pd.DataFrame, most: int = 24) -> Figure:
     axis.invert_yaxis()
     # Only between VMs: between the days of months it would be as wide as they are, and white means none was taken.
     axis.hlines(np.arange(1, len(table)), 0, table.shape[1], colors="white", linewidth=1.0)
-    named = pd.DatetimeIndex(table.columns)
-    mondays = [int(i) for i in np.flatnonzero(named.dayofweek == 0)]
-    step = max(1, -(-len(mondays) // 8))
-    axis.set_xticks(mondays[::step], [f"{named[i]:%d %b}" for i in mondays[::step]])
+    ticks = ticks[:: max(1, -(-len(ticks) // 8))]
+    axis.set_xticks(ticks, [f"{named[i]:%d %b}" for i in ticks])
     _bare(axis)
     figure.colorbar(shown, ax=axis, label=unit, pad=0.01, aspect=15)
     return figure
@@ -312,7 +314,8 @@ def scenarios(outcomes: Sequence[Outcome], currency: str = "$") -> Figure:
     work.barh(rows, [one.busy / hours for one in outcomes], color=SOFT, height=0.6)
     for row, one in enumerate(outcomes):
         if one.bill.total:
-            label_end(axis, left[row], float(row), f"{currency}{one.bill.total:,.0f}", INK)
+            bill = f"{one.bill.total:,.0f}" if one.bill.total >= 10 else money_text(one.bill.total)
+            label_end(axis, left[row], float(row), f"{currency}{bill}", INK)
         if one.late:
             label_end(work, one.busy / hours, float(row), f"{one.late} late", RED)
     rows_of(axis, [one.scenario.name for one in outcomes])

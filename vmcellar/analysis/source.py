@@ -71,7 +71,7 @@ class Source:
     def points_before(self, vm: str, at: float, most: int = 5) -> pd.DataFrame:
         """The newest points of a VM that were taken before a moment (seconds since the epoch), newest first."""
         own = self.points[(self.points["vm"] == vm) & self.points["gone"].isna()]
-        before = own[own["time"] < pd.Timestamp(at, unit="s", tz="UTC")].sort_values("time", ascending=False)
+        before = own[seconds_of(own["time"]) < at].sort_values("time", ascending=False)  # as exact as `at` is
         return before[["point", "time", "kind", "verified"]].head(most).reset_index(drop=True)
 
     def heat_map(self, vm: str, disk: str, around: float) -> HeatMap:
@@ -111,13 +111,14 @@ def _from_catalog(settings: Config) -> Source | None:
     if not known:
         return None
     catalog = Catalog(database, max(known, key=lambda name: known[name]))
-    good, bad = quarantine(tables.history(catalog))
+    now = pd.Timestamp.now("UTC")
+    good, bad = quarantine(tables.recent(catalog, now.timestamp()))
     if good["run_id"].nunique() < LEAST_RUNS:
         return None
     vms = [str(vm) for vm in good["vm"].unique()]
     return Source(
         f"{database.name}: {good['run_id'].nunique()} runs of {len(vms)} VMs",
-        pd.Timestamp.now("UTC"),
+        now,
         good,
         bad,
         tables.points(catalog),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from vmcellar.backup.report import size_text
+from vmcellar.policy.costs import money_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -73,8 +74,8 @@ def costs(tiers: Iterable[TierCapacity]) -> pd.DataFrame:
     return _frame(
         ("tier", "in days", "costs a month", "80 % between", "to thaw all once"),
         [
-            (tier.tier, one.days, f"{one.month:,.2f}", f"{one.low:,.2f} and {one.high:,.2f}",
-             "reads at once" if one.thaw is None else f"{one.thaw:,.2f}")
+            (tier.tier, one.days, money_text(one.month), f"{money_text(one.low)} and {money_text(one.high)}",
+             "reads at once" if one.thaw is None else money_text(one.thaw))
             for tier in tiers for one in tier.costs
         ],
     )  # fmt: skip
@@ -172,7 +173,7 @@ def scenarios(outcomes: Sequence[Outcome], currency: str = "$") -> pd.DataFrame:
     return _frame(
         ("scenario", "held", "bill of 30 days", "saved", "runs", "usual interval", "at work", "longest", "late"),
         [
-            (one.scenario.name, size_text(one.total), f"{currency}{one.bill.total:,.2f}",
+            (one.scenario.name, size_text(one.total), f"{currency}{money_text(one.bill.total)}",
              f"{1 - one.bill.total / first:.0%}" if first else "", one.runs, span_text(one.interval),
              span_text(one.busy), span_text(one.longest), one.late)
             for one in outcomes

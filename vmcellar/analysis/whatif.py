@@ -74,14 +74,27 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Past:
     """A good history as scenarios need it, made once for all of them: what each VM stored on a day (`since`, `size`;
-    `goes` is whether retention drops it), the runs of the last 30 days, the usual gap in seconds. `end` is now.
+    `goes` is whether retention drops it), the runs of the last 30 days, the gaps between runs in seconds. `end` is now.
     """
 
     days: pd.DataFrame
     runs: pd.DataFrame
-    usual: float
+    gaps: pd.Series
     stored: int
     end: float
+
+    @property
+    def usual(self) -> float:
+        """The usual gap in seconds; NaN without any."""
+        return float(self.gaps.median()) if len(self.gaps) else float("nan")
+
+
+def joined(parts: Sequence[Past]) -> Past:
+    """One of several, which are of other VMs each and of one end. At least one."""
+    days = pd.concat([part.days for part in parts], ignore_index=True)
+    runs = pd.concat([part.runs for part in parts], ignore_index=True)
+    gaps = pd.concat([part.gaps for part in parts], ignore_index=True)
+    return Past(days, runs, gaps, sum(part.stored for part in parts), parts[0].end)
 
 
 def past_of(frame: pd.DataFrame, now: pd.Timestamp, older: pd.DataFrame | None = None) -> Past:
@@ -103,9 +116,7 @@ def past_of(frame: pd.DataFrame, now: pd.Timestamp, older: pd.DataFrame | None =
     month = runs[seconds_of(runs["started"]) >= start]
     reads = good[good["run_id"].isin(month["run_id"])].groupby("run_id", sort=False)["bytes_read"].sum()
     month = month.assign(read=month["run_id"].map(reads).astype("float64"))
-    known = runs["gap"].dropna()
-    usual = float(known.median()) if len(known) else float("nan")
-    return Past(days.assign(since=seconds_of(days["day"])), month, usual, int(recent.sum()), end)
+    return Past(days.assign(since=seconds_of(days["day"])), month, runs["gap"].dropna(), int(recent.sum()), end)
 
 
 def what_if(frame: pd.DataFrame, scenario: Scenario, prices: Mapping[str, Prices], now: pd.Timestamp) -> Outcome:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, delete, text, update
+from sqlalchemy import bindparam, delete, insert, text, update
 
 from vmcellar.catalog.models import JudgedSegments, RunDisk
 
@@ -48,5 +48,5 @@ def judge_segments(catalog: Catalog, now: float) -> int:
             rows = [{"run": run, "disk": disk} for run, disk in wrong]
             connection.execute(update(RunDisk).where(*which).values(segments_agree=False), rows)
         connection.execute(delete(JudgedSegments).where(JudgedSegments.repository == catalog.repository))
-        connection.execute(JudgedSegments.__table__.insert().values(**own, until=max(now, until or now)))
+        connection.execute(insert(JudgedSegments).values(**own, until=max(now, until or now)))
     return len(wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,11 @@ from vmcellar.errors import PermanentError, UsageError
 from vmcellar.policy.localzone import local_zone
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
+
+    from vmcellar.catalog.catalog import Catalog
 
 HistoryOption = Annotated[
     Path | None,
@@ -54,22 +58,15 @@ class Source:
         return self.history is None and self.sample is None
 
 
-def read_frame(
-    ctx: typer.Context, source: Source, vm: str | None = None, weeks: int | None = WEEKS
-) -> tuple[pd.DataFrame, float | None]:
-    """The good rows of the history's last weeks (None: of all of it), of one VM or all, and now (None: the history's
-    own last start).
+def read_frame(ctx: typer.Context, source: Source, vm: str | None = None) -> tuple[pd.DataFrame, float | None]:
+    """The good rows of the history's last weeks, of one VM or all, and now (None: the history's own last start).
 
     Rows that fail the quality suite are left out, and their number is said. UsageError for a file that is no history
     and for an unknown VM.
     """
-    from vmcellar.analysis.quality import quarantine
-
-    frame, now = _read(ctx, source, weeks)
-    last = frame["started"].max().timestamp() if len(frame) else None
-    good, bad = quarantine(frame, now if now is not None else last)
-    if len(bad):
-        note(f"{len(bad)} rows of the history were not used: {'; '.join(sorted(set(bad['reasons'])))}")
+    frame, now = _read(ctx, source)
+    good, bad = _judged(frame, now)
+    _tell(bad)
     if vm is not None:
         found = good[good["vm"] == vm]
         if found.empty:
@@ -80,21 +77,62 @@ def read_frame(
     return good, now
 
 
-def _read(ctx: typer.Context, source: Source, weeks: int | None) -> tuple[pd.DataFrame, float | None]:
-    from vmcellar.analysis.history import history, read_history
+def read_parts(ctx: typer.Context, source: Source) -> Iterator[tuple[pd.DataFrame, float | None]]:
+    """The good rows of all of the history, those of a catalog some VMs after the others, and now; as `read_frame`."""
+    import pandas as pd
+
+    from vmcellar.analysis.history import in_parts, read_history
+
+    now = None
+    if source.is_catalog:
+        now = time.time()
+        parts = in_parts(_catalog(ctx, source, now))
+    elif source.history is not None:
+        parts = iter([read_history(source.history)])
+    else:
+        parts = iter([_read(ctx, source)[0]])
+    every = []
+    for part in parts:
+        good, bad = _judged(part, now)
+        every += [bad] * bool(len(bad))
+        if len(good):
+            yield good, now
+    if every:
+        _tell(pd.concat(every))
+
+
+def _judged(frame: pd.DataFrame, now: float | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Good rows, and bad ones with their reasons, at `now` or the last start."""
+    from vmcellar.analysis.quality import quarantine
+
+    last = frame["started"].max().timestamp() if len(frame) else None
+    return quarantine(frame, now if now is not None else last)
+
+
+def _tell(bad: pd.DataFrame) -> None:
+    if len(bad):
+        note(f"{len(bad)} rows of the history were not used: {'; '.join(sorted(set(bad['reasons'])))}")
+
+
+def _read(ctx: typer.Context, source: Source) -> tuple[pd.DataFrame, float | None]:
+    from vmcellar.analysis.history import read_history, recent
 
     if source.sample is not None:
         return _sample(source.sample), None
     if source.history is not None:
-        return read_history(source.history, weeks), None
+        return read_history(source.history, WEEKS), None
+    now = time.time()
+    return recent(_catalog(ctx, source, now), now), now
+
+
+def _catalog(ctx: typer.Context, source: Source, now: float) -> Catalog:
+    """The catalog, whose disks were judged by their segments."""
     from vmcellar.catalog.agreement import judge_segments
     from vmcellar.cli.commands.catalog import open_catalog
 
     _, catalog = open_catalog(ctx, source.config)
-    now = time.time()
     judge_segments(catalog, now)
-    since = None if weeks is None else datetime.fromtimestamp(now - weeks * 7 * 86400, UTC)
-    return history(catalog, since=since), now
+    return catalog
 
 
 def _some(frame: pd.DataFrame, most: int = 5) -> str:

@@ -61,6 +61,11 @@ class Offer:
         return self.retrieval + self.copies + self.transfer
 
 
+def money_text(amount: float) -> str:
+    """An amount in words: to the cent, and what is less than a dime by two digits that tell, not as nothing."""
+    return f"{amount:,.2f}" if amount >= 0.1 or amount == 0 else f"{amount:.2g}"
+
+
 def month_cost(prices: Prices, sizes: Iterable[int]) -> float:
     """What objects of these sizes cost in a month in which they just lie there."""
     return sum(_lying(prices, size) for size in sizes)

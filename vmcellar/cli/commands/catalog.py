@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,22 +125,27 @@ def export(
 @group.command()
 def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show which runs the catalog holds, by VM, and which rows of it no analysis will use, and why."""
-    from vmcellar.analysis.history import history
+    import pandas as pd
+
+    from vmcellar.analysis.history import in_parts
     from vmcellar.analysis.overview import overview
     from vmcellar.analysis.quality import quarantine
     from vmcellar.catalog.agreement import judge_segments
     from vmcellar.cli.render.catalog import bad_table, overview_json, overview_table
 
-    repository, catalog = open_catalog(ctx, config)
-    judge_segments(catalog, repository.clock())
-    frame = history(catalog)
-    _, bad = quarantine(frame)
+    _, catalog = open_catalog(ctx, config)
+    judge_segments(catalog, time.time())
+    vms, parts = [], []
+    for part in in_parts(catalog):
+        vms += overview(part)
+        parts.append(quarantine(part)[1])
+    bad = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if as_json:
-        print_json(overview_json(catalog, overview(frame), bad))
+        print_json(overview_json(catalog, vms, bad))
         return
     note(f"{catalog.name}: " + ", ".join(f"{count} {name}" for name, count in catalog.counts().items() if count))
-    if len(frame):
-        console().print(overview_table(overview(frame)))
+    if vms:
+        console().print(overview_table(vms))
     else:
         note("no run is known; `vmcellar catalog rebuild` reads them back from the repository")
     if len(bad):

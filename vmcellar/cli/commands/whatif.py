@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmcellar.cli.historyframe import HistoryOption, SampleOption, Source, read_frame
+from vmcellar.cli.historyframe import HistoryOption, SampleOption, Source, read_parts
 from vmcellar.cli.output import console, print_json
 from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_config
 from vmcellar.errors import PermanentError, UsageError
@@ -69,11 +69,14 @@ def what_if(
         for age in keep
         for rate in rates
     ]
-    frame, now = read_frame(ctx, Source(config, history, sample), weeks=None)  # what is held may be old
-    if frame.empty:
+    parts = []  # all of the history, as what is held may be old
+    for frame, now in read_parts(ctx, Source(config, history, sample)):
+        at = frame["started"].max() if now is None else pd.Timestamp(now, unit="s", tz="UTC")
+        parts.append(whatif.past_of(frame, at))
+    if not parts:
         raise PermanentError("nothing to try this on: no backup is known", hint="`vmcellar backup VM` makes one")
-    at = frame["started"].max() if now is None else pd.Timestamp(now, unit="s", tz="UTC")
-    outcomes = [whatif.what_if(frame, scenario, tables, at) for scenario in wanted]
+    past = whatif.joined(parts)
+    outcomes = [whatif.outcome(past, scenario, tables) for scenario in wanted]
     if as_json:
         print_json(scenarios_json(outcomes))
         return

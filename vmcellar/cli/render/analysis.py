@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vmcellar.cli.render.text import seconds_text, size_text, time_text
+from vmcellar.policy.costs import money_text
 
 if TYPE_CHECKING:
     from vmcellar.analysis.advise import Advice, Change
@@ -225,7 +226,7 @@ def advice_totals(advice: Advice) -> Table:
     table.add_row("bytes in no point, on average", size_text(was.exposure), size_text(will.exposure))
     table.add_row("work a day", seconds_text(was.seconds), seconds_text(will.seconds))
     if advice.money is not None:
-        table.add_row("runs cost a month", *(f"{each:,.2f}" for each in advice.money))
+        table.add_row("runs cost a month", *map(money_text, advice.money))
     for host, (before, after) in advice.peaks.items():
         table.add_row(f"most runs at once on {host}", str(before), str(after))
     return table

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from vmcellar.cli.render.text import seconds_text, size_text, time_text
+from vmcellar.policy.costs import money_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,8 @@ def bad_table(bad: pd.DataFrame) -> Table:
 
 def overview_json(catalog: Catalog, vms: Iterable[VmOverview], bad: pd.DataFrame) -> dict[str, Any]:
     """The fields of `catalog show --json`."""
-    quarantined = bad[["run_id", "vm", "disk", "reasons"]].astype(str).to_dict("records")
+    named = [name for name in ("run_id", "vm", "disk", "reasons") if name in bad.columns]
+    quarantined = bad[named].astype(str).to_dict("records")
     return {
         "catalog": catalog.name,
         "rows": catalog.counts(),
@@ -96,10 +98,10 @@ def costs_table(tiers: Iterable[TierCapacity]) -> Table:
         table.add_column(name, justify="right")
     for tier in tiers:
         for cost in tier.costs:
-            between = f"{cost.low:,.2f} and {cost.high:,.2f}" if cost.days else ""
-            thaw = "reads at once" if cost.thaw is None else f"{cost.thaw:,.2f}"
+            between = f"{money_text(cost.low)} and {money_text(cost.high)}" if cost.days else ""
+            thaw = "reads at once" if cost.thaw is None else money_text(cost.thaw)
             when = f"in {cost.days} days" if cost.days else "now"
-            table.add_row(tier.tier, when, f"{cost.month:,.2f}", between, thaw)
+            table.add_row(tier.tier, when, money_text(cost.month), between, thaw)
     return table
 
 
@@ -116,7 +118,7 @@ def scenarios_table(outcomes: Sequence[Outcome]) -> Table:
     first = outcomes[0].bill.total
     for one in outcomes:
         saved = f"{1 - one.bill.total / first:.0%}" if first else ""
-        bill = f"{one.bill.total:,.2f}"
+        bill = money_text(one.bill.total)
         work = (seconds_text(one.busy), seconds_text(one.longest), str(one.late))
         table.add_row(one.scenario.name, size_text(one.total), bill, saved, str(one.runs), _interval(one), *work)
     return table
