@@ -92,6 +92,17 @@ def test_month_ends_are_no_growth_and_come_again() -> None:
         assert fill.used[30] == pytest.approx(8 * level[known:].sum() * GB, rel=0.05), known
 
 
+def test_a_month_that_ends_on_a_working_day_counts_for_that_day_and_not_for_the_saturday_after_it() -> None:
+    """Months before it ended on a Saturday, a Tuesday, a Thursday, a Sunday and a Tuesday; days are whole ones."""
+    first = pd.Timestamp("2026-02-02 23:50", tz="UTC") + pd.to_timedelta(np.arange(208), unit="D")
+    level = np.where(first.weekday < 5, 10.0, 0.5) * np.where(first.is_month_end, 8.0, 1.0)
+    known = int((first < pd.Timestamp("2026-07-30", tz="UTC")).sum())
+    frame = together(*[noisy(level[:known], seed) for seed in range(8)])
+    frame["started"] += first[0] - frame["started"].min()
+    fill = fill_of(frame, "hot", used=0, now=pd.Timestamp("2026-07-30", tz="UTC").timestamp())
+    assert fill.used[4] == pytest.approx(8 * level[known : known + 4].sum() * GB, rel=0.1)
+
+
 def test_what_comes_every_other_week_is_no_month_end() -> None:
     level = np.where(np.arange(170) % 14 == 11, 140.0, 0.0)
     fill = fill_of(daily(level[:140] * GB), "hot", used=0)

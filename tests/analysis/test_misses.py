@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import stdtrit
 
@@ -47,6 +48,12 @@ def stepping(random: np.random.Generator) -> np.ndarray:
     return steady(random) * np.where(np.arange(KNOWN + AHEAD) >= since[:, None], 5.0, 1.0)
 
 
+def ending_months(random: np.random.Generator) -> np.ndarray:
+    """All do eight times as much on a month's last day; the first of the past forecasts did not know that."""
+    last = (pd.Timestamp("2026-06-01", tz="UTC") + pd.to_timedelta(np.arange(KNOWN + AHEAD), unit="D")).is_month_end
+    return steady(random) * np.where(last, 8.0, 1.0)
+
+
 def added(table: np.ndarray) -> Added:
     return Added(table, (table > 0).astype(np.float64), np.zeros(table.shape[1]), 1_780_272_000.0)
 
@@ -65,13 +72,21 @@ def missed(draw: Draw) -> dict[int, list[tuple[float, Miss]]]:
     return found
 
 
-@pytest.mark.parametrize("draw", [steady, wandering, together, leaving, stepping], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "draw", [steady, wandering, together, leaving, stepping, ending_months], ids=lambda one: one.__name__
+)
 def test_forecasts_are_off_by_as_much_as_is_said(draw: Draw) -> None:
     for days, each in missed(draw).items():
         assert len(each) == TIERS
         for level, least, most in ((80, 0.70, 0.93), (95, 0.88, 1.0)):
             inside = [abs(miss) <= stdtrit(one.freedom, 0.5 + level / 200) * one.error for miss, one in each]
             assert least <= np.mean(inside) <= most, (days, level)
+
+
+def test_past_forecasts_that_knew_no_month_end_widen_nothing_once_they_are_known() -> None:
+    """They missed by it; without them the error is that of this forecast."""
+    misses, said = zip(*((miss, one.error) for miss, one in missed(ending_months)[30]), strict=True)
+    assert np.median(said) == pytest.approx(np.std(misses), rel=0.05)
 
 
 def test_disks_that_miss_together_have_few_degrees_of_freedom_and_others_many() -> None:

@@ -37,8 +37,10 @@ STEEPEST = 0.3
 """The largest slope of a logarithm in a week."""
 LEAST_NOISE = 0.02
 DAY = 86400.0
+PLACES = 3
+"""A month's end falls on two days or three, as a day's begin is no midnight and daily runs come later."""
 LEAST_END_DAYS, MOST_MONTHLY = 5, 10.0
-"""Days of two month ends at least; each falls on two days or three, as a day's begin is no midnight."""
+"""Days of two month ends at least."""
 QUIETEST = 0.5
 """Usual days near month ends count as this share of a mean day at the least."""
 FURTHEST = 400
@@ -71,26 +73,33 @@ class Added:
         """As it was known at the end of a day."""
         return Added(self.incremental[:, :day], self.runs[:, :day], self.whole[:day], self.begin)
 
+    def month_ends_known(self) -> bool:
+        """Whether enough of them are in what a trend looks back on."""
+        return int((self.month_ends(max(self.days - 7 * WEEKS, 0), self.days) >= 0).sum()) >= LEAST_END_DAYS
+
     def between(self, first: int, last: int) -> Floats:
         """What each disk added from one day to before another one; at the end what full runs did."""
         whole = float(self.whole[first:last].sum())
         return np.append(self.incremental[:, first:last].sum(axis=1), whole)
 
-    def month_ends(self, first: int, last: int) -> Bools:
-        """Which of the days `first` to `last` hold what changed on a month's last day (UTC): it is stored by its end,
-        or by daily runs within a day of it.
+    def month_ends(self, first: int, last: int) -> NDArray[np.int64]:
+        """Which of the days `first` to `last` hold what changed on a month's last day (UTC), as it is stored by its
+        end, or by daily runs within a day of it: the first of them is 0, others 1 and 2; -1 are usual days.
         """
         begins = self.begin + np.arange(first, last) * DAY
         moments = np.datetime64(int(self.begin), "s").astype("datetime64[M]") + np.arange(-1, (last + 62) // 28 + 2)
         ends = moments.astype("datetime64[s]").astype(np.int64)[:, None]
-        return np.asarray(((begins < ends + DAY) & (begins + DAY > ends - DAY)).any(axis=0), dtype=np.bool_)
+        away = begins + DAY - (ends - DAY)  # how long the day's end is after the begin of the month's last day
+        there = (begins < ends + DAY) & (away > 0)
+        return np.asarray(np.where(there, np.ceil(away / DAY) - 1, -1).max(axis=0), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
     """By disk: bytes a week at `level` on average lately, or `now` at the end of its line, its `slope` (logarithm, a
-    week), and `monthly`, what a month's end adds, as a share of a usual day. Of the whole tier: `shape`, the share of
-    each day of a week, `whole`, bytes a day of full runs, and `ends`, which coming days a month's end falls on.
+    week), and `monthly`, what a month's end adds to each of the days that it falls on, as a share of what is usual on
+    such a day. Of the whole tier: `shape`, the share of each day of a week, `whole`, bytes a day of full runs, and
+    `ends`, which coming days a month's end falls on.
     """
 
     level: Floats
@@ -99,25 +108,26 @@ class Trend:
     monthly: Floats
     shape: Floats
     whole: float
-    ends: Bools
+    ends: NDArray[np.int64]
 
     def ahead(self, days: int, damping: float) -> Floats:
         """Bytes added on each of the next days; slopes keep `damping` of themselves from week to week."""
         weekly = self._weekly(days, damping)
-        usual, more = (
+        usual, *more = (
             (sums[:, None] * self.shape[None, :]).reshape(-1)[:days]
-            for sums in (weekly.sum(axis=0), self.monthly @ weekly)
+            for sums in (weekly.sum(axis=0), *(self.monthly.T @ weekly))
         )
-        return np.asarray(usual + np.where(self.ends[:days], more, 0.0) + self.whole, dtype=np.float64)
+        added = sum((np.where(self.ends[:days] == place, each, 0.0) for place, each in enumerate(more)), usual)
+        return np.asarray(added + self.whole, dtype=np.float64)
 
     def within(self, days: int, damping: float) -> Floats:
         """Bytes that each disk adds in so many days, and at the end those of full runs; as `ahead` tells their sum."""
         weekly = self._weekly(days, damping)
         share = np.tile(self.shape, weekly.shape[1])
         share[days:] = 0.0
-        ends = np.where(self.ends[: len(share)], share, 0.0)
-        usual, more = (weekly @ each.reshape(-1, 7).sum(axis=1) for each in (share, ends))
-        return np.append(usual + self.monthly * more, self.whole * days)
+        ends = [np.where(self.ends[: len(share)] == place, share, 0.0) for place in range(PLACES)]
+        usual, *more = (weekly @ each.reshape(-1, 7).sum(axis=1) for each in (share, *ends))
+        return np.append(usual + (self.monthly * np.stack(more, axis=1)).sum(axis=1), self.whole * days)
 
     def _weekly(self, days: int, damping: float) -> Floats:
         """By disk, of the next weeks up to the one that so many days end in, or the one after."""
@@ -175,10 +185,12 @@ def _weeks_lived(added: Added, weeks: int) -> tuple[Floats, Bools]:
 
 def _month_ends_apart(added: Added) -> tuple[Floats, Floats]:
     """Bytes by disk and day with month ends as the same weekday a week before and after; and what a month's end adds
-    by disk, as a share of what is usual on such days. The calendar is one for all disks: left in, month ends would pass
-    for growth of all.
+    by disk to each of the days that it falls on, as a share of what is usual on such a day: taken over all of them, a
+    month that ends on a Friday would count for what the Saturday adds. The calendar is one for all disks: left in,
+    month ends would pass for growth of all.
     """
-    marked = added.month_ends(0, added.days)
+    places = added.month_ends(0, added.days)
+    marked = places >= 0
     days = np.flatnonzero(marked)
     near = days[:, None] + np.array([-7, 7])
     there = (near >= 0) & (near < added.days)
@@ -188,12 +200,13 @@ def _month_ends_apart(added: Added) -> tuple[Floats, Floats]:
     usual = added.incremental.copy()
     usual[:, days] = beside
     recent = slice(-7 * WEEKS, None)
-    count = marked[recent].sum()
-    if count < LEAST_END_DAYS:
-        return usual, np.zeros(len(usual))
-    came, without = (each[:, recent][:, marked[recent]].sum(axis=1) for each in (added.incremental, usual))
-    without = np.maximum(without, QUIETEST * count * usual[:, recent].mean(axis=1))
-    return usual, np.clip(came / np.maximum(without, 1.0) - 1, -1.0, MOST_MONTHLY)
+    if not added.month_ends_known():
+        return usual, np.zeros((len(usual), PLACES))
+    at = (places[recent, None] == np.arange(PLACES)).astype(np.float64)
+    came, without = (each[:, recent] @ at for each in (added.incremental, usual))
+    least = QUIETEST * at.sum(axis=0) * usual[:, recent].mean(axis=1, keepdims=True)
+    monthly = (came - without) / np.maximum(np.maximum(without, least), 1.0)
+    return usual, np.clip(monthly, -1.0, MOST_MONTHLY)
 
 
 def _shape(table: Floats) -> Floats:

@@ -3,8 +3,9 @@
 A tier has few past forecasts over 30 days, as they overlap, but many disks. Where disks miss independently, the squares
 of what they miss add up, which tells far more than the few sums do; what the sums missed beyond that, disks missed
 together, and it counts as far as it stands out of chance. Past forecasts count that knew at least half of what is known
-now, and of each disk those since its last lasting step: like the forecast, its error is for levels as they are. Disks
-that go are counted, and every disk may go next: few have gone, so what these missed depends on how large they were.
+now, month ends among it, and of each disk those since its last lasting step: like the forecast, its error is for levels
+as they are. Disks that go are counted, and every disk may go next: few have gone, so what these missed depends on how
+large they were.
 Sources: Satterthwaite 1946, "An Approximate Distribution of Estimates of Variance Components" (how many degrees of
 freedom a sum of squares has); Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 5.10 (rolling origins).
 """
@@ -90,8 +91,11 @@ def _tested(added: Added, damping: float, least_days: int) -> list[_Tests]:
     least = max(least_days, int(np.ceil(LEAST_SHARE * known)), added.days - 7 * (WEEKS + 1))
     away, since = gone(added)[0], stepped(added)
     rows: dict[int, list[Floats]] = {days: [] for days in TESTED}
+    knew: dict[int, list[bool]] = {days: [] for days in TESTED}
+    seasoned = added.month_ends_known()
     for origin in range(added.days - 7, least - 1, -7):
-        then = trend_of(added.until(origin))
+        before = added.until(origin)
+        then, knows = trend_of(before), not seasoned or before.month_ends_known()
         counts = np.append(~away & ((since == 0) | (origin >= since + 7 * LEAST_AFTER)), True)
         for days, each in rows.items():
             if origin + days > added.days:
@@ -100,4 +104,11 @@ def _tested(added: Added, damping: float, least_days: int) -> list[_Tests]:
             sure = float(said[counts].sum())
             if sure > 0 and sure >= LEAST_SHARE * said.sum():
                 each.append(np.where(counts, added.between(origin, origin + days) - said, 0.0) / sure)
-    return [_Tests(days, np.array(each)) for days, each in rows.items()]
+                knew[days].append(knows)
+    return [_Tests(days, np.array(_enough(each, knew[days]))) for days, each in rows.items()]
+
+
+def _enough(rows: list[Floats], knew: list[bool]) -> list[Floats]:
+    """Past forecasts that knew what month ends add, if this one does: others missed by it. All, where these are few."""
+    some = [row for row, knows in zip(rows, knew, strict=True) if knows]
+    return some if len(some) >= LEAST_TESTED else rows
