@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vmcellar.backup.landing import LandingZone
 from vmcellar.backup.model import PackHandle
+from vmcellar.backup.place import PLACED_AT_ONCE
 from vmcellar.backup.rundir import RunDirectory
 from vmcellar.backup.runs import Run, load_record
 from vmcellar.config.load import find_config, load_config
@@ -64,6 +65,7 @@ class Engine:
         self.landing = LandingZone(config.landing.dir / self.instance, config.landing.budget_bytes())
         self.read_buffers = BufferPool(CHUNK_MAX)
         self.direct_slots = threading.BoundedSemaphore(config.landing.direct // CHUNK_MAX)
+        self.place_slots = threading.BoundedSemaphore(PLACED_AT_ONCE)
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
 

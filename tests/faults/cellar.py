@@ -20,6 +20,7 @@ from tests.crypto.store import CHEAP
 from tests.faults.imagesource import ImageReader, ImageSource
 from tests.repository.writing import read_map
 from vmcellar.backup import clean_check, export, pipeline, recover
+from vmcellar.backup import place as placing
 from vmcellar.backup.model import BackupRequest, PointSummary
 from vmcellar.backup.rundir import REQUEST_FILE
 from vmcellar.config.model import Config
@@ -45,7 +46,8 @@ def stand_ins() -> list[tuple[object, str, object]]:
         (passphrase, "Argon2Cost", lambda *costs: made(*costs) if costs else CHEAP),
         (reserve, "BYTES", 64 << 10),  # each trial copies it
         (pipeline, "READING", 1),
-        (pipeline, "AFTER_EXPORT_WORKERS", 1),  # steps in the same order every time
+        (pipeline, "AFTER_EXPORT_WORKERS", 1),
+        (placing, "PLACED_AT_ONCE", 1),  # steps in the same order every time
     ]
 
 

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmcellar.backup.model import CompressResult, PlaceResult
+from vmcellar.backup.model import CompressResult, PackHandle, PlaceResult
+from vmcellar.backup.packs_at_once import each_pack
 from vmcellar.backup.rundir import RunDirectory, stage_file
 from vmcellar.errors import PermanentError
 from vmcellar.progress import CancelToken, ProgressSink
@@ -14,11 +15,14 @@ from vmcellar.progress import CancelToken, ProgressSink
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
 
+PLACED_AT_ONCE = 4
+"""Packs on their way to the tier at a time, over all segments of all VMs of this process, as `tiers move` has it."""
+
 
 def place(
     engine: Engine, run_id: str, target: str, segment: int, progress: ProgressSink, cancel: CancelToken
 ) -> PlaceResult:
-    """Adopt the segment's packs into the tier, fsync and rename; a pack that is there already is left alone.
+    """Adopt the segment's packs into the tier, some at a time; a pack that is there already is left alone.
 
     Raises what the tier raises: TransientError for what may pass, PermanentError when it is full.
     """
@@ -26,12 +30,16 @@ def place(
     packed = compressed(directory, target, segment)
     tier = engine.repository.tier
     started = time.monotonic()
-    for pack in packed.packs:
-        cancel.check()
+
+    def adopt(pack: PackHandle, stop: CancelToken) -> None:
         path = Path(pack.path)
-        if path.exists() or not engine.placed(pack):  # what is still staged may be placed, but not durable there yet
-            tier.adopt(path, pack.key)
+        with engine.place_slots:
+            stop.check()
+            if path.exists() or not engine.placed(pack):  # what is still staged may be placed, but not durable yet
+                tier.adopt(path, pack.key)
         progress("place", pack.size)
+
+    each_pack(packed.packs, PLACED_AT_ONCE, adopt, cancel)
     result = PlaceResult(
         target,
         segment,

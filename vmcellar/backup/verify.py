@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from vmcellar.backup.model import VerifyResult
+from vmcellar.backup.model import PackHandle, VerifyResult
+from vmcellar.backup.packs_at_once import each_pack
 from vmcellar.backup.place import compressed
 from vmcellar.backup.rundir import stage_file
 from vmcellar.progress import CancelToken, ProgressSink
@@ -18,6 +19,9 @@ from vmcellar.repository.packs import verify_pack
 
 if TYPE_CHECKING:
     from vmcellar.engine import Engine
+
+VERIFIED_AT_ONCE = 2
+"""Packs that are checked at a time: the next one has work for the engine's threads while the last pieces of one end."""
 
 
 def verify(
@@ -33,10 +37,11 @@ def verify(
         return VerifyResult(target, segment, ids, done.chunks, done.bytes, done.seconds, reused=True)
     started = time.monotonic()
     repository = engine.repository
-    chunks = 0
-    for pack in packed.packs:
-        cancel.check()
-        chunks += verify_pack(repository.tier, pack.key, repository.keyring, engine.cpu, progress, cancel)
+
+    def check(pack: PackHandle, stop: CancelToken) -> int:
+        return verify_pack(repository.tier, pack.key, repository.keyring, engine.cpu, progress, stop)
+
+    chunks = sum(each_pack(packed.packs, VERIFIED_AT_ONCE, check, cancel))
     size = sum(pack.size for pack in packed.packs)
     result = VerifyResult(target, segment, ids, chunks, size, time.monotonic() - started)
     directory.save(name, result)
