@@ -75,12 +75,15 @@ def test_a_writer_paused_beyond_its_lease_takes_its_point_back(world: World) -> 
 
 
 class PausedTier(FaultyTier):
-    """Runs `pause` before or after the point is written."""
+    """Runs `pause` before or after the point is written; `point` is the last one that it wrote."""
 
     pause: Callable[[], object] = staticmethod(lambda: None)
     late: bool = False
+    point: str = ""
 
     def put(self, key: str, data: bytes) -> None:
+        if key.startswith("points/"):
+            self.point = key.removeprefix("points/")
         if key.startswith("points/") and not self.late:
             self.pause()
         super().put(key, data)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,10 +23,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.repository.writing import read_disk
 from tests.tiers.faulty import DiedError
+from tests.upkeep.test_beside import PausedTier
 from tests.upkeep.world import DAY, HOUR, PIECES, World
 from vmcellar.config.jobs import KeepByAge
 from vmcellar.errors import IntegrityError, PermanentError, TransientError, VmcellarError
-from vmcellar.repository import layout
+from vmcellar.repository import guard, layout
+from vmcellar.repository.guard import Guard
 from vmcellar.repository.leases import SKEW
 from vmcellar.repository.rebuild import rebuild_index
 from vmcellar.repository.repair import RepairRequest, repair
@@ -46,6 +48,16 @@ ATTEMPTS = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 1
 HOLDERS = st.sampled_from(["boot", "thaw"])
 WHICH = st.integers(0, 99)
 BESIDE = st.lists(st.sampled_from(["gc", "later", "prune", "backup", "consolidate"]), max_size=5)
+LIVES = st.sampled_from(
+    [
+        [],
+        ["gc", "later"],
+        ["gc", "later", "gc"],
+        ["backup", "prune", "gc", "later"],
+        ["backup", "prune", "gc", "later", "gc"],
+    ]
+)
+"""What becomes of what nobody seems to need, or of a point's parent, while its writer is paused."""
 
 
 class Upkeep(RuleBasedStateMachine):
@@ -105,6 +117,30 @@ class Upkeep(RuleBasedStateMachine):
                 self._beside(what)
 
         self.run("a", None, lambda host: self._back_up(host, vm, changes, lease=lease, full=full, others=others))
+
+    @rule(vm=VMS, changes=CHANGES, beside=LIVES, full=st.booleans())
+    def back_up_killed_at_its_point(self, vm: str, changes: dict[int, int], beside: list[str], full: bool) -> None:
+        """Others work between its last look and its point, then it is killed; its host settles that before all else."""
+        self.world.now += HOUR
+        tier = PausedTier(self.world.tier)
+
+        def others() -> None:
+            for what in beside:
+                self._beside(what)
+
+        def killed(_: Guard) -> None:
+            raise DiedError
+
+        tier.pause = others
+        slow = self.world.host("a", tier, lambda: self.world.now + self.clocks["a"])
+        with patch.object(Guard, "after_point", killed), suppress(DiedError, PermanentError, TransientError):
+            self._back_up(slow, vm, changes, lease=True, full=full)
+        slow.close()
+        self.run("a", None, lambda host: self._settle(host, tier.point))
+
+    def _settle(self, host: Repository, point: str) -> None:
+        if point and host.tier.exists(layout.point_key(point)) and guard.doubt(host, host.point(point)):
+            guard.withdraw(host, point)
 
     def _back_up(
         self, host: Repository, vm: str, changes: dict[int, int], *, lease: bool, full: bool,
