@@ -10,7 +10,7 @@ import pytest
 from tests.analysis.test_plots import drawn
 from vmcellar.analysis import plots
 from vmcellar.analysis.history import HISTORY, conform
-from vmcellar.analysis.whatif import Scenario, compare, joined, outcome, past_of, what_if
+from vmcellar.analysis.whatif import Outcome, Scenario, compare, joined, outcome, past_of
 from vmcellar.cli.render.catalog import scenarios_json, scenarios_table
 from vmcellar.config.prices import Prices
 
@@ -30,6 +30,10 @@ def made(*runs: tuple[str, str, int]) -> pd.DataFrame:
 
 
 FRAME = made(("2026-01-30", "full", 100), ("2026-03-11", "incremental", 10), ("2026-03-21", "incremental", 20))
+
+
+def what_if(frame: pd.DataFrame, scenario: Scenario, prices: dict[str, Prices], now: pd.Timestamp) -> Outcome:
+    return outcome(past_of(frame, now), scenario, prices)
 
 
 def test_what_a_dropped_point_brought_goes_and_a_full_stays() -> None:

@@ -40,8 +40,9 @@ SAMPLE = replace(TUNING, seed=1, vms=18, days=120, trouble_share=0.25)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Good rows of a history, the bad ones with their reasons, points, evidence, use of tiers (see `history.py`); `rpo`
-    and `rto` targets in seconds by VM. `now` is the moment that all is looked at from, `origin` says where it is from.
+    """Good rows of a history (of a catalog: its last 25 weeks), the bad ones with their reasons, points, evidence, use
+    of tiers (see `history.py`); `rpo` and `rto` targets in seconds by VM. `now` is the moment that all is looked at
+    from, `origin` says where it is from.
     """
 
     origin: str
@@ -56,6 +57,8 @@ class Source:
     settings: Config | None = None
     zone: tzinfo = UTC
     """By which clock the guests live; made-up ones know no summer time."""
+    older: pd.DataFrame | None = None
+    """What lies there of before the history begins, as `history.held_before` has it."""
 
     @property
     def standing(self) -> list[TierUse]:
@@ -128,6 +131,7 @@ def _from_catalog(settings: Config) -> Source | None:
         targets(settings, vms, "rto"),
         settings,
         local_zone(),
+        tables.held_before(catalog, now.timestamp()),
     )
 
 

@@ -119,11 +119,6 @@ def past_of(frame: pd.DataFrame, now: pd.Timestamp, older: pd.DataFrame | None =
     return Past(days.assign(since=seconds_of(days["day"])), month, runs["gap"].dropna(), int(recent.sum()), end)
 
 
-def what_if(frame: pd.DataFrame, scenario: Scenario, prices: Mapping[str, Prices], now: pd.Timestamp) -> Outcome:
-    """One scenario on a good history. KeyError for a tier without prices."""
-    return outcome(past_of(frame, now), scenario, prices)
-
-
 def outcome(past: Past, scenario: Scenario, prices: Mapping[str, Prices]) -> Outcome:
     """What a scenario comes to. KeyError for a tier without prices."""
     stays = _stays(past.days, scenario)
