@@ -59,10 +59,15 @@ def told_of(state: Path, name: str, parameters: dict[str, Any] | None = None) ->
     try:
         yield
     except Exception as error:
-        text = " ".join((str(error) or type(error).__name__).split())[:SHOWN]
-        _change(state, name, Failure(text=text, since=time.time(), parameters=parameters or {}))
+        note(state, name, str(error) or type(error).__name__, parameters or {})
         raise
     _change(state, name, None)
+
+
+def note(state: Path, name: str, text: str, parameters: dict[str, Any]) -> None:
+    """Note a failure that nobody else saw end."""
+    shown = " ".join(text.split())[:SHOWN]
+    _change(state, name, Failure(text=shown, since=time.time(), parameters=parameters))
 
 
 def of_flow_run(run: FlowRun | None, name: str, state: Path) -> bool:

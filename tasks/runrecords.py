@@ -28,7 +28,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from tasks.failures import told_of_this_run
+from tasks.failures import TOLD, note, told_of_this_run
 from tasks.patience import is_process_of, leave_when_lost
 from vmcellar.backup.model import PointSummary
 from vmcellar.config import find_config, load_config
@@ -114,21 +114,25 @@ async def settle(state: Path) -> list[Record]:
             record = _read(path)
             if record is not None and record.url != _url():
                 continue
-            if record is not None and await _tell(client, record):
+            if record is not None and await _tell(client, record, state):
                 log.warning("flow run %s: its process is gone; the server is told", record.id)
                 told.append(record)
             path.unlink(missing_ok=True)
     return told
 
 
-async def _tell(client: PrefectClient, record: Record) -> bool:
+async def _tell(client: PrefectClient, record: Record, state: Path) -> bool:
     try:
         run = await client.read_flow_run(UUID(record.id))
     except ObjectNotFound:
         return False
     if run.state is None or run.state.type not in _untrue(record) or run.run_count != record.count:
         return False
-    await client.set_flow_run_state(run.id, _state(record, run.state.type), force=True)
+    await client.set_flow_run_state(run.id, (true := _state(record, run.state.type)), force=True)
+    if true.type == StateType.CRASHED and run.auto_scheduled:
+        name = (await client.read_flow(run.flow_id)).name
+        if name in TOLD:
+            note(state, name, str(true.message), run.parameters)
     only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
     for task in await client.read_task_runs(flow_run_filter=only):
         if task.state is not None and not task.state.is_final():

@@ -397,7 +397,8 @@ def test_keys_written_into_the_file_are_not_repeated_in_the_message() -> None:
     ("schedule", "said"),
     [
         ({"cron": "0 0 30 2 *"}, "this day never comes"),
-        ({"cron": "0 0 31 apr,jun-6/2 *"}, "this day never comes"),
+        ({"cron": "0 2-2 * * *"}, "one time: write 2"),
+        ({"cron": "0 0 31 apr,jun *"}, "this day never comes"),
         ({"interval": "99999999999y"}, "at most ten years"),
         ({"rrule": "FREQ=DAILY;INTERVAL=0"}, "never ends"),
         ({"rrule": "FREQ=SECONDLY"}, "YEARLY to HOURLY"),
@@ -432,3 +433,30 @@ def test_a_schedule_by_which_nothing_runs_or_a_server_hangs_is_refused(schedule:
 )
 def test_one_that_comes_ever_so_seldom_is_taken_and_prefect_takes_it(schedule: dict[str, str]) -> None:
     assert prefect_schedule(Schedule.model_validate(schedule))
+
+
+@pytest.mark.parametrize(
+    ("cron", "window", "meets"),
+    [
+        ("0 1 * * *", "02:00-04:00", False),
+        ("0 4 * * *", "02:00-04:00", False),
+        ("59 3 * * *", "02:00-04:00", True),
+        ("0 2 * * *", "02:00-04:00", True),
+        ("0 6,12 * * *", "22:00-06:00", False),
+        ("30 5 * * sun", "22:00-06:00", True),
+        ("*/15 * * * *", "02:01-02:16", True),
+        ("*/15 * * * *", "02:01-02:15", False),
+        ("0 22-4/3 * * *", "00:30-01:30", True),
+        ("0 9 * * *", "00:00-00:00", True),
+    ],
+)
+def test_a_window_in_which_no_run_is_due_is_refused(cron: str, window: str, meets: bool) -> None:
+    """Each run would be skipped, each night, and none would fail."""
+    job = {"name": "nightly", "schedule": cron, "window": window}
+    if meets:
+        assert BackupJob.model_validate(job)
+    else:
+        with pytest.raises(ValidationError, match="no run would begin"):
+            BackupJob.model_validate(job)
+    elsewhere = {**job, "schedule": {"cron": cron, "timezone": "Asia/Tokyo"}}
+    assert BackupJob.model_validate(elsewhere), "its times are not the window's"

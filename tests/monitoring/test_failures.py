@@ -6,14 +6,16 @@ import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
+from prefect.states import Running
 
 import flows.backup as flow
 from flows.parameters import BackupJob, Watch
 from tasks import failures, runrecords
 from tasks.failures import FILE, failed_work, told_of
-from tasks.runrecords import recorded
+from tasks.runrecords import Record, _tell, recorded
 from tasks.turns import Turns
 from tests.backup.world import make_engine
 from tests.cli.conftest import quick_cost
@@ -73,6 +75,35 @@ def test_a_scheduled_run_that_failed_is_told_until_one_like_it_succeeds(
     assert told(tmp_path) == [text], "something else went well"
     ran("verify-repository", SAMPLE, None, scheduled=False)
     assert told(tmp_path) == [], "the same, by Retry or Duplicate in the UI"
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduled", "count"),
+    [("upkeep-repository", True, 1), ("upkeep-repository", False, 0), ("restore-vm", True, 0)],
+)
+def test_scheduled_work_whose_process_was_killed_is_told_of(
+    tmp_path: Path, name: str, scheduled: bool, count: int
+) -> None:
+    run = SimpleNamespace(
+        id=uuid4(), flow_id=uuid4(), state=Running(), run_count=1, auto_scheduled=scheduled, parameters={}
+    )
+
+    class Server:
+        async def read_flow_run(self, _id: UUID) -> Any:
+            return run
+
+        async def read_flow(self, _id: UUID) -> Any:
+            return SimpleNamespace(name=name)
+
+        async def read_task_runs(self, **_: object) -> list[Any]:
+            return []
+
+        async def set_flow_run_state(self, *_: object, **__: object) -> None:
+            pass
+
+    server: Any = Server()
+    assert asyncio.run(_tell(server, Record(str(run.id), "", 1), tmp_path))
+    assert [text.split(":")[0] for text in told(tmp_path)] == [f"{name} failed"] * count
 
 
 def test_a_file_that_cannot_be_read_ends_nothing(tmp_path: Path) -> None:

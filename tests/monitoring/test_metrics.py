@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -285,6 +286,15 @@ def test_no_port_is_bad_use(tmp_path: Path, listen: str) -> None:
     done = subprocess.run([*command, "--listen", listen], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no port" in done.stderr
+
+
+def test_a_device_is_not_replaced_by_a_textfile(tmp_path: Path) -> None:
+    (tmp_path / "vmcellar.yaml").write_text(yaml.safe_dump({"state": str(tmp_path)}))
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-m", "vmcellar.cli.main", "--config", str(tmp_path / "vmcellar.yaml"), "metrics"]
+    done = subprocess.run([*command, "--textfile", tmp_path / "pipe"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_the_textfile_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,10 @@ from vmcellar.config.bandwidth import Bandwidth
 from vmcellar.config.drill import Drill
 from vmcellar.config.hooks import Hook
 from vmcellar.config.onanomaly import OnAnomaly
+from vmcellar.config.problems import wrong_at
 from vmcellar.config.schedules import Schedule
 from vmcellar.config.section import Section
-from vmcellar.config.units import DailyWindow, Duration, as_written, parse_rate
+from vmcellar.config.units import DailyWindow, Duration, as_written, minutes_of_day, parse_rate
 
 TIERS = ("hot", "warm", "cold")
 ZSTD_LEVELS = range(1, 20)
@@ -211,6 +212,9 @@ class BackupJob(Section):
     def _a_window_ends(self) -> Self:
         if self.window is None and self.after_window != "run":
             raise ValueError("after_window needs a window: say when it ends, as in window: 22:00-06:00")
+        cron = self.schedule.cron if self.schedule and not self.schedule.timezone else None
+        if self.window and cron and not any(self.window.holds(minute) for minute in minutes_of_day(cron)):
+            raise wrong_at(("window",), f"no run would begin: none of schedule: {cron} is due in it; widen one of them")
         return self
 
     @field_serializer("after_window")

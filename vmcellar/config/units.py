@@ -70,6 +70,10 @@ class Window:
     start: int
     end: int
 
+    def holds(self, minute: int) -> bool:
+        """Whether this minute of the day lies in it."""
+        return (minute - self.start) % 1440 < ((self.end - self.start) % 1440 or 1440)
+
     def __str__(self) -> str:
         """As the configuration has it."""
         return "-".join(f"{minutes // 60:02}:{minutes % 60:02}" for minutes in (self.start, self.end))
@@ -100,30 +104,39 @@ def parse_cron(value: object) -> str:
     return text
 
 
+def minutes_of_day(cron: str) -> set[int]:
+    """The minutes after midnight at which a cron line may be due, whatever the day."""
+    minutes, hours = (
+        {number for item in field.split(",") for number in _numbers(item, *limits)}
+        for field, limits in zip(cron.split()[:2], _CRON_LIMITS[:2], strict=True)
+    )
+    return {60 * hour + minute for hour in hours for minute in minutes}
+
+
 def _comes(day: str, month: str) -> bool:
     """Whether there is a day of these fields in any year."""
-    first = min(_first(item, 1) for item in day.split(","))
-    months = {number for item in month.split(",") for number in _months(item)}
-    return any(first <= _DAYS_MOST[number - 1] for number in months)
+    days, months = (
+        {number for item in field.split(",") for number in _numbers(item, *limits)}
+        for field, limits in ((day, _CRON_LIMITS[2]), (month, _CRON_LIMITS[3]))
+    )
+    return any(min(days) <= _DAYS_MOST[number - 1] for number in months)
 
 
-def _first(item: str, least: int) -> int:
-    """The least number of a part of a cron line's field; of a range over its end, the field's own."""
-    match = _CRON_ITEM.fullmatch(item)
-    begin, end = (match[1], match[2]) if match else (None, None)
-    return least if begin is None or (end is not None and int(end) < int(begin)) else int(begin)
-
-
-def _months(item: str) -> Iterable[int]:
+def _numbers(item: str, first: int, last: int) -> Iterable[int]:
+    """What a part of a cron line's field stands for; a range may run over the field's end."""
     match = _CRON_ITEM.fullmatch(item)
     begin, end, step = match.groups() if match else (None, None, None)
-    first = _month(begin or "1")
-    last = _month(end) if end else 12 if begin is None or step else first
-    return range(first, last + 1, int(step or 1)) if first <= last else range(1, 13)
+    low = _number(begin) if begin else first
+    high = _number(end) if end else last if begin is None or step else low
+    if low > high:
+        return [*range(low, last + 1), *range(first, high + 1)]  # with any step: programs differ in how they go on
+    return range(low, high + 1, int(step or 1))
 
 
-def _month(text: str) -> int:
-    return int(text) if text.isdigit() else _CRON_NAMES[0].split().index(text) + 1
+def _number(text: str) -> int:
+    """Of a month by its name, too; a weekday's is only told from others."""
+    names = " ".join(_CRON_NAMES).split()
+    return int(text) if text.isdigit() else names.index(text) + 1
 
 
 def _check_cron_item(item: str, limits: tuple[int, int]) -> None:
@@ -133,6 +146,8 @@ def _check_cron_item(item: str, limits: tuple[int, int]) -> None:
     for part in match.groups()[:2]:
         if part is not None and not _cron_number_fits(part, limits):
             raise ValueError(f'"{part}" is outside {limits[0]}-{limits[1]}')
+    if match[2] is not None and _number(match[1]) == _number(match[2]):  # Prefect takes it for all there are
+        raise ValueError(f'"{item}" is one time: write {match[1]}')
 
 
 def _cron_number_fits(part: str, limits: tuple[int, int]) -> bool:

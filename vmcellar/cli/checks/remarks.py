@@ -55,6 +55,9 @@ def _of_job(config: Config, number: int) -> Iterator[Remark]:
             "is kept, and each run's report says so (docs/leaving-out.md)"
         )
         yield Remark("warning", (*at, "exclude", job.exclude.index(f"path:{path}")), said)
+    if job.schedule is not None and job.rpo is None and config.notify:
+        said = f"job {job.name}: nobody is told when its backups stop coming, only when one fails"
+        yield Remark("note", (*at, "name"), said, "give it an rpo:, such as twice the time between its runs")
     if job.mode == "incremental":
         said = f"job {job.name}: mode {job.mode} is done as auto: every point restores without the others"
         yield Remark("note", (*at, "mode"), said)

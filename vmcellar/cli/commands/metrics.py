@@ -41,6 +41,8 @@ def metrics(
     """
     if listen is not None and textfile is not None:
         raise UsageError("--listen and --textfile exclude each other")
+    if textfile is not None and textfile.exists() and not textfile.is_file():
+        raise UsageError(f"--textfile {textfile}: not a regular file", hint="a new file would take its place")
     registry = _registry(ctx, config)
     if listen is not None:
         _serve(registry, listen)
