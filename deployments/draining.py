@@ -7,7 +7,6 @@ taken. What was paused is kept in `<state>/drained.json`, so that the end undoes
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,13 +25,14 @@ from prefect.exceptions import ObjectNotFound
 from deployments.drained import FILE, Drained, read, write
 from deployments.registration import deployed
 from deployments.wanted import TAG
+from tasks.runrecords import living
 from tasks.timetable import SERVED
+from tasks.unbegun import at_work
 from vmcellar.errors import PermanentError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-_MARK = b"PREFECT__FLOW_RUN_ID="
 _STARTING = timedelta(minutes=1)
 """A pending run without a process is one that is being started, until it is this old."""
 
@@ -79,16 +79,20 @@ async def resume(state: Path) -> Drained | None:
     return done
 
 
-async def running(where: str) -> list[str]:
-    """The flow runs of a place that go on in a process of this host, or are being started; by name."""
+async def running(where: str, state: Path) -> list[str]:
+    """The flow runs of a place that go on in a process of this host, or are being started; by name.
+
+    A run whose process was killed stays Running on the server, perhaps for ever: the kernel says which live, by the
+    records in `state`, and by processes' environments where a worker began a run whose flow has not yet begun.
+    """
     wanted = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[f"{TAG}-{where}"]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)),
     )
     async with get_client() as client:
         runs = await client.read_flow_runs(flow_run_filter=wanted)
-    living = _with_process()
-    return [run.name for run in runs if str(run.id) in living or _starting(run)]
+    alive = living(state) | {str(each) for each in at_work(Path("/proc"))}
+    return [run.name for run in runs if str(run.id) in alive or _starting(run)]
 
 
 _ALIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
@@ -97,16 +101,3 @@ _ALIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 def _starting(run: FlowRun) -> bool:
     state = run.state
     return state is not None and state.type == StateType.PENDING and datetime.now(UTC) - state.timestamp < _STARTING
-
-
-def _with_process() -> set[str]:
-    """The ids of the flow runs that have a process here, as the kernel says: a run whose process was killed stays
-    Running on the server, perhaps for ever.
-    """
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            for entry in (folder / "environ").read_bytes().split(b"\0"):
-                if entry.startswith(_MARK):
-                    found.add(os.fsdecode(entry.removeprefix(_MARK)))
-    return found

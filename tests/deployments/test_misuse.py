@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Running
 from prometheus_client import CollectorRegistry, generate_latest
 
 from deployments import draining, serve
 from deployments.drained import read
 from tasks.queue import QueueCollector, asking
+from tasks.runrecords import Record, _write, folder_of
 from tasks.server import answers
 from vmcellar.cli.commands.deploy import _agreed
 from vmcellar.errors import PermanentError, UsageError
@@ -63,6 +68,30 @@ def test_a_host_that_the_server_does_not_know_is_not_said_to_be_drained(
     with pytest.raises(PermanentError, match=r"no deployments of kvm99.*nothing was paused"):
         asyncio.run(draining.pause(tmp_path, "kvm99"))
     assert read(tmp_path) is None
+
+
+def test_a_run_that_is_served_and_holds_no_vm_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`deployments.serve` starts its runs by `spawn`: unlike a worker's, their environment tells nothing."""
+    restoring, killed = (
+        FlowRun(id=uuid4(), flow_id=uuid4(), name=name, state=Running()) for name in ("restoring", "killed")
+    )
+
+    class Server:
+        async def __aenter__(self) -> Server:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def read_flow_runs(self, **_: object) -> list[FlowRun]:
+            return [restoring, killed]
+
+    monkeypatch.setattr(draining, "get_client", Server)
+    folder_of(tmp_path).mkdir()
+    record = _write(folder_of(tmp_path) / f"{restoring.id}.json", Record(str(restoring.id), "", 1))
+    assert asyncio.run(draining.running("here", tmp_path)) == ["restoring"]
+    os.close(record)
+    assert asyncio.run(draining.running("here", tmp_path)) == []
 
 
 def test_a_named_file_that_is_not_there_is_not_served_without_its_jobs(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 from prefect import flow
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from deployments import draining, pools, registration
 from lab.guest import LabGuest
 from lab.prefect_server import PrefectServer
+from tasks.runrecords import Record, _write, folder_of
 from tests.flows.seen import Seen
 from tests.flows.served import SECONDS, Served
 from tests.proof.cellar import Cellar
@@ -73,7 +76,7 @@ def _plan(cellar: Cellar, host: str) -> registration.Plan:
     return asyncio.run(registration.plan(cellar.config, host, **options))
 
 
-def test_a_run_without_a_process_is_not_waited_for(seen: Seen) -> None:
+def test_a_run_without_a_process_is_not_waited_for(seen: Seen, tmp_path: Path) -> None:
     @flow(name="ghost")
     def ghost() -> None:
         """Nobody runs it."""
@@ -82,10 +85,15 @@ def test_a_run_without_a_process_is_not_waited_for(seen: Seen) -> None:
     made = [
         seen.client.create_flow_run(ghost, name="killed", tags=tags, state=Running()),
         seen.client.create_flow_run(ghost, name="being started", tags=tags, state=Pending()),
+        seen.client.create_flow_run(ghost, name="restoring", tags=tags, state=Running()),
     ]
+    folder_of(tmp_path).mkdir()
+    served = made[2].id  # its environment does not tell it, and it holds no VM: its record does
+    record = _write(folder_of(tmp_path) / f"{served}.json", Record(str(served), "", 1))
     try:
-        assert asyncio.run(draining.running("kvm6")) == ["being started"]
+        assert sorted(asyncio.run(draining.running("kvm6", tmp_path))) == ["being started", "restoring"]
     finally:
+        os.close(record)
         for each in made:
             seen.client.delete_flow_run(each.id)
 

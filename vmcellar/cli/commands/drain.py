@@ -114,7 +114,7 @@ def _at_work(state: Path, where: str) -> str:
     from vmcellar.cli.hostlocks import held_locks
     from vmcellar.restore.boot_journal import all_boots
 
-    names = [f"run {name}" for name in on_server(draining.running(where))]
+    names = [f"run {name}" for name in on_server(draining.running(where, state))]
     names += [f"VM {lock.vm} (process {lock.pid})" for lock in held_locks(state)]
     names += [f"VM {boot.name} runs from the repository" for boot in all_boots(state)]
     return ", ".join(names)
