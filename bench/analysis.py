@@ -51,9 +51,11 @@ def main() -> int:
     parser.add_argument("--catalog", action="store_true", help="the flows' tasks, on a catalog in SQLite")
     samples = {"tuning": TUNING, "holdout": HOLDOUT, "fresh": FRESH}
     parser.add_argument("--sample", choices=samples, default="holdout", help="with --proof: on which samples")
+    parser.add_argument("--seed", type=int, help="with --proof: another seed for samples of that kind")
     chosen = parser.parse_args()
     if chosen.proof:
-        prove(samples[chosen.sample])
+        base = samples[chosen.sample]
+        prove(replace(base, seed=base.seed if chosen.seed is None else chosen.seed))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")

@@ -111,13 +111,13 @@ def holm(chances: Floats) -> np.typing.NDArray[np.bool_]:
 def show(weeks: pd.DataFrame) -> None:
     """Print by class and step how often weeks are over 1.0, for the forecast and for `truth`; and the series."""
     each = weeks.assign(model=weeks["model"] / weeks["naive"], truth=weeks["truth"] / weeks["naive"])
-    groups = each.groupby(["class", "step"])
-    columns = {"weeks": groups.size()}
-    for name in ("model", "truth"):
-        columns[f"{name} p90"] = groups[name].quantile(0.9)
-        columns[f"{name} over 1"] = groups[name].apply(lambda some: (some > 1).mean())
-    columns["worst"] = groups["model"].max()
-    print(pd.DataFrame(columns).round(3))
+    for groups in (each.groupby(["class", "step"]), each.groupby("step")):
+        columns = {"weeks": groups.size()}
+        for name in ("model", "truth"):
+            columns[f"{name} p90"] = groups[name].quantile(0.9)
+            columns[f"{name} over 1"] = groups[name].apply(lambda some: (some > 1).mean())
+        columns["worst"] = groups["model"].max()
+        print(pd.DataFrame(columns).round(3))
     series = series_of_weeks(weeks)
     over, ratios = series[series["ratio"] > 1], series["ratio"]
     print(
