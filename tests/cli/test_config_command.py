@@ -156,3 +156,15 @@ def test_doctor_looks_for_libguestfs_only_where_a_job_leaves_paths_out(
         found = check_host(Config.model_validate(settings))
         findings[exclude[0]] = [(each.status, each.remedy) for each in found if each.check == "libguestfs"]
     assert findings == {"/var/log": [], "path:/var/log": [("warning", "apt-get install libguestfs0")]}
+
+
+@pytest.mark.parametrize(("more", "said"), [("", True), (", rpo: 26h", False)])
+def test_a_scheduled_job_whose_silence_nobody_would_notice_is_noted(
+    cli: Cli, tmp_path: Path, more: str, *, said: bool
+) -> None:
+    """A pause in the UI, a host that is gone: no run fails, so only the age of points tells."""
+    job = f'backups: [{{name: nightly, schedule: "0 2 * * *"{more}}}]\n'
+    (tmp_path / "vmcellar.yaml").write_text("notify: [{environment: MAIL}]\n" + job)
+    assert ("nobody is told when its backups stop coming" in cli("config", "check").err) is said
+    (tmp_path / "vmcellar.yaml").write_text(job)
+    assert "nobody is told" not in cli("config", "check").err, "nobody is told of anything"
