@@ -49,6 +49,8 @@ FORMS: tuple[Flow[..., Any], ...] = (
     reconcile_schedules,
 )
 """Flows that people start from the UI's form."""
+OF_A_PLACE: tuple[Flow[..., Any], ...] = (adapt_schedules, reconcile_schedules)
+"""Those whose form has to say under which name the host's flows are deployed: what their default says is one host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,14 @@ def wanted(config: Config | None, where: str = SERVED) -> list[Wanted]:
     """All deployments; without a configuration, the forms alone."""
     place = f"{TAG}-{where}"
     forms = [
-        Wanted(flow, where, (TAG, place), automations=_at_once(place) if flow is watch_fleet else ()) for flow in FORMS
+        Wanted(
+            flow,
+            where,
+            (TAG, place),
+            {"request": {"where": where} if flow in OF_A_PLACE else {}},
+            automations=_at_once(place) if flow is watch_fleet else (),
+        )
+        for flow in FORMS
     ]
     jobs = [
         Wanted(

@@ -20,7 +20,7 @@ async def rebalance_tiers(request: RebalanceTiers) -> RebalanceReport:
     """Move packs to where `placement:` says, make missing copies, mirror the rest. Red when a pack is lost or stays."""
     with activity(request.config, "") as work, TaskThreads(work.cancel, 1) as threads:
         report = await threads.value(
-            tasks.move_packs, request.config, request.at_once, request.rate or None, request.dry_run
+            tasks.move_packs, request.config, request.at_once, request.bytes_per_second, request.dry_run
         )
         standing = await threads.value(tasks.tiers, request.config)
     await tiers_artifact(report, standing)

@@ -7,6 +7,7 @@ import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def run(config: Path, **more: bool) -> object:
+def run(config: Path, **more: Any) -> object:
     return asyncio.run(rebalance_tiers(RebalanceTiers(config=str(config), **more)))
 
 
