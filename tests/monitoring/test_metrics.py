@@ -8,8 +8,10 @@ import re
 import socket
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 from email.message import Message
+from http import HTTPStatus
 from pathlib import Path
 from ssl import SSLError
 from typing import Any
@@ -273,10 +275,18 @@ def test_a_real_prometheus_scrapes_the_command(tmp_path: Path) -> None:
 
 def query(port: int, expression: str) -> list[Any]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={expression}", timeout=5) as answer:
-            return list(json.load(answer)["data"]["result"])
-    except OSError:
+        return list(ask(port, "query", query=expression)["result"])
+    except OSError as error:  # it has not begun to listen, or to answer
+        if isinstance(error, HTTPError) and error.code == HTTPStatus.BAD_REQUEST:
+            raise
         return []
+
+
+def ask(port: int, path: str, **question: str) -> Any:
+    """What Prometheus' API answers; HTTPError for an expression that it does not understand."""
+    address = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(question)}"
+    with urllib.request.urlopen(address, timeout=5) as answer:
+        return json.load(answer)["data"]
 
 
 @pytest.mark.parametrize("listen", ["", "here", "127.0.0.1:", "0", "70000", "²"])
