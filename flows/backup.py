@@ -19,11 +19,12 @@ from prefect.states import Cancelled
 
 from flows.parameters import BackupJob, BackupVm
 from tasks import backup as tasks
-from tasks.artifacts import Result, job_artifact, progress_artifact, report_artifact
+from tasks.artifacts import job_artifact, progress_artifact, report_artifact
 from tasks.control import Activity, activity, engine_of
 from tasks.failures import told_of
 from tasks.hooks import hooked, run_hooks
 from tasks.lost import or_without
+from tasks.pages import Result
 from tasks.places import host_slot
 from tasks.running import TaskThreads
 from tasks.runrecords import recorded

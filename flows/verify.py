@@ -65,7 +65,10 @@ async def verify_restores(request: VerifyRestores) -> list[Outcome]:
         for risk in risks[: request.most]:
             if time.monotonic() >= deadline:
                 break
-            outcomes += await _prove(threads, request, risk)
+            proven = await _prove(threads, request, risk)
+            for outcome in proven:
+                await shown.evidence_artifact(outcome)
+            outcomes += proven
         records = [outcome.record for outcome in outcomes if outcome.record is not None]
         results, page = await threads.value(verify.publish, request.config, records)
     await shown.results_artifact(outcomes, results, page)

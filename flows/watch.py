@@ -9,6 +9,7 @@ from tasks import watch as tasks
 from tasks.artifacts import fleet_artifact
 from tasks.running import TaskThreads
 from tasks.runrecords import recorded
+from vmcellar.catalog.metrics import standing
 from vmcellar.progress import CancelToken
 
 
@@ -20,5 +21,6 @@ async def watch_fleet(request: Watch) -> dict[str, int]:
         found = await threads.value(tasks.look, request.config)
         sent, waiting = await threads.value(tasks.notify, request.config)
         await threads.value(tasks.ping, request.config)
-    await fleet_artifact(tasks.history(request.config), found)
+    stand = standing(tasks.history(request.config))
+    await fleet_artifact(stand, found, tasks.settings_of(request.config).backups)
     return {"conditions": len(found), "told": sent, "waiting": waiting}

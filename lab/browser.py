@@ -1,6 +1,6 @@
 """A headless Chromium, driven over its DevTools protocol: open a page, wait for words on it, take a picture.
 
-Source: https://chromedevtools.github.io/devtools-protocol/ (Target, Page, Runtime, Emulation).
+Source: https://chromedevtools.github.io/devtools-protocol/ (Target, Page, Runtime, Input).
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ SECONDS = 60
 
 
 class Browser:
-    """`with Browser(folder) as browser:`; one page. `folder` takes its profile."""
+    """`with Browser(folder) as browser:`; one tab is looked at. `folder` takes its profile."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes]
+        self._address: str
+        self._whole: Connection
         self._page: Connection
 
     def __enter__(self) -> Self:
@@ -50,16 +52,16 @@ class Browser:
         ready = self._folder / "DevToolsActivePort"
         wait_for(lambda: ready.exists() and len(ready.read_text().split()) == 2, "Chromium", seconds=SECONDS)
         port, path = ready.read_text().split()
-        with connect(f"ws://127.0.0.1:{port}{path}") as whole:
-            targets = self._ask(whole, "Target.getTargets")["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
-        self._page = connect(f"ws://127.0.0.1:{port}/devtools/page/{page}", max_size=None)
+        self._address = f"ws://127.0.0.1:{port}"
+        self._whole = connect(f"{self._address}{path}")
+        self._look_at(next(iter(self._tabs())))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._page.close()
+        self._whole.close()
         self._process.terminate()
         self._process.wait(SECONDS)
 
@@ -88,6 +90,22 @@ class Browser:
         wait_for(lambda: self.value(f"!!{found}"), f"{words!r} to press", seconds=SECONDS)
         self.value(f"{found}.click()")
 
+    def follow(self, link: str) -> None:
+        """Press a link with these words with the mouse, and look at what it leads to, in this tab or in a new one.
+
+        As a hand does it: a click from a script may open no new tab.
+        """
+        tabs, address = self._tabs(), self.value("location.href")
+        self._press(f"[...document.querySelectorAll('a')].filter(item => item.innerText.trim() === {json.dumps(link)})")
+
+        def led() -> bool:
+            return bool(self._tabs() - tabs) or self.value("location.href") != address
+
+        wait_for(led, f"{link!r} to lead somewhere", seconds=SECONDS)
+        for new in self._tabs() - tabs:
+            self._page.close()
+            self._look_at(new)
+
     def fill(self, label: str, text: str) -> None:
         """Type `text` into the field below exactly this label, as Vue's listeners expect it."""
         same = f"item => item.innerText.split('\\n')[0].trim() === {json.dumps(label)}"
@@ -101,6 +119,34 @@ class Browser:
     def picture(self, path: Path) -> None:
         """Save what is seen as PNG."""
         path.write_bytes(base64.b64decode(self._ask(self._page, "Page.captureScreenshot")["data"]))
+
+    def _press(self, found: str) -> None:
+        """The left button, on the middle of the last of what a JavaScript expression finds, once it is there."""
+        wait_for(lambda: self.value(f"{found}.length"), f"{found} to press", seconds=SECONDS)
+        x, y = self._resting(f"{found}.at(-1)")
+        for what in ("mousePressed", "mouseReleased"):
+            self._ask(self._page, "Input.dispatchMouseEvent", type=what, x=x, y=y, button="left", clickCount=1)
+
+    def _resting(self, item: str) -> tuple[float, float]:
+        """The middle of an item, once it is seen and does not move any more: pages grow while they load."""
+        middle = "(box => [box.x + box.width / 2, box.y + box.height / 2])"
+        places: list[Any] = []
+
+        def rests() -> bool:
+            self.value(f"{item}?.scrollIntoView({{block: 'center'}})")
+            places.append(self.value(f"{item} && {middle}({item}.getBoundingClientRect())"))
+            return bool(places[-1]) and places[-2:-1] == places[-1:]
+
+        wait_for(rests, f"{item} to come to rest", pause=0.2)
+        x, y = places[-1]
+        return x, y
+
+    def _tabs(self) -> set[str]:
+        targets = self._ask(self._whole, "Target.getTargets")["targetInfos"]
+        return {target["targetId"] for target in targets if target["type"] == "page"}
+
+    def _look_at(self, tab: str) -> None:
+        self._page = connect(f"{self._address}/devtools/page/{tab}", max_size=None)
 
     def _ask(self, socket: Connection, method: str, **parameters: Any) -> Any:
         number = next(self._numbers)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import re
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,13 +20,15 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.client.orchestration import get_client
 
 from tasks.control import Activity
+from tasks.links import KINDS, artifact_key, lead_to, linked, links_to_backups, newest, reports_of
+from tasks.pages import ROWS_MOST, Result, Standing, fleet_page, fleet_vms, job_page, restore_page
 from tasks.patience import patient
 from vmcellar.backup.model import PointSummary
 from vmcellar.backup.report import eta, markdown_report, size_text
-from vmcellar.backup.selection import OffVm
-from vmcellar.catalog.metrics import standing
+from vmcellar.policy.governing import promised
 from vmcellar.upkeep.gcreport import GcReport
 from vmcellar.upkeep.prune import Decision
 from vmcellar.upkeep.rebalance import RebalanceReport
@@ -34,28 +37,18 @@ from vmcellar.upkeep.tierstat import TierSummary
 if TYPE_CHECKING:
     from vmcellar.analysis.advise import Advice
     from vmcellar.analysis.gains import Gain
-    from vmcellar.catalog.catalog import Catalog
     from vmcellar.catalog.conditions import Condition
+    from vmcellar.config.jobs import BackupJob
     from vmcellar.restore.report import RestoreReport
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-Result = PointSummary | OffVm | BaseException
-"""What became of one VM of a job."""
-
 UPDATE_SECONDS = 5.0
 """How often the progress bar moves: each move is a request to the server."""
-ROWS_MOST = 200
-"""Lines of a table that are shown: more is for the command's --json."""
 
 LAST_SECONDS = 5.0
 """How long the end of the reading waits for the bar's last move: a server that was lost must not hold up a commit."""
-
-
-def artifact_key(prefix: str, name: str) -> str:
-    """A valid artifact key for a VM or a job: letters, digits and dashes."""
-    return f"{prefix}-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or 'vm'}"
 
 
 @asynccontextmanager
@@ -71,49 +64,39 @@ async def progress_artifact(vm: str, activity: Activity) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-def links(vm: str) -> str:
-    """Where the UI keeps all reports of a VM's backups, drills, verifications and restores, as a line of Markdown."""
-    pages = {"backups": "backup", "drills": "drill", "verifications": "verification", "restores": "restore"}
-    return f"{vm}: " + ", ".join(f"[{name}](/artifacts/key/{artifact_key(key, vm)})" for name, key in pages.items())
+async def vm_report(kind: str, vm: str, markdown: str, description: str) -> None:
+    """Publish a report about a VM, with links to the newest of the other kinds, and let those lead to this one. Backups
+    come so often that only the first one is told to the others.
+    """
+    key = artifact_key(kind, vm)
+    async with get_client() as client:
+        there = await or_warn(newest(client, [artifact_key(each, vm) for each in KINDS]), {})
+        text = linked(markdown, kind, vm, reports_of(vm, there))
+        made = await or_warn(acreate_markdown_artifact(key=key, markdown=text, description=description), None)
+        if made is not None and (kind != "backup" or key not in there):
+            await or_warn(lead_to(client, kind, vm, made, there), None)
+
+
+async def _links_to_backups(vms: Sequence[str]) -> dict[str, str]:
+    async with get_client() as client:
+        keys = [artifact_key("backup", vm) for vm in vms]
+        return links_to_backups(vms, await or_warn(newest(client, keys), {}))
 
 
 async def report_artifact(point: PointSummary) -> None:
     """Publish the report of a committed point."""
-    text = f"{markdown_report(point)}\n{links(point.vm)}\n"
-    made = acreate_markdown_artifact(
-        key=artifact_key("backup", point.vm), markdown=text, description=f"{point.vm}: {point.id}"
-    )
-    await or_warn(made, None)
+    await vm_report("backup", point.vm, markdown_report(point), f"{point.vm}: {point.kind} point {point.id}")
 
 
 async def restore_artifact(report: RestoreReport, defined: str) -> None:
     """Publish what came back, where it lies, and what was lost; `defined` is the new VM's name, if there is one."""
-    lost = report.lost[:ROWS_MOST]
-    lines = [
-        f"# {report.vm}: point `{report.point}` restored{f' as the VM {defined}' if defined else ''}",
-        "",
-        f"- read {size_text(report.read)} from the tiers in {report.seconds:.1f} s",
-        *(f"- **lost**: {each.target}, {each.length} bytes at {each.offset}: {each.reason}" for each in lost),
-        "",
-        "| disk | size | written | image |",
-        "|---|---|---|---|",
-        *(f"| {d.target} | {size_text(d.size)} | {size_text(d.written)} | `{d.path}` |" for d in report.disks),
-        "",
-        links(report.vm),
-    ]
-    made = acreate_markdown_artifact(
-        key=artifact_key("restore", report.vm), markdown="\n".join(lines), description=f"{report.vm}: {report.point}"
-    )
-    await or_warn(made, None)
+    about = f"{report.vm}: point {report.point} restored"
+    await vm_report("restore", report.vm, restore_page(report, defined, socket.gethostname()), about)
 
 
 async def job_artifact(job: str, results: Mapping[str, Result]) -> None:
     """Publish a job's result: a row per VM, those that make it red first, then those that are off."""
-    rows = sorted(results.items(), key=lambda item: (isinstance(item[1], PointSummary), isinstance(item[1], OffVm)))
-    lines = ["| VM | result | read | stored |", "|---|---|---|---|", *(_job_row(vm, result) for vm, result in rows)]
-    new = sum(isinstance(result, PointSummary) for result in results.values())
-    title = f"# {job or 'backup'}: {new} of {len(results)} VMs have a new verified point"
-    text = "\n".join([title, "", *lines])
+    text = job_page(job, results, await _links_to_backups([*results]))
     await or_warn(acreate_markdown_artifact(key=artifact_key("job", job or "backup"), markdown=text), None)
 
 
@@ -235,38 +218,16 @@ async def schedules_artifact(changed: Sequence[str]) -> None:
     await or_warn(acreate_markdown_artifact(key="schedules", markdown=text), None)
 
 
-async def fleet_artifact(catalog: Catalog, found: Sequence[Condition]) -> None:
+async def fleet_artifact(standing: Standing, found: Sequence[Condition], jobs: Sequence[BackupJob]) -> None:
     """Publish where every VM and tier stands, what is wrong first."""
-    rows = standing(catalog)
-    verified = {row["vm"]: row["verified"] for row in rows["points"]}
-    proofs = {row["vm"]: row["passed"] for row in rows["evidence"] if row["passed"] is not None}
-    covered = sum(row["vm"] in verified and verified[row["vm"]] is not None for row in rows["newest"])
-    lines = [f"# {covered} of {len(rows['newest'])} VMs have a verified point, {len(found)} things are wrong", ""]
-    lines += [f"- **{each.severity}**: {each.text}" for each in found]
-    lines += ["", "| VM | newest run | newest verified point | last proof | stored |", "|---|---|---|---|---|"]
-    for row in sorted(rows["newest"], key=lambda row: (row["ok"], row["vm"]))[:ROWS_MOST]:
-        result = "point" if row["ok"] else "**failed**"
-        times = f"{_when(verified.get(row['vm']))} | {_when(proofs.get(row['vm']))}"
-        stored = size_text(row["bytes_stored"] or 0)
-        lines.append(f"| {row['vm']} | {_when(row['started'])} {result} | {times} | {stored} |")
-    lines += ["", "| tier | used | free |", "|---|---|---|"]
-    for row in rows["tiers"]:
-        free = "no end" if row["free"] is None else size_text(row["free"])
-        lines.append(f"| {row['tier']} | {size_text(row['used'])} | {free} |")
-    await or_warn(acreate_markdown_artifact(key="fleet", markdown="\n".join(lines)), None)
+    rpo = {row["vm"]: promised(jobs, row["vm"], row["job"] or "").rpo for row in standing["newest"]}
+    links = await _links_to_backups(fleet_vms(standing))
+    text = fleet_page(standing, found, rpo, time.time(), links)
+    await or_warn(acreate_markdown_artifact(key="fleet", markdown=text), None)
 
 
 def _when(time: float | None) -> str:
     return "never" if time is None else f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _job_row(vm: str, result: Result) -> str:
-    if isinstance(result, PointSummary):
-        figures = f"{size_text(result.bytes_read)} | {size_text(result.bytes_stored)}"
-        return f"| {vm} | {result.kind} point `{result.id}` | {figures} |"
-    if isinstance(result, OffVm):
-        return f"| {vm} | {result} | | |"
-    return f"| {vm} | **failed**: {' '.join(str(result).split()) or type(result).__name__} | | |"
 
 
 async def _watch(vm: str, activity: Activity, ended: asyncio.Event) -> None:

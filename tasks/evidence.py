@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_table_artifact
 from prefect.events import emit_event
 
-from tasks.artifacts import artifact_key, links, or_warn
-from tasks.verify import SCREEN_SHOWN, Outcome
+from tasks.artifacts import or_warn, vm_report
+from tasks.pages import evidence_page
+from tasks.verify import Outcome
 from vmcellar.policy.risk import Risk
 from vmcellar.quality.judge import Result
-from vmcellar.repository.evidence import Check, Evidence
 
 if TYPE_CHECKING:
     from vmcellar.catalog.models import Anomaly
@@ -62,32 +61,11 @@ async def results_artifact(outcomes: Sequence[Outcome], results: Sequence[Result
 
 
 async def evidence_artifact(outcome: Outcome) -> None:
-    """A page about one piece of evidence: phases, checks, screenshot."""
-    if outcome.record is not None:
-        key = artifact_key(outcome.record.kind, outcome.vm)
-        await or_warn(acreate_markdown_artifact(key=key, markdown=page_of(outcome.record)), None)
-
-
-def page_of(record: Evidence) -> str:
-    """The evidence as Markdown; a screenshot that is not too large stands in it."""
-    lines = [
-        f"# {record.kind} of {record.vm}, point `{record.point}`: {record.verdict}",
-        "",
-        f"Restored, running and checked in {record.rto:.1f} s." if record.rto is not None else "",
-        "",
-        "| phase | seconds |",
-        "|---|---|",
-        *(f"| {name} | {seconds:.2f} |" for name, seconds in record.seconds.items()),
-        "",
-        "| check | expected | found | |",
-        "|---|---|---|---|",
-        *map(_check_row, record.checks),
-        "",
-        links(record.vm),
-    ]
-    if record.screenshot and len(record.screenshot) <= SCREEN_SHOWN:
-        lines += ["", f"![screen](data:image/png;base64,{base64.b64encode(record.screenshot).decode()})"]
-    return "\n".join(lines)
+    """A page about one piece of evidence: phases, checks, screenshot; none where the VM's name could not be read."""
+    record = outcome.record
+    if record is not None and record.vm:
+        about = f"{record.vm}: {record.kind} of point {record.point} {record.verdict}"
+        await vm_report(record.kind, record.vm, evidence_page(record), about)
 
 
 def emit_unverified(outcome: Outcome) -> None:
@@ -128,12 +106,3 @@ def worst_of(outcome: Outcome) -> str:
         check = record.failed[0]
         return f"{check.name}: expected {check.expected}, found {check.found}"
     return record.expectations[0] if record.expectations else ""
-
-
-def _check_row(check: Check) -> str:
-    met = "ok" if check.ok else "**no**"
-    return f"| {_cell(check.name)} | {_cell(check.expected)} | {_cell(check.found)} | {met} |"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCREEN_SHOWN = 64 << 10
-"""Bytes of a screenshot that an artifact takes at most."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

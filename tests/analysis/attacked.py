@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import pandas as pd
 
@@ -13,8 +12,6 @@ from tests.repository.writing import back_up
 from vmcellar.analysis.anomalies import Anomaly, find
 from vmcellar.analysis.grid import seconds_of
 from vmcellar.analysis.sample import TUNING, generate
-from vmcellar.catalog.catalog import Catalog
-from vmcellar.catalog.models import Run, RunDisk
 from vmcellar.engine import Engine
 from vmcellar.repository.points import RestorePoint
 
@@ -63,27 +60,3 @@ def attack(engine: Engine) -> Attacked:
             points.append(back_up(engine.repository, pool, [(0, data)], 1 << 20, vm=vm, time=at - days * DAY))
     engine.repository.clock = lambda: at + 2 * DAY
     return Attacked(engine, vm, at, at + 2 * DAY, points)
-
-
-def note_runs(catalog: Catalog, frame: pd.DataFrame) -> None:
-    """The runs of a history with one disk per run, as rows of the catalog."""
-    rows: list[Any] = []
-    for one in frame.to_dict("records"):
-        run, started = f"run-{one['run_id']}", one["started"].timestamp()
-        rows.append(
-            Run(
-                id=run, repository=catalog.repository, vm=str(one["vm"]), started=started, kind=str(one["kind"]),
-                outcome="done" if one["ok"] else "failed", finished=started + one["seconds"],
-                held_seconds=one["seconds_held"], freeze_seconds=one["seconds_frozen"],
-            )
-        )  # fmt: skip
-        names = ("bytes_read", "bytes_changed", "bytes_zero", "bytes_new", "bytes_stored")
-        sizes: dict[str, Any] = {name: int(one[name]) for name in names}
-        entropy = None if pd.isna(one["entropy"]) else float(one["entropy"])
-        rows.append(
-            RunDisk(
-                run_id=run, target=str(one["disk"]), size=int(one["bytes_size"]), entropy=entropy, tier="hot",
-                chunks_known=int(one["dedup_hits"]), **sizes,
-            )
-        )  # fmt: skip
-    catalog.add_new(rows)

@@ -67,7 +67,7 @@ def test_it_is_measured_on_each_vms_own_data(engine: Engine, frame: pd.DataFrame
     assert "less stored a day" in found["compression", "text"].gain
     assert found["compression", "random"].advised == "none"
     assert "cannot be compressed" in found["compression", "random"].gain
-    assert "0% of the sample's 64.0 KiB pieces" in found["chunk size", "random"].gain
+    assert "0% of the sample's 64 KiB pieces" in found["chunk size", "random"].gain
     assert all(found["chunk size", vm].advised == "" for vm in ("text", "random")), "the format fixes it"
     assert found["consolidation", "the repository"].gain.startswith("no gain")
     assert "two tiers with a price" in found["tier rule", "the repository"].gain

@@ -14,8 +14,9 @@ from deployments import registration
 from flows.adapting import adapt_schedules
 from flows.analysis import analyse_history
 from flows.parameters import AdaptSchedules, AnalyseHistory
+from lab.history import note_runs
 from tasks import evidence as shown
-from tests.analysis.attacked import attack, attacked_history, note_runs
+from tests.analysis.attacked import attack, attacked_history
 from tests.flows.seen import Seen
 from tests.repository.writing import back_up
 from vmcellar.backup import wanted_full

@@ -55,7 +55,7 @@ def test_restore_gives_every_byte_back(seen: Seen, cellar: Cellar, flow_guest: L
     report = str(seen.artifacts(run)[f"restore-{flow_guest.name}"].data)
     assert f"point `{point.id}` restored" in report
     assert all(f"| {target} | " in report and f"`{path}`" in report for target, path in images.items())
-    assert f"[backups](/artifacts/key/backup-{flow_guest.name})" in report, "from a restore to what it was made of"
+    assert f"[all](/artifacts/key/restore-{flow_guest.name})" in report
     with pytest.raises(PermanentError, match="exist"):
         restore(cellar, point.id, tmp_path / "out")
     some = restore(cellar, point.id, tmp_path / "some", disks=("vdb",))

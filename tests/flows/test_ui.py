@@ -11,7 +11,9 @@ import pytest
 
 from deployments.wanted import wanted
 from flows.backup import backup_vm
-from flows.parameters import BackupVm
+from flows.parameters import BackupVm, DrillPoint, RestoreVm
+from flows.restore import restore_vm
+from flows.verify import drill_point
 from lab.browser import Browser
 from lab.guest import LabGuest
 from lab.prefect_server import PrefectServer
@@ -35,9 +37,11 @@ def test_the_form_of_a_backup(server: PrefectServer, seen: Seen, browser: Browse
     (made,) = [each for each in wanted(None) if each.flow.name == "backup-vm"]
     identity = asyncio.run(made.deployment().aapply())
     browser.open(f"{address(server)}/deployments/deployment/{identity}/run")
-    text = browser.wait_text("Back up one VM.", "Exclude Disks", "Submit")
+    text = browser.wait_text("Back up one VM.", "Disks to leave out", "Submit")
+    places = [text.index("VM\n"), *(text.index(f"{name} (Optional)") for name in ("Mode", "Job", "Configuration file"))]
+    assert places == sorted(places)
     for field in BackupVm.model_fields.values():
-        assert str(field.description) in text
+        assert str(field.description).replace("`", "") in text
     for mode in ("auto", "full", "incremental"):
         assert mode in text.splitlines()
     assert seen.client.read_deployment(identity).entrypoint == "flows.backup.backup_vm"
@@ -69,8 +73,8 @@ def test_an_operator_starts_a_backup_from_the_form_sees_it_succeed_and_cancels_a
         before = {run.id for run in served.runs("backup-vm")}
         browser.open(form)
         browser.wait_text("the VM's name in libvirt", "Submit")
-        browser.fill("Config (Optional)", str(cellar.file))
-        browser.fill("Vm", flow_guest.name)
+        browser.fill("Configuration file (Optional)", str(cellar.file))
+        browser.fill("VM", flow_guest.name)
         wait_for(lambda: submitted(browser), "the form to be taken", pause=1)
         (made,) = wait_for(lambda: [r for r in served.runs("backup-vm") if r.id not in before], "the run") or []
         return UUID(str(made.id))
@@ -92,6 +96,28 @@ def test_an_operator_starts_a_backup_from_the_form_sees_it_succeed_and_cancels_a
     browser.wait_text(f"backup {flow_guest.name} auto", "Completed")
     (point,) = cellar.points(flow_guest)
     cellar.assert_restores(point.id, cellar.reference(flow_guest))
+
+
+@pytest.mark.guest
+def test_links_lead_from_each_report_of_a_vm_to_the_others_and_back(
+    server: PrefectServer, seen: Seen, browser: Browser, cellar: Cellar, flow_guest: LabGuest, tmp_path: Path
+) -> None:
+    """Pressed with the mouse; they open in a new tab. The report of the backup was there before the others."""
+    vm, config = flow_guest.name, str(cellar.file)
+    point = asyncio.run(backup_vm(BackupVm(config=config, vm=vm))).id
+    made = seen.artifacts(seen.flow_run(f"backup {vm} auto"))[f"backup-{vm}"]
+    asyncio.run(drill_point(DrillPoint(config=config, point=point)))
+    asyncio.run(restore_vm(RestoreVm(config=config, point=point, directory=str(tmp_path / "out"))))
+    pages = {
+        "backup": f"{vm}: full point {point}",
+        "drill": f"{vm}: drill of point {point} passed",
+        "restore": f"{vm}: point {point} restored",
+    }
+    browser.open(f"{address(server)}/artifacts/artifact/{made.id}")
+    browser.wait_text(pages["backup"])
+    for link in ("drill", "backup", "restore", "drill", "restore", "backup"):
+        browser.follow(link)
+        browser.wait_text(pages[link], "Show raw data")
 
 
 def submitted(browser: Browser) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from vmcellar.backup.report import size_text
+from vmcellar.backup.report import size_text, span_text
 from vmcellar.policy.costs import money_text
 
 if TYPE_CHECKING:
@@ -179,19 +178,6 @@ def scenarios(outcomes: Sequence[Outcome], currency: str = "$") -> pd.DataFrame:
             for one in outcomes
         ],
     )  # fmt: skip
-
-
-def span_text(seconds: float) -> str:
-    """Seconds as the largest two units that say something: `1 d 4 h`, `12 min`."""
-    if math.isnan(seconds):
-        return "unknown"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def markdown(table: pd.DataFrame, nothing: str = "Nothing.") -> str:

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_STEP = 1024
+from vmcellar.backup.report import size_text
 
-
-def size_text(size: float) -> str:
-    """Bytes with a binary unit and three figures: `1.50 GiB`."""
-    for unit in _UNITS:
-        if size < _STEP or unit == _UNITS[-1]:
-            break
-        size /= _STEP
-    if unit == "B":
-        return f"{size:.0f} B"
-    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+__all__ = ["seconds_text", "size_text", "time_text"]
 
 
 def time_text(moment: str) -> str:
