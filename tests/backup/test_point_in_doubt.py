@@ -14,9 +14,8 @@ import pytest
 
 from tests.backup.world import EmptySource, again
 from vmcellar.backup import pipeline, stages
-from vmcellar.backup.commit import COMMITTED
 from vmcellar.backup.model import BackupRequest
-from vmcellar.backup.rundir import RunDirectory
+from vmcellar.backup.rundir import COMMITTED, RunDirectory
 from vmcellar.engine import Engine
 from vmcellar.errors import PermanentError, TransientError, VmcellarError
 from vmcellar.progress import CancelToken

@@ -1,4 +1,4 @@
-"""The run directory under threads: CPython 3.11 shares one depth counter among all parsers of Python text."""
+"""The run directory: in which order it goes; under threads, as CPython 3.11 counts the depth of its parser for all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vmcellar.backup.rundir import RunDirectory
+from vmcellar.backup.rundir import COMMITTED, REQUEST_FILE, RunDirectory
 
 
 @pytest.fixture
@@ -45,3 +45,16 @@ def test_arrays_are_read_by_several_threads_at_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, [0, 5, 10, 15]))
+
+
+def test_what_says_that_a_point_stays_goes_after_what_says_whose_run_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, it is nobody's folder, not one whose point is in doubt."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.create()
+    for name in (REQUEST_FILE, COMMITTED, "vda.0000.export.json"):
+        directory.save(name, "x")
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    directory.remove()
+    assert [path.name for path in directory.path.iterdir()] == [COMMITTED]

@@ -22,7 +22,7 @@ from vmcellar.backup.export import PLACE_ZERO
 from vmcellar.backup.figures import disk_figures, stage_seconds, summary
 from vmcellar.backup.model import PointSummary, ReleaseResult, VerifyResult
 from vmcellar.backup.place import compressed
-from vmcellar.backup.rundir import stage_file
+from vmcellar.backup.rundir import COMMITTED, stage_file
 from vmcellar.backup.runs import ARTIFACTS, RELEASED, Run, RunRecord
 from vmcellar.errors import PermanentError, VmcellarError
 from vmcellar.repository.layout import ROW, level_for
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from vmcellar.engine import Engine
 
 log = logging.getLogger(__name__)
-
-COMMITTED = "committed.json"
-"""There once the commit has looked at its point for the last time: from then on it stays whatever happens."""
 
 
 @dataclass(frozen=True, slots=True)

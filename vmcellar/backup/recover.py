@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from vmcellar.backup import lineage
 from vmcellar.backup.cataloguing import note_failed
-from vmcellar.backup.commit import COMMITTED, point_of
+from vmcellar.backup.commit import point_of
 from vmcellar.backup.export import landed_before
 from vmcellar.backup.model import BackupRequest, CompressResult, ExportResult, RecoverAction
 from vmcellar.backup.release import release
-from vmcellar.backup.rundir import REQUEST_FILE, RunDirectory, stage_file
+from vmcellar.backup.rundir import COMMITTED, REQUEST_FILE, RunDirectory, stage_file
 from vmcellar.backup.runs import RELEASED, Run, RunRecord, load_record
 from vmcellar.backup.scratch import PRESSURE_LIMIT
 from vmcellar.errors import PermanentError, TransientError, VmcellarError

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 RUN_FILE = "run.json"
 REQUEST_FILE = "request.json"
+COMMITTED = "committed.json"
+"""There once the commit has looked at its point for the last time: from then on it stays whatever happens."""
 
 NOBODYS_SECONDS = 3600.0
 """A folder without a request is younger than this while its process may still write one."""
@@ -91,14 +93,16 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Remove the folder with all in it; harmless when it is gone. Dying in between leaves a run to be cleared."""
-        self.empty()  # what tells whose run it was goes last
+        self.empty()
+        with suppress(OSError):
+            (self.path / REQUEST_FILE).unlink()  # before what says that its point stays
         shutil.rmtree(self.path, ignore_errors=True)
 
     def empty(self) -> None:
-        """Remove all but whose run it was: the next `recover` finds it, and has nothing to go on with."""
+        """Remove all but whose run it was and whether it is over: `recover` finds it, and nothing to go on with."""
         with suppress(OSError):
             for path in self.path.iterdir():
-                if path.name != REQUEST_FILE:
+                if path.name not in (REQUEST_FILE, COMMITTED):
                     path.unlink()
 
     def is_nobodys(self) -> bool:
