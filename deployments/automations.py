@@ -6,9 +6,10 @@ somebody had disabled in the UI. These are known by their names alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from prefect.client.schemas.sorting import AutomationSort
 from prefect.events import EventTrigger
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import Automation, AutomationCore
@@ -18,23 +19,36 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import PrefectClient
 
+PAGE = 200
+
 
 @dataclass(frozen=True, slots=True)
 class WantedAutomation:
-    """One automation as it should be; it runs the deployment that it belongs to, with an empty request."""
+    """One automation as it should be; it runs the deployment that it belongs to, with this request."""
 
     name: str
     trigger: EventTrigger
+    request: dict[str, Any] = field(default_factory=dict)
 
     def made(self, deployment: UUID, *, enabled: bool = True) -> AutomationCore:
         """As Prefect has it."""
         action = RunDeployment(
-            source="selected", deployment_id=deployment, parameters={"request": {}}, job_variables=None
+            source="selected", deployment_id=deployment, parameters={"request": self.request}, job_variables=None
         )
         made = AutomationCore(name=self.name, enabled=enabled, trigger=self.trigger, actions=[action])
         return AutomationCore.model_validate(
             made.model_dump(exclude={"owner_resource"})
         )  # all is set: an update sends that
+
+
+async def all_of(client: PrefectClient, beginnings: tuple[str, ...]) -> list[Automation]:
+    """The automations on the server whose names begin with one of these."""
+    found: list[Automation] = []
+    seen = 0
+    while page := await client.read_automations(sort=AutomationSort.NAME_ASC, limit=PAGE, offset=seen):
+        seen += len(page)
+        found += [each for each in page if each.name.startswith(beginnings)]
+    return found
 
 
 async def standing(client: PrefectClient, name: str) -> Automation | None:

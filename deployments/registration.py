@@ -16,7 +16,7 @@ from prefect.context import AsyncClientContext
 from prefect.exceptions import ObjectNotFound
 
 from deployments import automations
-from deployments.wanted import JOB_TAG, TAG, Wanted, wanted
+from deployments.wanted import JOB_TAG, TAG, Wanted, automations_of, wanted
 from tasks import timetable
 from tasks.places import host_limit, shared_limits
 from vmcellar.policy.timetable import read_advised
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.deployments.runner import RunnerDeployment
+    from prefect.events.schemas.automations import Automation
 
     from vmcellar.config.model import Config
 
@@ -54,14 +55,15 @@ class Plan:
     gone: list[tuple[str, DeploymentResponse]] = field(default_factory=list)
     new_automations: list[str] = field(default_factory=list)
     changed_automations: list[str] = field(default_factory=list)
+    gone_automations: list[Automation] = field(default_factory=list)
     off: list[Off] = field(default_factory=list)
 
 
 async def plan(config: Config | None, where: str, **options: Any) -> Plan:
     """Compare. `options` are Prefect's for each deployment, such as `work_pool_name`.
 
-    Gone are deployments of jobs of this place that the configuration does not have any more; no other is touched, and
-    without a configuration none.
+    Gone are deployments of jobs of this place that the configuration does not have any more, and automations of ours
+    that nothing wants any more; no other is touched, and without a configuration none.
     """
     found = await deployed(where)
     made = Plan(where, options)
@@ -74,6 +76,11 @@ async def plan(config: Config | None, where: str, **options: Any) -> Plan:
     for name in sorted(expected & set(found)):
         made.off += _off(name, found[name])
     await _plan_automations(made, found)
+    if config is not None:
+        async with get_client() as client:
+            there = await automations.all_of(client, automations_of(where))
+        kept = {one.name for each in everything for one in each.automations}
+        made.gone_automations = [each for each in there if each.name not in kept]
     return made
 
 
@@ -111,6 +118,8 @@ async def apply(made: Plan, config: Config | None, register: Register | None = N
     async with get_client() as client:
         for _, deployment in made.gone:
             await client.delete_deployment(deployment.id)
+        for automation in made.gone_automations:
+            await client.delete_automation(automation.id)
         for name, places in {host_limit(): config.limits.vms, **shared_limits(config.limits)}.items():
             await client.upsert_global_concurrency_limit_by_name(name, places)
     todo = await schedule_changes(config, made.where)

@@ -144,10 +144,24 @@ async def superseded(state: Path) -> str:
         other
         for other in others
         if other.id != run.id
-        and other.parameters == run.parameters
+        and _is_same_work(run, other)
         and (other.state_type != StateType.RUNNING or str(other.id) in alive)
     ]
     return _why(run, same, moment)
+
+
+def _is_same_work(run: FlowRun, other: FlowRun) -> bool:
+    """Of one schedule, or both of one whole job: whatever VMs of it were left to other schedules since."""
+    whole = _whole_job(run)
+    return other.parameters == run.parameters or (whole != "" and whole == _whole_job(other))
+
+
+def _whole_job(run: FlowRun) -> str:
+    """The job that a scheduled run does all of, but for VMs that have a schedule of their own; empty for others."""
+    request = run.parameters.get("request", {})
+    if not request.get("scheduled") or request.get("vms"):
+        return ""
+    return str(request.get("job", ""))
 
 
 _ALIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]

@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 
 BEGAN, OVER = "vmcellar.condition.began", "vmcellar.condition.over"
 """The events that automations listen for."""
+KIND, JOB = "vmcellar.kind", "vmcellar.job"
+"""Labels of their resource."""
+LATE, UNPROVEN = "RPO", "unproven"
+"""Kinds, as the keys of conditions have them."""
 PING_SECONDS = 10.0
 _KINDS = {"critical": "failure", "warning": "warning", "info": "success"}
 
@@ -66,7 +70,7 @@ def look(config: str) -> list[Condition]:
     found = worst_first([*of_vms, *rooms.conditions(notices.holding()), *failed_work(settings.state)])
     began, ended = notices.look(found, now, [each.describe() for each in settings.notify])
     for each in began:
-        _emit(BEGAN, each.key, each.severity, each.text)
+        _emit(BEGAN, each.key, each.severity, each.text, each.job)
     for key, told in ended.items():
         _emit(OVER, key, told.severity, told.text)
     return found
@@ -119,14 +123,15 @@ def _note_gone(repository: Repository, catalog: Catalog, now: float) -> list[str
     return gone
 
 
-def _emit(event: str, key: str, severity: str, text: str) -> None:
+def _emit(event: str, key: str, severity: str, text: str, job: str = "") -> None:
     """For automations; people are told by `notify`. `vmcellar.kind` is what the key says beside the VM's name."""
     vm, _, kind = key.rpartition(": ")
     resource = {
         "prefect.resource.id": f"vmcellar.condition.{key}",
-        "vmcellar.kind": kind,
+        KIND: kind,
         "vmcellar.severity": severity,
         **({"vmcellar.vm": vm} if vm else {}),
+        **({JOB: job} if job else {}),
     }
     emit_event(event=event, resource=resource, payload={"text": text})
 

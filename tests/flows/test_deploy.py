@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import get_client
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import CancelledRun, ObjectNotFound
 from typer.testing import CliRunner
 
 from deployments import registration
+from deployments.automations import all_of
 from deployments.wanted import wanted
 from flows.backup import backup_job
 from flows.parameters import BackupJob, Schedules, Upkeep
@@ -161,13 +164,58 @@ def test_deploy_leaves_alone_what_people_turned_off(
 
     monkeypatch.setattr("deployments.wanted.ANOMALY", "another.event")
     changed = json.loads(deploy(cellar, "--dry-run", "--json", host="kvm1"))
-    assert changed["automations"] == {"new": [], "changed": [BAD]}
+    assert changed["automations"] == {"new": [], "changed": [BAD], "removed": []}
     assert {each["kind"] for each in changed["off"]} == {"deployment", "schedule", "automation"}
     deploy(cellar, host="kvm1")
     now = automations(seen)
     assert now[FAILED] == made[FAILED]
     assert (now[BAD].id, now[BAD].enabled) == (made[BAD].id, False)
     assert now[BAD].trigger.expect == {UNVERIFIED, "another.event"}
+
+
+def test_automations_that_nothing_wants_any_more_go(
+    seen: Seen, environment: dict[str, str], make_cellar: CellarFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a job that is gone, or is to be late no more, and of proofs that nobody schedules; no other."""
+    monkeypatch.setenv("PREFECT_API_URL", environment["PREFECT_API_URL"])
+    start = "vmcellar-late1: "
+    names = {job: f"{start}run job {job} at once when a VM of it is late" for job in ("nightly", "often", "by-hand")}
+    proofs, theirs = f"{start}prove at once when a VM is unproven", f"{start}call me"
+    prompt = [{**job, "rpo": "26h"} for job in JOBS]
+    cellar = make_cellar(backups=prompt, maintenance={"prove": "0 3 * * *"})
+    said = deploy(cellar, host="late1")
+    acting = {names["nightly"], names["often"], proofs}
+    assert {line.partition("automation ")[2] for line in said.splitlines() if "automation" in line} == {
+        *acting,
+        f"{start}look at once when a backup failed",
+        f"{start}look at once when a point or a VM looks bad",
+    }, "a job without a schedule is not run by itself"
+    assert asyncio.run(there(start)).keys() >= acting
+    assert "automation" not in deploy(cellar, host="late1"), "nothing is new, changed or gone"
+    (failed,) = seen.client.read_automations_by_name(f"{start}look at once when a backup failed")
+    own = AutomationCore(name=theirs, trigger=failed.trigger, actions=failed.actions)
+    seen.client.create_automation(AutomationCore.model_validate(own.model_dump(exclude={"owner_resource"})))
+
+    fewer = make_cellar(backups=[prompt[0], JOBS[1]])
+    planned = json.loads(deploy(fewer, "--dry-run", "--json", "--yes", host="late1"))
+    assert planned["automations"] == {"new": [], "changed": [], "removed": [proofs, names["often"]]}
+    assert asyncio.run(there(start)).keys() >= acting, "a plan removes nothing"
+    deploy(fewer, "--yes", host="late1")
+    assert asyncio.run(there(start)).keys() == {
+        names["nightly"],
+        theirs,
+        f"{start}look at once when a backup failed",
+        f"{start}look at once when a point or a VM looks bad",
+    }
+    none = make_cellar(backups=JOBS[1:])
+    assert f"remove    automation {names['nightly']}" in deploy(none, "--yes", host="late1")
+    assert names["nightly"] not in asyncio.run(there(start))
+
+
+async def there(start: str) -> dict[str, Any]:
+    """The automations whose names begin so."""
+    async with get_client() as client:
+        return {each.name: each for each in await all_of(client, (start,))}
 
 
 def test_an_automation_that_an_earlier_version_made_as_a_trigger_stays_disabled(seen: Seen) -> None:

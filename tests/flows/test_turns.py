@@ -143,6 +143,25 @@ def test_so_it_is_when_the_older_ones_have_begun_a_moment_earlier() -> None:
     assert turns._why(newest, [older], hour(6)) == "", "else none would work"
 
 
+def test_a_run_of_a_whole_job_leaves_its_turn_to_another_of_it_and_one_for_some_vms_does_not() -> None:
+    """As one that an automation began, which knows nothing of VMs with schedules of their own."""
+    whole, rest, some, hand, other = (
+        FlowRun(flow_id=uuid4(), parameters={"request": request})
+        for request in (
+            {"job": "nightly", "scheduled": True},
+            {"job": "nightly", "scheduled": True, "except_vms": ["db1"]},
+            {"job": "nightly", "scheduled": True, "vms": ["db1"]},
+            {"job": "nightly"},
+            {"job": "weekly", "scheduled": True},
+        )
+    )
+    assert turns._is_same_work(whole, rest)
+    assert turns._is_same_work(rest, whole)
+    assert turns._is_same_work(some, some)
+    assert not any(turns._is_same_work(whole, one) for one in (some, hand, other))
+    assert not any(turns._is_same_work(hand, one) for one in (whole, some))
+
+
 def test_a_run_is_left_out_while_the_one_before_it_goes_on() -> None:
     assert "still goes on" in turns._why(run(hour(3)), [run(hour(2), begun=hour(2))], hour(3))
     assert turns._why(run(hour(3)), [run(hour(4))], hour(3)) == "", "one that is not yet due is nothing to wait for"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from prefect import tags
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
@@ -29,7 +31,7 @@ from lab.waiting import wait_for
 from tasks.evidence import UNVERIFIED
 from tests.flows.conftest import CellarFactory
 from tests.flows.seen import Seen
-from tests.monitoring.test_metrics import free_port, run
+from tests.monitoring.test_metrics import HOUR, START, free_port, point, run
 from tests.proof.cellar import Cellar
 from vmcellar.catalog import conditions
 
@@ -157,6 +159,54 @@ def test_a_failed_backup_and_bad_evidence_are_looked_at_at_once(seen: Seen) -> N
         for deployment in identity.values():
             seen.client.delete_deployment(deployment)
         for automation in [one for _, each in placed for one in each.automations]:
+            (made,) = seen.client.read_automations_by_name(automation.name)
+            seen.client.delete_automation(made.id)
+
+
+def test_what_is_late_is_backed_up_and_what_is_unproven_proven_at_once(seen: Seen, make_cellar: CellarFactory) -> None:
+    """Once each, however many VMs are, and not again while they stay so; by their own host and job alone."""
+    jobs = [{"name": name, "rpo": "26h", "schedule": "0 2 * * *"} for name in ("nightly", "other")]
+    rules = {"prove": "0 3 * * *", "prove_minutes": 45, "prove_within": "10d"}
+    cellar = make_cellar(backups=jobs, maintenance=rules)
+    now = int((time.time() - START) // HOUR)
+    for vm in ("web", "db"):
+        cellar.engine.catalog.add([run(vm, vm, now - 27, "done"), point(vm, now - 27, verified=True)])
+    acting = ("backup-job", "verify-restores", "watch-fleet")
+    placed = {
+        (each.full_name.partition("@")[0].partition("/late")[0], where): each
+        for where in ("late2", "late3")
+        for each in wanted(cellar.config, where)
+        if each.automations
+    }
+    assert {each.flow.name for each in placed.values()} == {*acting}
+    identity = {key: asyncio.run(registration.put(each)) for key, each in placed.items()}
+
+    def runs() -> dict[Any, list[dict[str, Any]]]:
+        found = {}
+        for key, deployment in identity.items():
+            only = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+            found[key] = [each.parameters["request"] for each in seen.client.read_flow_runs(flow_run_filter=only)]
+        return {key: each for key, each in found.items() if each}
+
+    late = {("backup-job/nightly", "late2"): [{"job": "nightly", "scheduled": True}]}
+    unproven = {("verify-restores", "late2"): [{"minutes": 45}]}
+    try:
+        with tags("vmcellar-late2"):
+            for _ in range(2):
+                assert watch(cellar)["conditions"] == 2
+            wait_for(lambda: runs() == late, "a run of the job")
+            cellar.engine.catalog.add([point(vm, now - 11 * 24, verified=True) for vm in ("app", "mail")])
+            for _ in range(2):
+                assert watch(cellar)["conditions"] == 4
+            wait_for(lambda: runs() == late | unproven, "proofs")
+        tag = {"prefect.resource.id": "prefect.tag.vmcellar-late2", "prefect.resource.role": "tag"}
+        emit_event(event=UNVERIFIED, resource={"prefect.resource.id": "vmcellar.point.2"}, related=[tag])
+        looks: dict[Any, list[dict[str, Any]]] = {("watch-fleet", "late2"): [{}]}
+        wait_for(lambda: runs() == late | unproven | looks, "a look, which was asked for after all the others")
+    finally:
+        for deployment in identity.values():
+            seen.client.delete_deployment(deployment)
+        for automation in [one for each in placed.values() for one in each.automations]:
             (made,) = seen.client.read_automations_by_name(automation.name)
             seen.client.delete_automation(made.id)
 

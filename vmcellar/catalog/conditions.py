@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from vmcellar.policy.governing import promised
+from vmcellar.policy.governing import Promise, promised
 
 if TYPE_CHECKING:
     from vmcellar.config.jobs import BackupJob
@@ -24,11 +24,14 @@ Severity = Literal["warning", "critical"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that an operator must know; `key` names it for as long as it lasts."""
+    """Something that an operator must know; `key` names it for as long as it lasts, `job` the job that it is about, if
+    there is one.
+    """
 
     key: str
     severity: Severity
     text: str
+    job: str = ""
 
 
 def conditions(
@@ -47,8 +50,8 @@ def conditions(
     for row in standing["newest"]:
         if any(job.name == row["job"] and job.leaves_out(row["vm"]) for job in jobs):
             continue
-        rpo = promised(jobs, row["vm"], row["job"] or "").rpo
-        found += _of_vm(row, points.get((row["repository"], row["vm"])), rpo, now)
+        promise = promised(jobs, row["vm"], row["job"] or "")
+        found += _of_vm(row, points.get((row["repository"], row["vm"])), promise, now)
     found += [_of_uncovered(row) for row in standing["uncovered"] if row["uncovered"]]
     found += _doubted(standing["doubted"])
     found += _unproven(standing, now, prove_within)
@@ -123,8 +126,8 @@ def _of_uncovered(row: Row) -> Condition:
     return Condition(f"{vm}: not covered", "critical", text)
 
 
-def _of_vm(row: Row, verified: float | None, rpo: int | None, now: float) -> list[Condition]:
-    vm = row["vm"]
+def _of_vm(row: Row, verified: float | None, promise: Promise, now: float) -> list[Condition]:
+    vm, rpo = row["vm"], promise.rpo
     found = []
     if verified is None:
         text = f"{vm}: there are runs, but no verified point: nothing could be restored"
@@ -132,7 +135,7 @@ def _of_vm(row: Row, verified: float | None, rpo: int | None, now: float) -> lis
     elif rpo is not None and now - verified > rpo:
         age = f"{(now - verified) / 3600:.1f} h"
         text = f"{vm}: its newest verified point is {age} old, the policy asks {rpo / 3600:.1f} h"
-        found.append(Condition(f"{vm}: RPO", "critical", text))
+        found.append(Condition(f"{vm}: RPO", "critical", text, promise.job))
     if row["ok"] and row["error"]:
         text = f"{vm}: its newest backup has its point, but {row['error']}"
         found.append(Condition(f"{vm}: hook failed", "warning", text))

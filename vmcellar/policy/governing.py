@@ -22,10 +22,14 @@ def governing_job(jobs: Sequence[BackupJob], vm: str, made_by: str = "") -> Back
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """How old a VM's newest verified point may be, and how long a restore may take, in seconds; None: nobody asks."""
+    """How old a VM's newest verified point may be, and how long a restore may take, in seconds; None: nobody asks.
+
+    `job` is the one whose `rpo:` it is; empty without one.
+    """
 
     rpo: int | None
     rto: int | None
+    job: str = ""
 
 
 def promised(jobs: Sequence[BackupJob], vm: str, made_by: str = "") -> Promise:
@@ -33,7 +37,5 @@ def promised(jobs: Sequence[BackupJob], vm: str, made_by: str = "") -> Promise:
     unless that one leaves it out by name by now. So neither a run by hand nor one of another job takes a promise away.
     """
     own = [job for job in jobs if job.selects_by_name(vm) or (job.name == made_by and not job.leaves_out(vm))]
-    return Promise(
-        min((job.rpo for job in own if job.rpo is not None), default=None),
-        min((job.rto for job in own if job.rto is not None), default=None),
-    )
+    rpo, name = min(((job.rpo, job.name) for job in own if job.rpo is not None), default=(None, ""))
+    return Promise(rpo, min((job.rto for job in own if job.rto is not None), default=None), name)

@@ -113,6 +113,8 @@ def _show(plan: Plan, schedules: list[Change]) -> None:
         console().print(f"new       automation {automation}", markup=False)
     for automation in plan.changed_automations:
         console().print(f"change    automation {automation}", markup=False)
+    for gone in plan.gone_automations:
+        console().print(f"remove    automation {gone.name}", markup=False)
     for off in plan.off:
         console().print(f"off       {off.kind} {off.name}: turned off on the server, and stays so", markup=False)
     for change in schedules:
@@ -125,7 +127,11 @@ def _as_json(plan: Plan, schedules: list[Change], dry_run: bool) -> dict[str, An
         "new": [each.full_name for each in plan.new],
         "there": [each.full_name for each in plan.there],
         "removed": [name for name, _ in plan.gone],
-        "automations": {"new": plan.new_automations, "changed": plan.changed_automations},
+        "automations": {
+            "new": plan.new_automations,
+            "changed": plan.changed_automations,
+            "removed": [each.name for each in plan.gone_automations],
+        },
         "off": [{"kind": each.kind, "name": each.name} for each in plan.off],
         "schedules": [
             {"deployment": each.deployment, "what": each.what, "slug": each.slug, "schedule": each.schedule}
