@@ -2,7 +2,7 @@
 
 With a configuration (that of $VMCELLAR_CONFIG, or the usual place) its jobs and their schedules as well. Deployments
 stay active when it stops (`pause_on_shutdown=False`), and it stops cleanly on SIGTERM and SIGINT: runs are cancelled,
-their VMs let go.
+their VMs let go. When it begins, the server is told of this host's runs whose process is gone, as after a power cut.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runner import Runner
 
 from deployments import registration
+from tasks import runrecords
 from tasks.server import answers
 from tasks.timetable import SERVED
 from vmcellar.config import find_config, load_config
@@ -44,6 +45,8 @@ async def _serve(config: Config | None) -> None:
     """As Prefect's `serve`, which however would unpause what somebody paused in the UI."""
     runner = Runner(pause_on_shutdown=False)
     await registration.apply(await registration.plan(config, SERVED), config, runner.aadd_deployment)
+    if config is not None:
+        await runrecords.settle(config.state)
     await runner.start()
 
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,20 +98,38 @@ def test_sigterm_to_serve_cancels_its_runs_and_pauses_nothing(
     assert not any(deployment.paused for deployment in served.deployments().values())
 
 
-def test_recover_host_settles_a_run_whose_serve_was_killed_with_it(
-    served: Served, make_cellar: CellarFactory, libvirt_daemons: str
+SETTLERS = ("recover-host", "vmcellar recover", "the next serve")
+
+
+@pytest.mark.parametrize("settler", SETTLERS)
+def test_a_run_whose_serve_was_killed_with_it_is_settled(
+    served: Served,
+    make_cellar: CellarFactory,
+    libvirt_daemons: str,
+    environment: dict[str, str],
+    settler: str,
 ) -> None:
     """Whatever its flow: this one is a watch, which stands still as nobody answers its ping."""
     assert libvirt_daemons
     cellar = make_cellar()
     with socket.create_server(("127.0.0.1", 0)) as receiver:
         (cellar.base / "ping").write_text(f"http://127.0.0.1:{receiver.getsockname()[1]}/")
-        cellar = cellar.with_settings(ping={"file": str(cellar.base / "ping")})
+        off = dict.fromkeys(("recover", "watch", "upkeep", "verify"), "off")  # else later tests would serve these
+        cellar = cellar.with_settings(ping={"file": str(cellar.base / "ping")}, maintenance=off)
         receiver.settimeout(SECONDS)
         run = served.trigger("watch-fleet", config=str(cellar.file))
         waiting, _ = receiver.accept()
         served.kill_with_its_runs()
         waiting.close()
     assert served.seen.state(run).name == "Running", "nobody was left to tell the server"
-    asyncio.run(recover_host(Recover(config=str(cellar.file))))
+    configured = {**environment, "VMCELLAR_CONFIG": str(cellar.file)}
+    if settler == "recover-host":
+        asyncio.run(recover_host(Recover(config=str(cellar.file))))
+    elif settler == "vmcellar recover":
+        command = [sys.executable, "-m", "vmcellar.cli.main", "recover"]
+        done = subprocess.run(command, env=configured, capture_output=True, text=True, check=True, timeout=SECONDS)
+        assert f"flow run {run}: its process is gone; the server is told" in done.stderr
+    else:
+        with serving(served.seen, configured, served.folder):
+            served.seen.ended(run, SECONDS)
     assert served.seen.state(run).name == "Crashed"
