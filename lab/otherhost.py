@@ -51,12 +51,14 @@ exec "$@"
 class OtherHost:
     """Start it with `boot` or `with`. One thread."""
 
-    def __init__(self, folder: Path, name: str, qemu_conf: str = "") -> None:
-        """`folder` must be one that QEMU's user may enter (`lab.paths.vm_folder`); `name` is the host's name, and
-        `qemu_conf` further lines of its libvirt's qemu.conf.
+    def __init__(self, folder: Path, name: str, qemu_conf: str = "", volatile: Sequence[Path] = ()) -> None:
+        """`folder` must be one that QEMU's user may enter (`lab.paths.vm_folder`); `name` is the host's name,
+        `qemu_conf` further lines of its libvirt's qemu.conf, and `volatile` are folders that a power cut takes, too, as
+        those of a tmpfs.
         """
         self.name = name
         self.folder = folder / name
+        self._volatile = volatile
         self._unshare: subprocess.Popen[bytes] | None = None
         self._init = 0
         self._entered: list[subprocess.Popen[bytes]] = []
@@ -73,6 +75,11 @@ class OtherHost:
     def uri(self) -> str:
         """This host's libvirt, from outside of it."""
         return f"qemu+unix:///system?socket={self.folder / 'run' / 'libvirt-sock'}"
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it was not booted since the last power cut."""
+        return self._unshare is None
 
     def __enter__(self) -> Self:
         self.boot()
@@ -108,11 +115,14 @@ class OtherHost:
         self._unshare.wait()
         self._unshare = None
         for entered in self._entered:
+            entered.send_signal(signal.SIGCONT)  # one that waits for a program that stood still does so, too
             entered.wait()
         self._entered.clear()
         wait_for(lambda: not Path(f"/proc/{self._init}").exists(), f"host {self.name} to be off")
         shutil.rmtree(self.folder / "run")
         (self.folder / "run").mkdir(mode=0o755)
+        for path in self._volatile:
+            shutil.rmtree(path, ignore_errors=True)
 
     def restart_libvirtd(self) -> None:
         """End the host's libvirtd and start it again; its domains run on."""
