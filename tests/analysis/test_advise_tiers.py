@@ -196,7 +196,7 @@ def test_moves_that_cannot_bring_all_are_said_by_tier() -> None:
     need = Need("web", rpo=12 * HOUR)
     stores = [store(), store("cold", 7.0, moved=1e9)]
     advice = advise([need], [Host()], {"web": load("web")}, {"web": (0, 720)}, stores=stores)
-    assert any(said.startswith("cold: 3.7 GiB a day more come to it than its moves:") for said in advice.conflicts)
+    assert any(said.startswith("cold: 3.73 GiB a day more come to it than its moves:") for said in advice.conflicts)
     short = replace(need, kept=Kept(days=5.0))
     advice = advise([short], [Host()], {"web": load("web")}, {"web": (0, 720)}, stores=stores)
     assert advice.conflicts == (), "what goes before it is old enough is moved nowhere"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -37,6 +38,13 @@ def test_the_default_cost_is_rfc_9106s_second_choice(store: MemoryStore) -> None
     assert slots.unlock_secrets(store, WORD) == secrets
     assert slots.create(store, WORD) == secrets, "a second call goes on with what it finds"
     assert len(store.objects) == 1
+
+
+def test_threads_open_it_side_by_side(store: MemoryStore) -> None:
+    """Without their turns they fail for want of memory, or wait for each other for ever."""
+    made = slots.create(store, WORD)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: slots.unlock_secrets(store, WORD), range(8))) == [made] * 8
 
 
 @pytest.mark.parametrize("wrong", [b"wrong", b"", WORD + b"\n", WORD[:-1]])

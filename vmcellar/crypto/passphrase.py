@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -74,6 +75,13 @@ def reveal(name: str, fields: Fields, passphrase: bytes, bound: bytes) -> bytes 
         return None
 
 
+_one_at_a_time = threading.Lock()
+"""OpenSSL's Argon2 takes its lanes from one pool of the process: two derivations beside each other fail ("not enough
+memory") or wait for each other for ever.
+"""
+
+
 def _stretch(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
     kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory_kib)
-    return kdf.derive(passphrase)
+    with _one_at_a_time:
+        return kdf.derive(passphrase)
