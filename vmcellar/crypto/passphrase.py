@@ -22,7 +22,11 @@ from vmcellar.crypto.layout import (
     SEAL_OVERHEAD,
     WORK_KIB_MOST,
 )
-from vmcellar.errors import IntegrityError, PermanentError
+from vmcellar.errors import IntegrityError, PermanentError, TransientError
+
+
+class ShortOfMemoryError(TransientError):
+    """There is no memory for a key's derivation; nothing is known of the passphrase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,15 @@ that a guess takes.
 
 
 def protect(secret: bytes, passphrase: bytes, bound: bytes, cost: Argon2Cost | None = None) -> dict[str, str | int]:
-    """The fields of a document from which only `passphrase` gets `secret` back; `bound` must be the same then."""
+    """The fields of a document from which only `passphrase` gets `secret` back; `bound` must be the same then.
+
+    ShortOfMemoryError when there is no memory for it.
+    """
     if not passphrase:
         raise PermanentError("the passphrase is empty", hint="put one into the file that holds it")
     cost = cost or Argon2Cost()
     salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
-    sealed = nonce + AESGCM(_stretch(passphrase, salt, cost)).encrypt(nonce, secret, bound)
+    sealed = nonce + AESGCM(_key_of("the new key", passphrase, salt, cost)).encrypt(nonce, secret, bound)
     return {
         "salt": documents.base64(salt),
         "memory_kib": cost.memory_kib,
@@ -58,7 +65,9 @@ def protect(secret: bytes, passphrase: bytes, bound: bytes, cost: Argon2Cost | N
 
 
 def reveal(name: str, fields: Fields, passphrase: bytes, bound: bytes) -> bytes | None:
-    """The secret, None for a wrong passphrase; IntegrityError when the fields are not what `protect` makes."""
+    """The secret, None for a wrong passphrase; IntegrityError when the fields are not what `protect` makes,
+    ShortOfMemoryError when there is no memory to tell.
+    """
     costs = (documents.number(name, fields, key, getattr(LIMIT, key)) for key in ("memory_kib", "passes", "lanes"))
     cost = Argon2Cost(*costs)
     salt, sealed = documents.data_of(name, fields, "salt"), documents.data_of(name, fields, "sealed")
@@ -68,7 +77,7 @@ def reveal(name: str, fields: Fields, passphrase: bytes, bound: bytes) -> bytes 
         raise IntegrityError(
             f"{name}: it asks for {cost.passes} passes over {cost.memory_kib} KiB, more than is allowed"
         )
-    key = _stretch(passphrase, salt, cost)
+    key = _key_of(name, passphrase, salt, cost)
     try:
         return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
     except InvalidTag:
@@ -85,3 +94,13 @@ def _stretch(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
     kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory_kib)
     with _one_at_a_time:
         return kdf.derive(passphrase)
+
+
+def _key_of(name: str, passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
+    try:
+        return _stretch(passphrase, salt, cost)
+    except MemoryError as error:
+        raise ShortOfMemoryError(
+            f"{name}: its passphrase takes {cost.memory_kib / 1024:.0f} MiB of memory, which this process cannot have",
+            hint="end other programs or raise the limit (`ulimit -v`; LimitAS= of a systemd unit), then type it again",
+        ) from error

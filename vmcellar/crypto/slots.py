@@ -16,7 +16,7 @@ from vmcellar.crypto.documents import Fields
 from vmcellar.crypto.epochs import by_epoch, drop
 from vmcellar.crypto.keyring import RepositoryKeyring
 from vmcellar.crypto.layout import HOST_KIND, KEYS, PASSPHRASE_KIND, RECIPIENT_KIND
-from vmcellar.crypto.passphrase import Argon2Cost
+from vmcellar.crypto.passphrase import Argon2Cost, ShortOfMemoryError
 from vmcellar.crypto.recipient import PrivateKey, PublicKey
 from vmcellar.crypto.secrets import Secrets
 from vmcellar.errors import IntegrityError, PermanentError, VmcellarError
@@ -79,7 +79,8 @@ def unlock_private(store: SmallObjects, private: PrivateKey) -> RepositoryKeyrin
 def unlock_secrets(store: SmallObjects, secret: bytes) -> Secrets:
     """The secrets themselves, to put them into another slot.
 
-    A slot that is damaged or of a newer version is passed over when another opens; its error when there is no other.
+    A slot that is damaged, of a newer version, or takes more memory than there is, is passed over when another opens;
+    its error when there is no other. ShortOfMemoryError when none opens and one could not be tried for that.
     """
     unusable: list[VmcellarError] = []
     tried = 0
@@ -90,11 +91,14 @@ def unlock_secrets(store: SmallObjects, secret: bytes) -> Secrets:
                 continue
             tried += 1
             found = _open(name, kind, fields, secret)
-        except (IntegrityError, PermanentError) as error:
+        except (IntegrityError, PermanentError, ShortOfMemoryError) as error:
             unusable.append(error)
             continue
         if found is not None:
             return found
+    untried = [error for error in unusable if isinstance(error, ShortOfMemoryError)]
+    if untried:
+        raise untried[0]
     if unusable and not tried:
         raise unusable[0]
     raise _refused(unusable)
