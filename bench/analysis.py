@@ -29,9 +29,10 @@ from bench.analysis_more import alike, score_fill, score_next_runs
 from bench.analysis_schedules import compare
 from vmcellar.analysis.advise import advise
 from vmcellar.analysis.anomalies import find
+from vmcellar.analysis.exports import read_history
 from vmcellar.analysis.fill import fill_of
 from vmcellar.analysis.forecast import forecast_change
-from vmcellar.analysis.history import conform, read_history
+from vmcellar.analysis.history import conform
 from vmcellar.analysis.judging import Host, Need
 from vmcellar.analysis.loads import current_starts, loads_of
 from vmcellar.analysis.next_run import next_runs

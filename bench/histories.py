@@ -124,7 +124,8 @@ def make(file: Path, name: str, minutes: float) -> int:
     from lab.mixeddata import Stream, log_text  # noqa: PLC0415
     from lab.monitor import poke_many  # noqa: PLC0415
     from lab.paths import vm_folder  # noqa: PLC0415
-    from vmcellar.analysis.history import conform, history, read_history  # noqa: PLC0415
+    from vmcellar.analysis.exports import read_history  # noqa: PLC0415
+    from vmcellar.analysis.history import conform, history  # noqa: PLC0415
     from vmcellar.backup import pipeline  # noqa: PLC0415
     from vmcellar.backup.model import BackupRequest  # noqa: PLC0415
 
@@ -184,7 +185,8 @@ def _engine(folder: Path) -> Engine:
 
 def of_guest(file: Path, name: str) -> pd.DataFrame:
     """The rows of one guest of a file."""
-    from vmcellar.analysis.history import conform, read_history  # noqa: PLC0415
+    from vmcellar.analysis.exports import read_history  # noqa: PLC0415
+    from vmcellar.analysis.history import conform  # noqa: PLC0415
 
     frame = read_history(file)
     return conform(frame[frame["vm"] == name].astype({"vm": "object", "disk": "object"}))

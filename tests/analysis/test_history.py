@@ -13,13 +13,11 @@ from vmcellar.analysis.history import (
     HISTORY,
     conform,
     empty_history,
-    export,
     held_before,
     history,
     in_parts,
     points,
     proved,
-    read_history,
     recent,
     runs,
     segments,
@@ -29,7 +27,6 @@ from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.models import Evidence
 from vmcellar.catalog.rebuild import rebuild
 from vmcellar.config.model import Config
-from vmcellar.errors import UsageError
 
 
 def test_an_empty_history_has_every_column_in_its_dtype() -> None:
@@ -124,21 +121,6 @@ def test_the_other_tables(catalog: Catalog) -> None:
     there = points(catalog, "web")
     assert list(there["kind"]) == ["full", "incremental", "incremental"]
     assert there["gone"].isna().all()
-
-
-def test_an_export_reads_back_as_it_was(catalog: Catalog, tmp_path: Path) -> None:
-    rows = export(catalog, tmp_path / "out")
-    others = dict.fromkeys(("evidence", "schedule_changes", "storage_advice", "anomalies", "tier_use"), 0)
-    assert rows == {"history": 7, "runs": 7, "stages": 6, "segments": 1, "points": 6, **others}
-    pd.testing.assert_frame_equal(read_history(tmp_path / "out" / "history.parquet"), history(catalog))
-
-
-def test_a_file_that_is_no_history_is_named(catalog: Catalog, tmp_path: Path) -> None:
-    export(catalog, tmp_path)
-    (tmp_path / "none").write_text("no parquet")
-    for name, why in (("none", "magic bytes"), ("points.parquet", "no column"), ("missing", "No such file")):
-        with pytest.raises(UsageError, match=why):
-            read_history(tmp_path / name)
 
 
 def test_a_history_in_parts_is_the_whole_one_each_vm_in_one_part(catalog: Catalog) -> None:

@@ -29,26 +29,24 @@ and byte counts are 0.
 `stages` has one row per run, disk and stage (`disk` is empty where only the sum over disks is known), `segments` one
 per run, disk and segment (of runs that were noted themselves), `points` one per point that is or was in the repository,
 `evidence` one per verification or drill; `schedule_changes`, `storage_advice`, `anomalies`, `tier_use`.
-Each is one read transaction, so what it gives is of one moment.
+Each is one read transaction, so what it gives is of one moment. Those that grow with every run come some VMs after the
+others as well (`in_parts`, `runs_in_parts`, `pieces`), as a year of many VMs fits into no memory.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from pyarrow import parquet
 from sqlalchemy import bindparam, text
 
 from vmcellar.analysis.objectives import exposure
-from vmcellar.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
-    from sqlalchemy import TextClause
+    from sqlalchemy import Connection, TextClause
 
     from vmcellar.catalog.catalog import Catalog
 
@@ -125,7 +123,7 @@ FROM runs LEFT JOIN run_disks ON run_id = runs.id
 WHERE repository = :repository AND started >= :since AND (:vm = '' OR vm = :vm)
 """
 _OF_VM = "(:vm = '' OR vm = :vm)"
-_VMS = "SELECT vm, count(*) FROM runs WHERE repository = :repository GROUP BY vm ORDER BY vm"
+_VMS = "SELECT vm, count(*) FROM {} WHERE repository = :repository GROUP BY vm"
 WEEKS = 25
 """What forecasts look back on, and a week more: analyses load no older history."""
 _HELD = """
@@ -185,6 +183,14 @@ FROM tier_use WHERE repository = :repository AND time >= :since ORDER BY tier, t
 _FLOATS = ("seconds", "seconds_held", "seconds_frozen", "entropy", "rto_seconds", "bytes", "bytes_free", "retries")
 _BOOLEANS = ("ok", "verified", "applied", "asked_full", "segments_agree")
 _WORDS = tuple(name for name, dtype in HISTORY.items() if dtype == "category")
+_CATEGORIES = dict.fromkeys(_WORDS, "category")
+_PIECES = {
+    "stages": (_STAGES, "runs"),
+    "segments": (_SEGMENTS, "runs"),
+    "points": (_POINTS, "points"),
+    "evidence": (_EVIDENCE, "evidence"),
+}
+"""Queries, and the table that tells how much there is of each VM."""
 _INSTANTS = (
     "started", "finished", "time", "gone", "followed", "began", "at", "last", "noted", "acted", "told", "judged",
 )  # fmt: skip
@@ -195,30 +201,58 @@ def history(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd
     return _with_ratio(_read(catalog, _HISTORY, vm, since, _WORDS))
 
 
-def in_parts(catalog: Catalog, rows: int = 500_000) -> Iterator[pd.DataFrame]:
-    """All of `history`, some VMs after the others, about so many rows at once: a year of many VMs fits into no memory.
-    Each VM is in one part alone.
+PART = 500_000
+"""Runs that are analysed at once where all of a history is needed."""
+_VMS_AT_ONCE = 1000
+"""VMs in one query: SQLite takes some thousand values."""
+
+
+def in_parts(catalog: Catalog, rows: int = PART) -> Iterator[pd.DataFrame]:
+    """All of `history`, some VMs after the others, about so many rows at once, each VM in one part alone.
+
+    One read transaction, which lasts until the last part is taken.
+    """
+    for found in _by_vms(catalog, _HISTORY, rows):
+        yield _with_ratio(_joined([part.astype(_CATEGORIES) for part in found], _WORDS))
+
+
+def runs_in_parts(catalog: Catalog, rows: int = PART) -> Iterator[pd.DataFrame]:
+    """All of `runs`, as `in_parts`."""
+    for found in _by_vms(catalog, _RUNS, rows):
+        yield _with_exposure(pd.concat(found, ignore_index=True))
+
+
+def pieces(catalog: Catalog, table: str) -> Iterator[pd.DataFrame]:
+    """All of `stages`, `segments`, `points` or `evidence` by VM, in pieces; as `in_parts`."""
+    query, of = _PIECES[table]
+    for found in _by_vms(catalog, query, PART, of):
+        yield from found
+
+
+def _by_vms(catalog: Catalog, query: str, rows: int, of: str = "runs") -> Iterator[Iterator[pd.DataFrame]]:
+    """What a query gives for VMs that have so many rows in the table `of` together, then for the next ones, by name;
+    each is to be taken before the next.
     """
     own = {"repository": catalog.repository}
     with catalog.reading() as connection:
-        counts = list(connection.execute(text(_VMS).bindparams(**own)))
-    for vms in _groups(counts, rows):
-        wanted = text(_HISTORY.replace(_OF_VM, "vm IN :vms")).bindparams(
-            bindparam("vms", vms, expanding=True), since=0.0, **own
-        )
-        yield _with_ratio(_fetched(catalog, wanted, _WORDS))
+        counts = [(vm, count) for vm, count in connection.execute(text(_VMS.format(of)).bindparams(**own))]
+        for vms in groups(sorted(counts), rows):
+            wanted = text(query.replace(_OF_VM, "vm IN :vms")).bindparams(
+                bindparam("vms", vms, expanding=True), since=0.0, **own
+            )
+            yield _pieces(connection, wanted)
 
 
-def _groups(counts: Iterable[Any], most: int) -> Iterator[list[str]]:
-    """VMs that have so many runs together, or one that has more by itself."""
+def groups(counts: Iterable[tuple[str, int]], most: int) -> Iterator[list[str]]:
+    """VMs that have so many rows together, or one that has more by itself."""
     group: list[str] = []
-    runs = 0
+    rows = 0
     for vm, count in counts:
-        if group and runs + count > most:
+        if group and (rows + count > most or len(group) == _VMS_AT_ONCE):
             yield group
-            group, runs = [], 0
+            group, rows = [], 0
         group.append(vm)
-        runs += count
+        rows += count
     if group:
         yield group
 
@@ -237,7 +271,10 @@ def runs(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.Da
     `superseded` is when the VM's next point was committed, `rpo_reached` how many seconds old this run's was by then.
     NaT and NaN without a point, and for the newest one, which still ages.
     """
-    found = _read(catalog, _RUNS, vm, since)
+    return _with_exposure(_read(catalog, _RUNS, vm, since))
+
+
+def _with_exposure(found: pd.DataFrame) -> pd.DataFrame:
     teeth = exposure(found, None).rename(columns={"until": "superseded", "worst": "rpo_reached"})
     return found.merge(teeth[["run_id", "superseded", "rpo_reached"]], on="run_id", how="left")
 
@@ -322,9 +359,18 @@ def _read(catalog: Catalog, query: str, vm: str, since: datetime | None, words: 
 
 def _fetched(catalog: Catalog, statement: TextClause, words: tuple[str, ...]) -> pd.DataFrame:
     with catalog.reading() as connection:
-        connection.execution_options(stream_results=True, max_row_buffer=_ROWS)  # SQLite streams anyway
-        read = pd.read_sql(statement, connection, chunksize=_ROWS)
-        parts = [_typed(part).astype(dict.fromkeys(words, "category")) for part in read]
+        return _joined(
+            [part.astype(dict.fromkeys(words, "category")) for part in _pieces(connection, statement)], words
+        )
+
+
+def _pieces(connection: Connection, statement: TextClause) -> Iterator[pd.DataFrame]:
+    """What a statement gives, a part after the other; the first one is there even without rows."""
+    connection.execution_options(stream_results=True, max_row_buffer=_ROWS)  # SQLite streams anyway
+    return map(_typed, pd.read_sql(statement, connection, chunksize=_ROWS))
+
+
+def _joined(parts: list[pd.DataFrame], words: tuple[str, ...]) -> pd.DataFrame:
     for name in words:
         every = sorted(set().union(*(part[name].cat.categories for part in parts)))
         for part in parts:
@@ -341,41 +387,3 @@ def _typed(part: pd.DataFrame) -> pd.DataFrame:
     for name in part.columns.intersection(list(_BOOLEANS)):
         part[name] = part[name].astype("bool")
     return part
-
-
-def export(catalog: Catalog, directory: Path) -> dict[str, int]:
-    """Write each table as `directory/<table>.parquet`; rows per table. Files that are there are replaced.
-
-    The folder is made. OSError when it cannot be written.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    tables = {
-        "history": history, "runs": runs, "stages": stages, "segments": segments, "points": points,
-        "evidence": evidence, "schedule_changes": schedule_changes, "storage_advice": storage_advice,
-        "anomalies": anomalies,
-    }  # fmt: skip
-    frames = {name: read(catalog) for name, read in tables.items()}
-    frames["tier_use"] = tier_use(catalog)
-    for name, frame in frames.items():
-        frame.to_parquet(directory / f"{name}.parquet", index=False)
-    return {name: len(frame) for name, frame in frames.items()}
-
-
-def read_history(file: Path, weeks: int | None = None) -> pd.DataFrame:
-    """A history that `export` wrote, or its last weeks up to its last start (the rest is not kept in memory).
-
-    UsageError when the file is none.
-    """
-    try:
-        with file.open("rb") as opened:
-            table = parquet.read_table(opened, filters=None if weeks is None else _since(opened, weeks))
-        return conform(table.to_pandas(split_blocks=True, self_destruct=True))
-    except (OSError, ValueError, KeyError) as error:
-        why = error.args[0] if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
-        raise UsageError(f"{file}: {why}", hint="`vmcellar catalog export DIR` writes one") from error
-
-
-def _since(opened: BinaryIO, weeks: int) -> list[tuple[str, str, pd.Timestamp]] | None:
-    """A filter for the rows of the last weeks; None when there are no rows."""
-    last = pd.to_datetime(parquet.read_table(opened, columns=["started"])["started"].to_pandas()).max()
-    return None if pd.isna(last) else [("started", ">=", last - pd.Timedelta(weeks=weeks))]

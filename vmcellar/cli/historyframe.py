@@ -15,7 +15,7 @@ from vmcellar.errors import PermanentError, UsageError
 from vmcellar.policy.localzone import local_zone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import pandas as pd
 
@@ -77,28 +77,36 @@ def read_frame(ctx: typer.Context, source: Source, vm: str | None = None) -> tup
     return good, now
 
 
-def read_parts(ctx: typer.Context, source: Source) -> Iterator[tuple[pd.DataFrame, float | None]]:
-    """The good rows of all of the history, those of a catalog some VMs after the others, and now; as `read_frame`."""
+def read_parts(ctx: typer.Context, source: Source) -> Iterator[tuple[pd.DataFrame, pd.Timestamp]]:
+    """The good rows of all of the history, some VMs after the others, and now, for a file or a sample its last start;
+    as `read_frame`.
+    """
     import pandas as pd
 
-    from vmcellar.analysis.history import in_parts, read_history
-
-    now = None
-    if source.is_catalog:
-        now = time.time()
-        parts = in_parts(_catalog(ctx, source, now))
-    elif source.history is not None:
-        parts = iter([read_history(source.history)])
-    else:
-        parts = iter([_read(ctx, source)[0]])
+    now, parts = _all_of(ctx, source)
     every = []
     for part in parts:
-        good, bad = _judged(part, now)
+        good, bad = _judged(part, now.timestamp())
         every += [bad] * bool(len(bad))
         if len(good):
             yield good, now
     if every:
         _tell(pd.concat(every))
+
+
+def _all_of(ctx: typer.Context, source: Source) -> tuple[pd.Timestamp, Iterable[pd.DataFrame]]:
+    import pandas as pd
+
+    from vmcellar.analysis.exports import history_in_parts, last_start
+    from vmcellar.analysis.history import in_parts
+
+    if source.sample is not None:
+        frame = _sample(source.sample)
+        return frame["started"].max(), [frame]
+    if source.history is not None:
+        return last_start(source.history), history_in_parts(source.history)
+    now = time.time()
+    return pd.Timestamp(now, unit="s", tz="UTC"), in_parts(_catalog(ctx, source, now))
 
 
 def _judged(frame: pd.DataFrame, now: float | None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -115,7 +123,8 @@ def _tell(bad: pd.DataFrame) -> None:
 
 
 def _read(ctx: typer.Context, source: Source) -> tuple[pd.DataFrame, float | None]:
-    from vmcellar.analysis.history import read_history, recent
+    from vmcellar.analysis.exports import read_history
+    from vmcellar.analysis.history import recent
 
     if source.sample is not None:
         return _sample(source.sample), None

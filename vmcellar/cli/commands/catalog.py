@@ -111,7 +111,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the history as Parquet files, for pandas, DuckDB, Spark and others; docs/catalog.md names the columns."""
-    from vmcellar.analysis.history import export as write
+    from vmcellar.analysis.exports import export as write
 
     _, catalog = open_catalog(ctx, config)
     rows = write(catalog, directory)

@@ -55,8 +55,6 @@ def what_if(
     it had. "Late" are runs that would still be at work when the next one is due. Prices are those of the configuration,
     unless they are given.
     """
-    import pandas as pd
-
     from vmcellar.analysis import whatif
     from vmcellar.cli.render.catalog import scenarios_json, scenarios_table
 
@@ -71,8 +69,7 @@ def what_if(
     ]
     parts = []  # all of the history, as what is held may be old
     for frame, now in read_parts(ctx, Source(config, history, sample)):
-        at = frame["started"].max() if now is None else pd.Timestamp(now, unit="s", tz="UTC")
-        parts.append(whatif.past_of(frame, at))
+        parts.append(whatif.past_of(frame, now))
     if not parts:
         raise PermanentError("nothing to try this on: no backup is known", hint="`vmcellar backup VM` makes one")
     past = whatif.joined(parts)
