@@ -105,9 +105,10 @@ def test_the_fleet(catalog: Catalog) -> None:
         standing(catalog), [late], {"web": 24 * HOUR, "db": 24 * HOUR}, START + 25 * HOUR, {"web": "[web](x)"}
     )
     assert text.startswith("# 2 of 2 VMs have a verified point, 1 thing is wrong\n\n- **critical**: web: its newest")
-    web = "2027-01-15 09:00 UTC, **failed** | 2027-01-15 08:00 UTC | **25 h** of 24 h | never | 0 B |"
-    db = "2027-01-15 09:00 UTC, a point | 2027-01-15 09:00 UTC | 24 h of 24 h | 2027-01-15 11:00 UTC | 4 MiB |"
+    web = "2027-01-15 09:00, **failed** | 2027-01-15 08:00 | **25 h** of 24 h | never | 0 B |"
+    db = "2027-01-15 09:00, a point | 2027-01-15 09:00 | 24 h of 24 h | 2027-01-15 11:00 | 4 MiB |"
     assert f"| [web](x) | {web}\n| db | {db}" in text, "what failed comes first"
+    assert "| newest run (UTC) | newest verified (UTC) | age, of RPO | good proof (UTC) |" in text
     assert "| hot | 20 B | 80 B |" in text
     assert "| cold | 5 B | no end |" in text
 
