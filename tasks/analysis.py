@@ -51,9 +51,11 @@ def act_on_anomalies(config: str, good: pd.DataFrame) -> list[Anomaly]:
 
 
 @task(name="note-anomalies", cache_policy=NO_CACHE)
-def note_anomalies(config: str, rows: list[Anomaly]) -> None:
-    """Write down what was told, and what came of drills."""
-    engine_of(config).catalog.add(rows)
+def note_anomalies(config: str, row: Anomaly) -> None:
+    """Write down that it was told, and what came of its drill."""
+    from vmcellar.analysis.consequences import note_told  # noqa: PLC0415
+
+    note_told(engine_of(config).catalog, row)
 
 
 @task(name="analyse-history", cache_policy=NO_CACHE)

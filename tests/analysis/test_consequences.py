@@ -13,6 +13,7 @@ import pytest
 from tests.analysis.attacked import DAY, Attacked, attack, found_at
 from tests.backup.world import EmptySource, make_engine
 from vmcellar.analysis import consequences
+from vmcellar.analysis.anomalies import Anomaly as AnomalySeen
 from vmcellar.backup import snapshot, wanted_full
 from vmcellar.backup.model import BackupRequest
 from vmcellar.catalog.catalog import Catalog
@@ -196,3 +197,49 @@ def test_points_that_cannot_be_trusted_are_not_pinned(attacked: Attacked) -> Non
     bad = [replace(point, verified=False) for point in attacked.points]
     assert consequences.trusted(bad, attacked.at, 4, ()) == []
     assert consequences.trusted(attacked.points, attacked.points[0].time, 4, ()) == [], "none is older"
+
+
+def seen_at(world: Attacked, days: float, disk: str = "vda") -> AnomalySeen:
+    """Ransomware on a disk, some days after the attack."""
+    (one,) = (one for one in found_at(world.now) if one.kind == "ransomware")
+    at = one.at + days * DAY
+    return replace(one, disk=disk, at=at, last=at + 3600, began=at - 2 * 3600)
+
+
+def look_at(world: Attacked, found: list[AnomalySeen], now: float) -> list[Anomaly]:
+    engine = world.engine
+    new = consequences.note(engine.catalog, engine.repository, engine.config, found, now)
+    consequences.act(engine.catalog, engine.repository, engine.config, now)
+    return new
+
+
+def test_an_attack_days_after_a_false_alarm_that_was_judged_is_another_one(attacked: Attacked) -> None:
+    """Both lie in the week that is looked at."""
+    false_alarm, attack = seen_at(attacked, 0), seen_at(attacked, 5)
+    look_at(attacked, [false_alarm], attacked.now)
+    judge(attacked)
+    (row,) = look_at(attacked, [false_alarm, attack], attacked.now + 5 * DAY)
+    assert (row.began, row.judged) == (attack.began, None)
+    assert wanted(attacked)
+    assert look_at(attacked, [false_alarm, attack], attacked.now + 5 * DAY) == [], "once"
+
+
+def test_what_is_judged_of_one_disk_says_nothing_of_another(attacked: Attacked) -> None:
+    look_at(attacked, [seen_at(attacked, 0)], attacked.now)
+    judge(attacked)
+    (row,) = look_at(attacked, [seen_at(attacked, 0), seen_at(attacked, 0.5, "vdb")], attacked.now + DAY)
+    assert row.disks == "vdb"
+    assert len(pins.pinned(attacked.engine.repository)) == 3
+
+
+def test_a_verdict_that_comes_during_the_drill_stands(attacked: Attacked) -> None:
+    """The flow holds the row for as long as the drill takes."""
+    policy(attacked, OnAnomaly(drill=True))
+    look(attacked)
+    (held,) = attacked.engine.catalog.anomalies()
+    judge(attacked)
+    held.told, held.drill = attacked.now, "p1: passed"
+    consequences.note_told(attacked.engine.catalog, held)
+    (row,) = attacked.engine.catalog.anomalies()
+    assert (row.told, row.drill, row.verdict) == (attacked.now, "p1: passed", "import of videos")
+    assert row.judged is not None

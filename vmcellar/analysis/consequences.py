@@ -2,8 +2,8 @@
 
 An anomaly is first written down with what is to be done, then that is done, and then noted as done: what dies in
 between is finished by the next call. Which points can be trusted is decided when the anomaly is written down, and does
-not change. Later finds of the same strangeness belong to the same row; so do those after a person has judged it, for
-as long as it lasts.
+not change. Later finds of the same strangeness belong to the same row; so do those after a person has judged it, of
+the disks that it names, for as long as it lasts. Rows are changed by columns, as a person may judge while this works.
 
 Hosts that share a catalog share its rows: the first to look writes an anomaly down, each asks its own next backup of
 the VM to read everything, and what a host without a job for the VM wrote down is decided by the first that has one.
@@ -49,22 +49,25 @@ def note(catalog: Catalog, repository: Repository, config: Config, found: Sequen
     known = catalog.anomalies()
     new: list[Row] = []
     standings = evidence.standings(repository.tier) if found else {}
-    for together in _by_vm_and_kind(found):
+    for together in _by_vm_and_kind(_not_judged(catalog, known, found)):
         vm, kind = together[0].vm, together[0].kind
         points = evidence.sound(repository.points_of(vm), standings)
         rules = _rules(config, vm, points)
         if kind not in rules.kinds:
             continue
-        row = next((each for each in known if _same(each, together)), None)
-        if row is None:
-            row = _row(catalog.repository, together, now)
-            new.append(row)
+        row = next((each for each in known if each.judged is None and _same(each, together)), None)
+        fresh = row is None
+        row = row or _row(catalog.repository, together, now)
         row.last = max(row.last, *(each.last for each in together))
-        if row.judged is None and not (row.pins or row.full or row.drill) and rules != TOLD_ONLY:
+        if not (row.pins or row.full or row.drill) and rules != TOLD_ONLY:
             row.pins = trusted(points, row.began, rules.pin, pins.for_good(repository))
             row.full, row.drill = rules.full, "wanted" if rules.drill else ""
             row.acted = None
-        catalog.add([row])
+        if fresh:
+            catalog.add([row])
+            new.append(row)
+        else:
+            catalog.change([row], ("last", "pins", "full", "drill", "acted"))
     return new
 
 
@@ -81,8 +84,15 @@ def act(catalog: Catalog, repository: Repository, config: Config, now: float) ->
     _ask(config, known)
     for row in waiting:
         row.acted = now
-        catalog.add([row])
+        catalog.change([row], ("acted",))
     return waiting
+
+
+def note_told(catalog: Catalog, row: Row) -> None:
+    """Write down that people were told, and what came of the drill. Nothing else of the row is touched: a drill takes
+    minutes, in which somebody may judge.
+    """
+    catalog.change([row], ("told", "drill"))
 
 
 def _ask(config: Config, known: Sequence[Row]) -> None:
@@ -108,7 +118,7 @@ def judge(catalog: Catalog, repository: Repository, config: Config, vm: str, ver
     wanted_full.withdraw(config.state, vm)
     for row in judged:
         row.judged, row.verdict = now, verdict
-    catalog.add(judged)
+    catalog.change(judged, ("judged", "verdict"))
     return judged
 
 
@@ -155,6 +165,23 @@ def _by_vm_and_kind(found: Sequence[Anomaly]) -> list[list[Anomaly]]:
     for one in found:
         groups.setdefault((one.vm, one.kind), []).append(one)
     return list(groups.values())
+
+
+def _not_judged(catalog: Catalog, known: Sequence[Row], found: Sequence[Anomaly]) -> list[Anomaly]:
+    """Those that no person's verdict is about: one is about a kind, the disks that it names, and what goes on there.
+
+    Where one goes on, its row says until when.
+    """
+    left = []
+    for one in found:
+        about = [row for row in known if row.judged is not None and one.disk in row.disks.split(", ")]
+        row = next((each for each in about if _same(each, [one])), None)
+        if row is None:
+            left.append(one)
+        elif one.last > row.last:
+            row.last = one.last
+            catalog.change([row], ("last",))
+    return left
 
 
 def _same(row: Row, together: Sequence[Anomaly]) -> bool:

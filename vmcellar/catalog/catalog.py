@@ -67,6 +67,15 @@ class Catalog:
             session.add_all(list(rows))
             session.commit()
 
+    def change(self, rows: Iterable[models.Base], columns: Collection[str]) -> None:
+        """Write these columns of rows that are there, all or none; what others wrote in other columns stays."""
+        with self.writing() as connection:
+            for row in rows:
+                table = type(row)
+                key = zip(inspect(table).primary_key, _key_of(row), strict=True)
+                values = {name: getattr(row, name) for name in columns}
+                connection.execute(update(table).where(*(column == value for column, value in key)).values(values))
+
     def point_ids(self) -> set[str]:
         """The points of this repository that the catalog knows, also those that are gone."""
         with self.reading() as connection:
