@@ -56,7 +56,9 @@ def test_anomalies_of_a_file_say_what_was_seen_and_how_often_that_is_false(cli: 
 
 
 def test_a_sample_shows_both(cli: Cli) -> None:
-    assert "made-up" in cli("anomalies", "--sample", "1").err
+    said = cli("anomalies", "--sample", "1").err
+    assert "made-up" in said
+    assert "not judged: growth-0013 vda: no good run for 1067 hours" in said
     assert "nightly-0001" in cli("forecast", "--sample", "1").out
 
 

@@ -119,22 +119,19 @@ def signals_of(grid: Grid, frame: pd.DataFrame) -> Signals:
     count = logs.shape[1]
     month_ends = regimes.month_end_steps(grid, -count, 0)
     logs -= regimes.month_end_effect(grid, logs, month_ends)[:, None] * month_ends
-    columns = {name: grid.panel(frame[name].to_numpy().astype(np.float64)) for name in _COLUMNS}
-    changed = columns["bytes_changed"]
+    runs = figures_of(grid, frame)
     full = np.isnan(grid.values)
-    content = np.maximum(changed - columns["bytes_zero"], 1.0)
-    dedup = np.where(full | (changed <= 0), np.nan, 1 - columns["bytes_new"] / content)
     blank = np.full_like(logs, np.nan)
     change, entropy, ratio, same, slow, frozen = (blank.copy() for _ in range(6))
-    zeros = _unexpected_zeros(np.where(full, np.nan, changed), grid.season)
+    zeros = _unexpected_zeros(np.where(full, np.nan, runs["changed"]), grid.season)
     signals = Signals(change, entropy, ratio, same, slow, frozen, zeros)
     signals.seen = {
-        "change": grid.values,
-        "entropy": np.where(full, np.nan, columns["entropy"]),
-        "ratio": np.log(np.where(full, np.nan, np.maximum(columns["ratio"], 1e-3))),
-        "dedup": dedup,
-        "slow": np.log(np.maximum(columns["seconds"], 1e-3)) - _usual_log_seconds(changed, columns["seconds"]),
-        "frozen": np.log(np.maximum(columns["seconds_frozen"], 1e-3)),
+        "change": np.where(full, runs["changed"], grid.values),
+        "entropy": runs["entropy"],
+        "ratio": np.log(np.maximum(runs["ratio"], 1e-3)),
+        "dedup": runs["dedup"],
+        "slow": np.log(np.maximum(runs["seconds"], 1e-3)) - _usual_log_seconds(runs["size"], runs["seconds"]),
+        "frozen": np.log(np.maximum(runs["frozen"], 1e-3)),
     }
     signals.usual = {"change": blank.copy(), **{name: blank.copy() for name in _FLOORS}}
     errors = blank.copy()
@@ -143,7 +140,35 @@ def signals_of(grid: Grid, frame: pd.DataFrame) -> Signals:
     return signals
 
 
-_COLUMNS = ("bytes_changed", "bytes_zero", "bytes_new", "entropy", "ratio", "seconds", "seconds_frozen")
+def figures_of(grid: Grid, frame: pd.DataFrame) -> dict[str, Floats]:
+    """What the runs of each step found: of several in one step `changed` is their sum, `entropy`, `ratio` and `dedup`
+    are those of all that they stored, `size` (changed) and `seconds` their means, `frozen` the longest.
+
+    The first four are of incremental runs alone, whatever time lies before them: what changed in an outage nobody can
+    spread over its hours, but how it looks tells as much as ever.
+    """
+    incremental = frame["kind"].to_numpy() == "incremental"
+    column = {name: frame[name].to_numpy().astype(np.float64) for name in _COLUMNS}
+    own = {name: np.where(incremental, values, np.nan) for name, values in column.items()}
+    changed, zero, new, stored = (grid.panel(own[f"bytes_{name}"]) for name in ("changed", "zero", "new", "stored"))
+    weight = np.where(np.isnan(own["entropy"]), np.nan, np.maximum(own["bytes_new"], 1.0))
+    content = np.maximum(changed - zero, 1.0)
+
+    def mean(values: Floats) -> Floats:
+        return grid.panel(values) / grid.panel(np.where(np.isnan(values), np.nan, 1.0))
+
+    return {
+        "changed": changed,
+        "entropy": grid.panel(own["entropy"] * weight) / grid.panel(weight),
+        "ratio": np.where(stored > 0, new, np.nan) / np.maximum(stored, 1.0),
+        "dedup": np.where(changed <= 0, np.nan, 1 - new / content),
+        "size": mean(column["bytes_changed"]),
+        "seconds": mean(column["seconds"]),
+        "frozen": grid.panel(column["seconds_frozen"], np.maximum),
+    }
+
+
+_COLUMNS = ("bytes_changed", "bytes_zero", "bytes_new", "bytes_stored", "entropy", "seconds", "seconds_frozen")
 _FLOORS = {"entropy": 0.15, "ratio": 0.05, "dedup": 0.02, "slow": 0.08, "frozen": 0.15}
 """The least spread that is taken for usual: below it, differences do not matter to anyone."""
 

@@ -127,7 +127,7 @@ def forecast_change(frame: pd.DataFrame, now: float | None = None, zone: tzinfo 
 def _forecast(frame: pd.DataFrame, moment: float, zone: tzinfo) -> tuple[list[Forecast], list[Refusal]]:
     series, refusals = [], []
     for one in series_of(frame):
-        reason = _unfit(one, moment)
+        reason = unfit(one, moment)
         if reason:
             refusals.append(Refusal(one.vm, one.disk, reason))
         else:
@@ -158,7 +158,7 @@ def _stamp(moment: float) -> Any:
     return pd.Timestamp(moment, unit="s", tz="UTC")
 
 
-def _unfit(one: Series, now: float) -> str:
+def unfit(one: Series, now: float) -> str:
     """Why a disk's history cannot carry a forecast; empty when it can."""
     weeks = (one.ends[-1] - one.ends[0]) / (7 * 86400)
     if weeks < LEAST_WEEKS:

@@ -57,14 +57,19 @@ class Grid:
         """Steps in a week."""
         return WEEK // self.step
 
-    def panel(self, column: Floats) -> Floats:
-        """A column of the history's frame on the grid: each good run's figure in the step that ends nearest to it."""
+    def panel(self, column: Floats, how: np.ufunc = np.add) -> Floats:
+        """A column of the history's frame on the grid: each good run's figure in the step that ends nearest to it, of
+        several runs in one step their sum, or what `how` makes of them and 0; not-a-number where none has one.
+        """
         out = np.full(self.values.shape, np.nan)
         count = self.values.shape[1]
         for row, one in enumerate(self.series):
             index = count - 1 - np.rint((self.ends[row] - one.ends) / (self.step * HOUR)).astype(np.int64)
-            inside = (index >= 0) & (index < count)
-            out[row, index[inside]] = column[one.rows[inside]]
+            figures = column[one.rows]
+            inside = (index >= 0) & (index < count) & ~np.isnan(figures)
+            index, figures = index[inside], figures[inside]
+            out[row, index] = 0.0
+            how.at(out[row], index, figures)
         return out
 
     def middles(self, first: int, last: int) -> Floats:

@@ -20,6 +20,7 @@ from vmcellar.analysis.overview import overview
 from vmcellar.analysis.picks import strongest, worst_first
 from vmcellar.analysis.quality import findings, quarantine, validate
 from vmcellar.analysis.source import targets
+from vmcellar.analysis.unjudged import unjudged
 from vmcellar.analysis.wondering import outcomes
 from vmcellar.catalog.agreement import judge_segments
 from vmcellar.catalog.rebuild import refresh
@@ -133,6 +134,7 @@ def analyse(catalog: Catalog, repository: Repository, config: Config, good: pd.D
         "Age of the newest point": tables.markdown(tables.rpo(reached)),
         "Time to restore": tables.markdown(tables.rto(measured)),
         f"Strange in the last {RECENT_DAYS} days": tables.markdown(tables.anomalies(found), "Nothing."),
+        "Not judged": tables.markdown(tables.unjudged(unjudged(good, now)), "Every disk is."),
         "What followed": tables.markdown(tables.consequences(catalog.anomalies()), "Nothing had consequences."),
         "What will change": tables.markdown(tables.outlook(forecast_change(good, now, zone))),
         "What advice on storing brought": tables.markdown(tables.storage_gains(brought), "None was given."),

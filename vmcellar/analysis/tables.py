@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vmcellar.analysis.next_run import NextRun
     from vmcellar.analysis.overview import VmOverview
     from vmcellar.analysis.quality import Finding
+    from vmcellar.analysis.unjudged import Unjudged
     from vmcellar.analysis.whatif import Outcome
     from vmcellar.catalog.models import Anomaly as Row
 
@@ -116,6 +117,11 @@ def anomalies(found: Iterable[Anomaly]) -> pd.DataFrame:
             for one in sorted(found, key=lambda one: -one.score)
         ],
     )
+
+
+def unjudged(found: Iterable[Unjudged]) -> pd.DataFrame:
+    """Of what nothing strange can be told, and why."""
+    return _frame(("VM", "disk", "why"), [(one.vm, one.disk, one.reason) for one in found])
 
 
 def storage_gains(found: Iterable[StorageGain]) -> pd.DataFrame:

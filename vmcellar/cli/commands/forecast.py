@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -80,16 +81,18 @@ def anomalies(
         _judge(ctx, source, vm, judged, unpin=not keep_pins)
         return
     from vmcellar.analysis.anomalies import STATED, find
+    from vmcellar.analysis.unjudged import unjudged
     from vmcellar.cli.render import analysis as render
 
     frame, now = read_frame(ctx, source, vm)
-    found = find(frame, now, days, source.zone)
+    found, blind = find(frame, now, days, source.zone), unjudged(frame, now)
     rows = open_catalog(ctx, config)[1].anomalies(vm or "") if source.is_catalog else []
     if as_json:
         print_json(
             {
                 "anomalies": [render.anomaly_json(one) for one in found],
                 "consequences": [render.consequence_json(row) for row in rows],
+                "not_judged": [asdict(one) for one in blind],
                 "false_alarms_per_vm_year": STATED,
             }
         )
@@ -98,6 +101,8 @@ def anomalies(
         console().print(render.anomalies_table(found))
     if rows:
         console().print(render.consequences_table(rows))
+    for one in blind:
+        note(f"not judged: {one.vm} {one.disk}: {one.reason}")
     note(f"{len(found)} anomalies in {days:g} days; false alarms at most {sum(STATED.values()):.1f} per VM and year")
 
 
