@@ -24,12 +24,13 @@ from tests.upkeep.world import World
 from vmcellar.catalog.catalog import Catalog, repositories
 from vmcellar.catalog.databases import FILE, Database, SqliteFile
 from vmcellar.catalog.models import Base, Run, Segment, Stage
-from vmcellar.catalog.rebuild import rebuild, refresh
+from vmcellar.catalog.rebuild import point_row, rebuild, refresh
 from vmcellar.catalog.schema import HEAD, alembic_config
 from vmcellar.config.model import Config
 from vmcellar.errors import PermanentError
 from vmcellar.repository import evidence
 from vmcellar.repository.evidence import Check
+from vmcellar.repository.points import RestorePoint
 from vmcellar.repository.writeahead import write_ahead
 
 REPOSITORY = b"r" * 16
@@ -270,3 +271,38 @@ def test_a_backup_that_ends_while_the_catalog_is_rebuilt_does_no_harm(
         patch.setattr(Catalog, "run_ids", lambda _: set())
         rebuild(catalog, points, now=2.0)
     assert len(catalog.run_ids()) == len(catalog.point_ids()) == 3
+
+
+def test_what_comes_and_goes_while_points_are_listed_is_as_the_others_say(catalog: Catalog) -> None:
+    """A backup that commits meanwhile has a point, one that a prune dropped meanwhile has none."""
+    pruned, new = point("web", 0), point("web", 1)
+
+    def listed() -> list[RestorePoint]:
+        found = [pruned]
+        catalog.add([point_row(catalog.repository, new)])
+        catalog.note_gone([pruned.id], 1.5)
+        return found
+
+    rebuild(catalog, [pruned], now=1.0)
+    known = catalog.standing_points()
+    assert rebuild(catalog, listed(), now=2.0, known=known).gone == 0
+    with catalog.reading() as connection:
+        gone = {row.id: row.gone for row in connection.exec_driver_sql("SELECT id, gone FROM points")}
+    assert gone == {pruned.id: 1.5, new.id: None}
+
+
+def test_refresh_asks_what_is_known_before_it_lists(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        (tmp_path / "world").mkdir()
+        host = World.make(tmp_path / "world", pool).host()
+    late = point("web", 1)
+
+    def listed() -> list[RestorePoint]:
+        catalog.add([point_row(catalog.repository, late)])
+        return []
+
+    monkeypatch.setattr(host, "readable_points", listed)
+    assert refresh(catalog, host).gone == 0
+    host.close()

@@ -136,13 +136,18 @@ class Catalog:
             session.expunge_all()
             return found
 
-    def mark_gone(self, there: Collection[str], now: float) -> int:
-        """Note that every known point which is not `there` has gone, and that those which are have not; how many
-        went.
-        """
-        own = models.Point.repository == self.repository
+    def standing_points(self) -> set[str]:
+        """The points of this repository that, as far as the catalog knows, are there."""
+        own = models.Point.repository == self.repository, models.Point.gone.is_(None)
         with self.reading() as connection:
-            alive = set(connection.execute(select(models.Point.id).where(own, models.Point.gone.is_(None))).scalars())
+            return set(connection.execute(select(models.Point.id).where(*own)).scalars())
+
+    def mark_gone(self, there: Collection[str], now: float, known: Collection[str] | None = None) -> int:
+        """Note that every point which was known and is not `there` has gone, and that those which are have not; how
+        many went. `known` is what `standing_points` gave before somebody looked what is there: a point that a backup
+        commits meanwhile has not gone, one that a prune drops meanwhile has.
+        """
+        alive = self.standing_points() if known is None else set(known)
         gone, back = sorted(alive - set(there)), sorted(set(there) - alive)
         with self.writing() as connection:
             went = _set_gone(connection, gone, now)

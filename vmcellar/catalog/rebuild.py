@@ -46,8 +46,9 @@ def refresh(catalog: Catalog, repository: Repository) -> RebuildReport:
     """`rebuild` from a repository, with its evidence. Raises what the tier and the catalog raise; a point that is
     damaged is named and not taken to be gone, evidence that cannot be read is left out with a warning.
     """
+    known = catalog.standing_points()
     damaged = unreadable(repository)
-    report = rebuild(catalog, repository.readable_points(), repository.clock(), damaged)
+    report = rebuild(catalog, repository.readable_points(), repository.clock(), damaged, known)
     return replace(report, evidence=_add_evidence(catalog, repository), unreadable=damaged)
 
 
@@ -65,16 +66,20 @@ def _add_evidence(catalog: Catalog, repository: Repository) -> int:
 
 
 def rebuild(
-    catalog: Catalog, points: Sequence[RestorePoint], now: float, damaged: Collection[str] = ()
+    catalog: Catalog,
+    points: Sequence[RestorePoint],
+    now: float,
+    damaged: Collection[str] = (),
+    known: Collection[str] | None = None,
 ) -> RebuildReport:
     """Add what the catalog lacks of these points, which must be all of the repository but for the ids of those that are
-    there and `damaged`; nothing is ever deleted.
+    there and `damaged`; nothing is ever deleted. `known` see `Catalog.mark_gone`.
 
     Rows that a run wrote itself stay as they are: they know more. May run beside backups and be stopped at any time.
     """
-    known = catalog.known_points([point.id for point in points])
+    noted = catalog.known_points([point.id for point in points])
     differential = _differential(points)
-    missing = [point for point in points if point.id not in known]
+    missing = [point for point in points if point.id not in noted]
     runs = catalog.known_runs([run_id_of(point) for point in missing])
     for start in range(0, len(missing), BATCH):
         rows: list[Base] = []
@@ -88,7 +93,7 @@ def rebuild(
             catalog.add_new(rows)
         except PermanentError:  # a backup that ended meanwhile wrote one of them; whatever else it is comes again
             catalog.add(rows)
-    gone = catalog.mark_gone([*(point.id for point in points), *damaged], now)
+    gone = catalog.mark_gone([*(point.id for point in points), *damaged], now, known)
     return RebuildReport(len(points), len(missing), gone)
 
 
