@@ -105,6 +105,14 @@ def test_advice_that_says_stay_keeps_what_was_advised_before(tmp_path: Path) -> 
     assert rows[-2:] == [("b", "undone"), ("gone", "undone")]
 
 
+def test_a_history_that_is_lost_takes_no_schedule_away(tmp_path: Path) -> None:
+    catalog, config = Catalog.of(Config(state=tmp_path), b"r" * 16), settings(tmp_path, job(domains=["a"]))
+    adapting.apply(config, catalog, advice(("a", (0,), (90,))), "x")
+    nothing = adapting.advice_for(empty_history(), NOW.timestamp(), config.backups, adapting.Wishes(2))
+    assert adapting.apply(config, catalog, nothing, "x").changed == ()
+    assert [entry.vms for entry in read_advised(tmp_path)] == [("a",)]
+
+
 def test_a_vm_of_two_jobs_is_named_and_left(tmp_path: Path) -> None:
     config = settings(tmp_path, job(domains=["a"]), job("other", domains=["*"]))
     done = adapting.apply(config, Catalog.of(Config(state=tmp_path), b"r" * 16), advice(("a", (0,), (90,))), "x")

@@ -53,6 +53,22 @@ def test_what_was_advised_for_some_leaves_them_out_of_the_rest() -> None:
     assert rest.slug != some.slug
 
 
+def test_what_was_advised_before_the_window_was_moved_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would begin outside of it, and every run of the VM be skipped."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+
+    def of(window: str, *lines: Schedule) -> list[list[str]]:
+        advised = [Advised(job="nightly", vms=("db",), schedule=line) for line in lines]
+        advised.append(Advised(job="nightly", vms=("app",), schedule=Schedule(cron="0 1 * * *", timezone="UTC")))
+        entries = job_entries(config(schedule="30 2 * * *", window=window), advised)["nightly"]
+        return [entry.request["vms"] for entry in entries if "vms" in entry.request]
+
+    evening, night = (Schedule(cron=f"10 {hour} * * *", timezone="Europe/Berlin") for hour in (23, 3))
+    assert of("22:00-06:00", evening, night) == [["db"], ["db"], ["app"]]
+    assert of("01:00-06:00", evening, night) == [["app"]], "one of the VM's two starts lies outside"
+    assert of("01:30-02:45", night) == [], "what begins at 1:00 UTC lies inside in winter alone"
+
+
 def test_advised_schedules_are_kept(tmp_path: Path) -> None:
     advised = (Advised(job="nightly", vms=("db",), schedule=HOURLY, why="changes a lot", time="2026-11-28T00:00:00Z"),)
     assert read_advised(tmp_path) == ()

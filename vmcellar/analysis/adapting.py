@@ -168,8 +168,11 @@ def advised_of(
 
 def apply(config: Config, catalog: Catalog, advice: Advice, by: str) -> Applied:
     """Make the advice the schedules of this host's jobs, and note in the catalog what was changed, why, and which gain
-    is expected. Nothing is written when nothing changes. The server is told by `reconcile_schedules`.
+    is expected. Nothing is written when nothing changes, or when no VM has a history that tells anything: it is lost,
+    or a clock is wrong. The server is told by `reconcile_schedules`.
     """
+    if not advice.changes:
+        return Applied((), ())
     now = datetime.now(UTC)
     before = timetable.read_advised(config.state)
     after, left_out = advised_of(advice, config.backups, before, now, local_zone())

@@ -11,15 +11,20 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from vmcellar.config.model import Config
 from vmcellar.config.schedules import Schedule
 from vmcellar.config.section import Section
+from vmcellar.config.units import Window, minutes_of_day
 from vmcellar.errors import PermanentError
+from vmcellar.policy.localzone import local_zone
+from vmcellar.policy.windows import seconds_left
 
 ADVISED_FILE = "advised.json"
 BEFORE_FILE = "advised-before.json"
@@ -102,13 +107,27 @@ def job_entries(config: Config, advised: Sequence[Advised]) -> dict[str, list[En
     """The schedules of every job, by its name; a job without any has an empty list.
 
     What was advised for a job that is gone, or that has no schedule of its own, is left out: who takes a job's schedule
-    away wants it to run by hand only.
+    away wants it to run by hand only. So is what was advised before the job's window became another one, for VMs of
+    which a start now lies outside: each such run would be skipped.
     """
     entries: dict[str, list[Entry]] = {}
     for job in config.backups:
         own = [entry for entry in advised if entry.job == job.name] if job.schedule is not None else []
+        outside = {vm for entry in own for vm in entry.vms if not _is_inside(entry.schedule, job.window)}
+        own = [entry for entry in own if outside.isdisjoint(entry.vms)]
         entries[job.name] = _entries(job.name, job.schedule, own)
     return entries
+
+
+def _is_inside(schedule: Schedule, window: Window | None) -> bool:
+    """Whether each start of an advised schedule lies in a window, in winter as in summer."""
+    if window is None or schedule.cron is None:
+        return True
+    local = local_zone()
+    zone = ZoneInfo(schedule.timezone) if schedule.timezone else local
+    days = (datetime(datetime.now(local).year, month, 15, tzinfo=zone) for month in (1, 7))
+    starts = [day.replace(hour=at // 60, minute=at % 60) for day in days for at in minutes_of_day(schedule.cron)]
+    return all(seconds_left(window, start.astimezone(local)) for start in starts)
 
 
 def _entries(job: str, schedule: Schedule | None, advised: Sequence[Advised]) -> list[Entry]:
