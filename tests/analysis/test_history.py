@@ -22,6 +22,7 @@ from vmcellar.analysis.history import (
     runs,
     segments,
     stages,
+    there,
 )
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.models import Evidence
@@ -110,6 +111,8 @@ def test_points_that_tell_of_restores_are_the_newest_and_those_with_evidence(cat
     every = points(catalog)
     assert told.equals(every[every["point"].isin(told["point"])].reset_index(drop=True))
     assert list(told["run_id"]) == ["run-db-0", "run-db-2", "run-web-2"]
+    catalog.note_gone(every.loc[every["run_id"] != "run-web-1", "point"].tolist(), START)
+    assert list(there(catalog)["run_id"]) == ["run-db-0", "run-db-2", "run-web-1", "run-web-2"], "and what is there"
 
 
 def test_the_other_tables(catalog: Catalog) -> None:

@@ -56,6 +56,7 @@ READ: dict[str, Callable[[Catalog], Any]] = {
     **{name: getattr(history, name) for name in ("schedule_changes", "storage_advice", "tier_use")},
     "strange": history.anomalies,
     "proved": history.proved,
+    "there": history.there,
     "held": lambda catalog: history.held_before(catalog, START + 1e9).sort_values(["vm", "goes"], ignore_index=True),
     "counts": Catalog.counts,
     "standing": lambda catalog: {name: sorted(map(repr, rows)) for name, rows in _plain(standing(catalog)).items()},

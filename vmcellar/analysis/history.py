@@ -160,6 +160,7 @@ LEFT JOIN (SELECT vm, max(time) AS newest FROM points WHERE repository = :reposi
 WHERE repository = :repository AND (newest IS NOT NULL OR id IN (SELECT point_id FROM evidence))
 ORDER BY points.vm, time
 """
+_THERE = _PROVED.replace("newest IS NOT NULL", "newest IS NOT NULL OR gone IS NULL")
 _EVIDENCE = """
 SELECT point_id AS point, vm, time, kind, ok, seconds, rto_seconds, detail
 FROM evidence WHERE repository = :repository AND time >= :since AND (:vm = '' OR vm = :vm) ORDER BY vm, time
@@ -320,6 +321,11 @@ def held_before(catalog: Catalog, now: float) -> pd.DataFrame:
 def proved(catalog: Catalog) -> pd.DataFrame:
     """Those of `points` that tell how long restores take: the newest one of each VM, and all that have evidence."""
     return _read(catalog, _PROVED, "", None)
+
+
+def there(catalog: Catalog) -> pd.DataFrame:
+    """Those of `points` that are still there, and those of `proved`: years of others are none of a plot's."""
+    return _read(catalog, _THERE, "", None)
 
 
 def evidence(catalog: Catalog, vm: str = "", since: datetime | None = None) -> pd.DataFrame:

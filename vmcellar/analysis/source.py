@@ -40,9 +40,9 @@ SAMPLE = replace(TUNING, seed=1, vms=18, days=120, trouble_share=0.25)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Good rows of a history (of a catalog: its last 25 weeks), the bad ones with their reasons, points, evidence, use
-    of tiers (see `history.py`); `rpo` and `rto` targets in seconds by VM. `now` is the moment that all is looked at
-    from, `origin` says where it is from.
+    """Good rows of a history (of a catalog: its last 25 weeks), the bad ones with their reasons, points that are there
+    or tell of restores (`history.there`), evidence, use of tiers (see `history.py`); `rpo` and `rto` targets in seconds
+    by VM. `now` is the moment that all is looked at from, `origin` says where it is from.
     """
 
     origin: str
@@ -124,7 +124,7 @@ def _from_catalog(settings: Config) -> Source | None:
         now,
         good,
         bad,
-        tables.points(catalog),
+        tables.there(catalog),
         tables.evidence(catalog),
         tables.tier_use(catalog),
         targets(settings, vms, "rpo"),
