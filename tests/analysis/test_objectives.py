@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from vmcellar.analysis import tables
 from vmcellar.analysis.history import HISTORY, conform
 from vmcellar.analysis.objectives import exposure, rpo, rto
+from vmcellar.analysis.picks import worst_first
 
 HOUR = 3600.0
 BEGIN = pd.Timestamp("2026-03-01", tz="UTC")
@@ -45,6 +47,17 @@ def test_breaches_are_counted_and_timed() -> None:
     assert web["share"] == pytest.approx(1.5 / 5.5), "from hour 3 to 4.5, of hours 0.5 to 6"
     assert (table.loc["db", "breaches"], table.loc["db", "share"]) == (0, 0)
     assert pd.isna(table.loc["db", "target"])
+
+
+def test_a_vm_without_a_good_run_is_there_and_the_worst_of_all() -> None:
+    """Left out it would pass for well: one that fails each time, and one that has points but no run of late."""
+    frame = made(("db", 0, True), ("fails", 0, False), ("fails", 1, False))
+    table = rpo(frame, {"db": HOUR, "fails": HOUR}, at(6), ["old", "db"])
+    assert dict(zip(table["vm"], table["runs"], strict=True)) == {"db": 1, "fails": 0, "old": 0}
+    assert set(worst_first(table)[:2]) == {"fails", "old"}
+    shown = tables.rpo(table).set_index("VM")["newest point"]
+    assert (shown["fails"], shown["old"]) == ("none", "none")
+    assert list(shown.index)[2] == "db"
 
 
 def test_a_point_that_is_too_old_when_it_is_committed_is_a_breach_from_then_on() -> None:

@@ -45,6 +45,11 @@ def test_what_a_dropped_point_brought_goes_and_a_full_stays() -> None:
     assert (short.stored, short.runs) == (30 * GB, 2)
 
 
+def test_a_differential_point_goes_in_its_time_as_an_incremental_one() -> None:
+    frame = made(("2026-01-30", "full", 100), ("2026-03-11", "differential", 10), ("2026-03-21", "differential", 20))
+    assert what_if(frame, Scenario("15 days", 15), PRICES, NOW).held == {"hot": 120 * GB}
+
+
 def test_bytes_move_with_their_age_and_cost_what_the_tier_costs() -> None:
     moved = what_if(FRAME, Scenario("cold", 365, (("hot", 0), ("cold", 15))), PRICES, NOW)
     assert moved.held == {"hot": 20 * GB, "cold": 110 * GB}

@@ -86,7 +86,7 @@ def test_what_was_judged_is_read_once_and_a_run_that_was_noted_late_all_the_same
     assert judge_segments(catalog, NOW + agreement.AGAIN_SECONDS) == 0, "it is noted already"
     assert judge_segments(catalog, NOW + 3 * agreement.AGAIN_SECONDS) == 0
     catalog.add([segment("run-web-2", **wrong)])
-    assert judge_segments(catalog, NOW) == 0, "too long ago for a run that ends now, and a clock that went back is none"
+    assert judge_segments(catalog, NOW + 3 * agreement.AGAIN_SECONDS) == 0, "too long ago for a run that ends now"
 
 
 def test_what_was_copied_in_is_judged_however_old_it_is(catalog: Catalog, tmp_path: Any) -> None:
@@ -117,4 +117,10 @@ def test_a_look_that_is_stopped_has_judged_nothing(catalog: Catalog, database: D
             judge_segments(catalog, NOW)
     finally:
         event.remove(database.engine, "commit", stop)
+    assert judge_segments(catalog, NOW) == 1
+
+
+def test_a_clock_that_was_ahead_hides_no_later_run(catalog: Catalog) -> None:
+    judge_segments(catalog, NOW + 10 * 365 * 24 * HOUR)
+    catalog.add([segment("run-web-1", **{**FIGURES, "bytes_read": 1})])
     assert judge_segments(catalog, NOW) == 1

@@ -29,6 +29,7 @@ MISUSES = (
     (["what-if", "--keep", "30d", "--tiers", "hot,moon:3d"], "no price is known of moon"),
     (["what-if", "--keep", "30d", "--prices", "=1"], "names no tier"),
     (["what-if", "--keep", "30d", "--prices", "hot=-1"], "not a price"),
+    (["what-if", "--keep", "30d", "--prices", "hot=inf"], "not a price"),
 )
 KNOWS_NOTHING: tuple[tuple[list[str], int, dict[str, object] | None], ...] = (
     (["forecast"], 0, {"disks": [], "vms": [], "next_runs": [], "refused": []}),

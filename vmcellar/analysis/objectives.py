@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def exposure(frame: pd.DataFrame, now: pd.Timestamp | None) -> pd.DataFrame:
@@ -28,12 +28,14 @@ def exposure(frame: pd.DataFrame, now: pd.Timestamp | None) -> pd.DataFrame:
     return made
 
 
-def rpo(frame: pd.DataFrame, targets: Mapping[str, float], now: pd.Timestamp) -> pd.DataFrame:
-    """One row per VM: `vm, runs, age, worst, typical, target, breaches, share`.
+def rpo(
+    frame: pd.DataFrame, targets: Mapping[str, float], now: pd.Timestamp, others: Iterable[str] = ()
+) -> pd.DataFrame:
+    """One row per VM of the frame and of `others`: `vm, runs, age, worst, typical, target, breaches, share`.
 
     `age` is that of the newest point now, `worst` the oldest that the newest point ever was, `typical` the median over
     runs (seconds). `target` is in seconds (NaN without one), `breaches` the times that it was exceeded, `share` the
-    part of all time in which it was.
+    part of all time in which it was. Of a VM without a good run, `runs` is 0, and ages are NaN.
     """
     teeth = exposure(frame, now)
     target = teeth["vm"].map(dict(targets)).astype("float64")
@@ -51,7 +53,17 @@ def rpo(frame: pd.DataFrame, targets: Mapping[str, float], now: pd.Timestamp) ->
         breaches=("breach", "sum"),
     )
     table["share"] = by_vm["late"].sum() / by_vm["length"].sum()
-    return table.reset_index()
+    every = sorted({*(str(vm) for vm in frame["vm"].unique()), *others} | {*table.index})
+    whole = table.reindex(pd.Index(every, name="vm")).fillna({"runs": 0, "breaches": 0})
+    whole["target"] = whole.index.map(dict(targets)).astype("float64")
+    return whole.astype({"runs": int, "breaches": int}).reset_index()
+
+
+def beyond(table: pd.DataFrame) -> pd.Series:
+    """How far each VM of `rpo` was from its target at worst (1: it was just met); without a good run there is no worse,
+    without a target nothing is said (0).
+    """
+    return (table["worst"] / table["target"]).fillna(0.0).where(table["runs"] > 0, np.inf)
 
 
 def rto(evidence: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vmcellar.analysis.objectives import beyond
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,8 +31,10 @@ class Incident:
 
 
 def worst_first(reached: pd.DataFrame, most: int = 5) -> list[str]:
-    """VMs of `objectives.rpo` by how far their worst age is beyond the target; those without a target come last."""
-    order = (reached["worst"] / reached["target"]).fillna(0).sort_values(ascending=False, kind="stable").index
+    """VMs of `objectives.rpo` by how far their worst age is beyond the target, those without a good run first; those
+    without a target come last.
+    """
+    order = beyond(reached).sort_values(ascending=False, kind="stable").index
     return [str(vm) for vm in reached.loc[order, "vm"]][:most]
 
 

@@ -119,8 +119,10 @@ def analyse(catalog: Catalog, repository: Repository, config: Config, good: pd.D
     catalog.add(use_rows(catalog.repository, standing, now))
     at = pd.Timestamp(now, unit="s", tz="UTC")
     vms = [str(vm) for vm in good["vm"].unique()]
-    reached = rpo(good, targets(config, vms, "rpo"), at)
-    measured = rto(read.evidence(catalog), read.proved(catalog))
+    proved = read.proved(catalog)
+    kept = {str(vm) for vm in proved.loc[proved["gone"].isna(), "vm"]}
+    reached = rpo(good, targets(config, sorted({*vms, *kept}), "rpo"), at, kept)
+    measured = rto(read.evidence(catalog), proved)
     zone = local_zone()
     found = find(good, now, RECENT_DAYS, zone)
     looks = read.tier_use(catalog)

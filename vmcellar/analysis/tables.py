@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from vmcellar.analysis.objectives import beyond
 from vmcellar.backup.report import size_text, span_text
 from vmcellar.policy.costs import money_text
 
@@ -83,13 +84,13 @@ def costs(tiers: Iterable[TierCapacity]) -> pd.DataFrame:
 
 def rpo(table: pd.DataFrame) -> pd.DataFrame:
     """`objectives.rpo` with the VMs that are worst off first."""
-    worst = (table["worst"] / table["target"]).fillna(0)
-    ordered = table.loc[worst.sort_values(ascending=False).index]
+    ordered = table.loc[beyond(table).sort_values(ascending=False, kind="stable").index]
     return _frame(
         ("VM", "newest point", "usual worst", "worst ever", "target", "breaches", "time beyond it"),
         [
-            (row.vm, span_text(row.age), span_text(row.typical), span_text(row.worst),
-             "none" if pd.isna(row.target) else span_text(row.target), row.breaches, f"{row.share:.1%}")
+            (row.vm, *(map(span_text, (row.age, row.typical, row.worst)) if row.runs else ("none", "", "")),
+             "none" if pd.isna(row.target) else span_text(row.target), row.breaches,
+             f"{row.share:.1%}" if row.runs else "")
             for row in _rows(ordered)
         ],
     )  # fmt: skip

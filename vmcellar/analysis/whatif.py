@@ -105,7 +105,7 @@ def past_of(frame: pd.DataFrame, now: pd.Timestamp, older: pd.DataFrame | None =
         {
             "vm": good["vm"].astype("object"),
             "day": good["started"].dt.floor("D"),
-            "goes": good["kind"] == "incremental",
+            "goes": good["kind"] != "full",
             "size": good["bytes_stored"].astype("float64"),
         }
     )

@@ -39,7 +39,7 @@ def judge_segments(catalog: Catalog, now: float) -> int:
     own = {"repository": catalog.repository}
     with catalog.reading() as connection:
         until = connection.execute(text(_UNTIL).bindparams(**own)).scalar()
-        since = float(until) - AGAIN_SECONDS if until is not None else 0.0
+        since = min(float(until), now) - AGAIN_SECONDS if until is not None else 0.0  # a clock may have been ahead
         wrong = list(connection.execute(text(_WRONG).bindparams(**own, since=since)))
     with catalog.writing() as connection:
         if wrong:
@@ -48,5 +48,5 @@ def judge_segments(catalog: Catalog, now: float) -> int:
             rows = [{"run": run, "disk": disk} for run, disk in wrong]
             connection.execute(update(RunDisk).where(*which).values(segments_agree=False), rows)
         connection.execute(delete(JudgedSegments).where(JudgedSegments.repository == catalog.repository))
-        connection.execute(insert(JudgedSegments).values(**own, until=max(now, until or now)))
+        connection.execute(insert(JudgedSegments).values(**own, until=now))
     return len(wrong)
