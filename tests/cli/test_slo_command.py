@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.catalog.rows import run
 from tests.cli.conftest import Cellar, Cli
 from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.models import Anomaly
@@ -72,6 +73,22 @@ def test_against_a_policy(cli: Cli, cellar: Cellar) -> None:
     assert "the last drill failed" in web["problems"]
     assert web["point"] == cellar.first.id, "a point that evidence speaks against counts for nothing"
     assert cli("slo").code == 1
+
+
+def test_a_vm_whose_backups_always_failed_is_out_of_policy_though_a_job_selects_it_by_a_pattern(
+    cli: Cli, cellar: Cellar
+) -> None:
+    cellar.config.write_text(cellar.config.read_text() + "backups: [{name: web, domains: ['web*', '!web8']}]\n")
+    repository = Repository.open(load_config(cellar.config))
+    catalog = Catalog.of(load_config(cellar.config), repository.id)
+    catalog.add([run(vm, vm=vm, repository=catalog.repository, outcome="failed") for vm in ("web8", "web9", "app")])
+    repository.close()
+    result = cli("slo", "--json")
+    (level,) = (level for level in json.loads(result.out) if level["vm"] not in ("web1", "db1"))
+    assert (level["vm"], level["problems"], result.code) == ("web9", ["no verified point"], 1)
+    (load_config(cellar.config).state / "catalog.sqlite").write_text("no database" * 99)
+    without = cli("slo")
+    assert (without.code, "VMs that have no point and that no job names" in without.err) == (0, True)
 
 
 def test_an_empty_repository_has_no_levels(cli: Cli, cellar: Cellar) -> None:

@@ -94,6 +94,12 @@ class Catalog:
             own = models.Run.repository == self.repository
             return set(connection.execute(select(models.Run.id).where(own)).scalars())
 
+    def vms(self) -> set[str]:
+        """The VMs of which this repository has runs, also failed ones."""
+        with self.reading() as connection:
+            own = select(models.Run.vm).where(models.Run.repository == self.repository).distinct()
+            return set(connection.execute(own).scalars())
+
     def known_points(self, ids: Collection[str]) -> set[str]:
         """Those of these points that the catalog knows, also those that are gone."""
         return self._known(models.Point, ids)

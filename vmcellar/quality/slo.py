@@ -42,10 +42,13 @@ class Level:
     predicted: float | None = None
 
 
-def levels(repository: Repository, jobs: Sequence[BackupJob], now: float) -> list[Level]:
-    """Every VM that has points or that a job names in full, by name; only the last drill of each VM is read."""
+def levels(repository: Repository, jobs: Sequence[BackupJob], now: float, tried: Iterable[str] = ()) -> list[Level]:
+    """Every VM that has points or that a job names in full, and of those of which a backup was `tried` each that a job
+    selects by name; in order of names. Only the last drill of each VM is read.
+    """
     standings = evidence.standings(repository.tier)
-    by_vm: dict[str, list[RestorePoint]] = {vm: [] for vm in _named(jobs)}
+    wanted = {vm for vm in tried if any(job.selects_by_name(vm) for job in jobs)}
+    by_vm: dict[str, list[RestorePoint]] = {vm: [] for vm in _named(jobs) | wanted}
     for point in evidence.sound(repository.readable_points(), standings):
         by_vm.setdefault(point.vm, []).append(point)
     found = [_level(repository, vm, by_vm[vm], jobs, standings, now) for vm in sorted(by_vm)]
