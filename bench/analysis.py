@@ -41,6 +41,7 @@ from vmcellar.analysis.sample import CLASSES, FRESH, HOLDOUT, SEASONAL, TROUBLES
 from vmcellar.cli.historyframe import WEEKS
 
 VMS_AT_ONCE = 100
+ESTATES, LUCKS = 8, 5
 
 
 def main() -> int:
@@ -209,9 +210,15 @@ def _prove_anomalies(base: Settings) -> None:
 
 
 def _prove_schedules(base: Settings) -> None:
-    for budget, even in ((1.0, False), (0.7, False), (1.05, True), (1.1, True)):
-        print(f"\nschedules, two estates of 100 VMs over four weeks, budget {budget}{', even' if even else ''}")
-        print(compare(replace(base, vms=100, days=112, newcomers=0.0, leavers=0.0), 2, budget, even=even).round(1))
+    settings = replace(base, vms=100, days=112, newcomers=0.0, leavers=0.0)
+    for budget, even in ((1.0, True), (1.05, True), (1.1, True), (1.0, False)):
+        print(
+            f"\nschedules, {ESTATES} estates of 100 VMs over four weeks, {LUCKS} draws of luck, budget "
+            f"{budget}{', even' if even else ''}"
+        )
+        found = compare(settings, ESTATES, budget, even=even, lucks=LUCKS)
+        print(found.table.round(1))
+        print(found.apart.round(4).to_string(index=False))
 
 
 if __name__ == "__main__":

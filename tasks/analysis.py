@@ -73,6 +73,7 @@ def advise_schedules(config: str, good: pd.DataFrame, budget: float, even: bool)
     from vmcellar.analysis import adapting  # noqa: PLC0415
     from vmcellar.analysis.cellar_bounds import Cellar  # noqa: PLC0415
     from vmcellar.analysis.gains import gains  # noqa: PLC0415
+    from vmcellar.policy.timetable import read_advised  # noqa: PLC0415
 
     engine = engine_of(config)
     now = engine.repository.clock()
@@ -80,7 +81,9 @@ def advise_schedules(config: str, good: pd.DataFrame, budget: float, even: bool)
     changes = engine.catalog.schedule_changes()
     own = adapting.own_runs(changes)
     cellar = Cellar.of(engine.config, engine.catalog)
-    advice = adapting.advice_for(good, now, jobs, adapting.Wishes(limits.at_once, budget, even), own, cellar)
+    standing = read_advised(engine.config.state)
+    wishes = adapting.Wishes(limits.at_once, budget, even)
+    advice = adapting.advice_for(good, now, jobs, wishes, own, cellar, standing)
     return advice, gains(changes, good, now)
 
 

@@ -23,6 +23,7 @@ from vmcellar.catalog.catalog import Catalog
 from vmcellar.catalog.models import ScheduleChange
 from vmcellar.config.jobs import BackupJob
 from vmcellar.config.model import Config
+from vmcellar.config.schedules import Schedule
 from vmcellar.policy.timetable import job_entries, read_advised
 
 DAY, HOUR = 86400.0, 3600.0
@@ -111,6 +112,37 @@ def test_a_history_that_is_lost_takes_no_schedule_away(tmp_path: Path) -> None:
     nothing = adapting.advice_for(empty_history(), NOW.timestamp(), config.backups, adapting.Wishes(2))
     assert adapting.apply(config, catalog, nothing, "x").changed == ()
     assert [entry.vms for entry in read_advised(tmp_path)] == [("a",)]
+
+
+def test_a_day_with_a_pause_is_known_by_what_was_advised() -> None:
+    tight = tuple(118 * k for k in range(12))
+    held, _ = adapting.advised_of(advice(("a", (0,), tight)), [job(domains=["a"])], [], NOW, ZoneInfo("UTC"))
+    assert len(held) == len({start % 60 for start in tight})
+    now = NOW.timestamp()
+    assert adapting.standing_starts(held, [job(domains=["a"])], now) == {"a": tight}
+    assert adapting.standing_starts(held, [job("other", domains=["a"])], now) == {}, "it is another job's now"
+    odd = held[0].model_copy(update={"schedule": Schedule(cron="*/7 * * * *")})
+    assert adapting.standing_starts([*held, odd], [job(domains=["a"])], now) == {}, "somebody wrote it by hand"
+
+
+def test_what_was_advised_for_a_window_is_known_in_utc() -> None:
+    zone = ZoneInfo("Europe/Berlin")
+    night = job("night", domains=["a"], window="22:00-06:00")
+    held, _ = adapting.advised_of(advice(("a", (0,), (20 * 60 + 10, 23 * 60))), [night], [], NOW, zone)
+    assert adapting.standing_starts(held, [night], NOW.timestamp()) == {"a": (20 * 60 + 10, 23 * 60)}
+
+
+def test_advice_that_holds_is_today_s_schedule_whatever_the_history_looks_like(sample: Sample) -> None:
+    now = (sample.start + pd.Timedelta(days=40)).timestamp()
+    jobs = [job(domains=["*"])]
+    first = adapting.advice_for(sample.frame, now, jobs, adapting.Wishes(2, budget=2.0))
+    held, _ = adapting.advised_of(first, jobs, [], datetime.fromtimestamp(now, UTC), ZoneInfo("UTC"))
+    assert held
+    own = {one.vm: len(one.before) for one in first.changes}
+    again = adapting.advice_for(sample.frame, now, jobs, adapting.Wishes(2, budget=2.0), own, None, held)
+    after = {one.vm: one.after for one in first.changes}
+    assert {one.vm: one.before for one in again.changes} == after
+    assert {one.vm: one.after for one in again.changes} == after, "advice does not flap"
 
 
 def test_a_vm_of_two_jobs_is_named_and_left(tmp_path: Path) -> None:

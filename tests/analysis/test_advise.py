@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.analysis_schedules import case_of, compare
+from bench.analysis_schedules import Compared, case_of, compare
 from vmcellar.analysis.advise import BUDGET, advise
 from vmcellar.analysis.anomalies import find
 from vmcellar.analysis.forecast import forecast_change
@@ -31,12 +31,17 @@ def gaps(starts: Starts) -> list[int]:
     return [(b - a) % 1440 or 1440 for a, b in zip(starts, (*starts[1:], starts[0]), strict=True)]
 
 
-ESTATES = replace(TUNING, vms=50, days=98, newcomers=0.0, leavers=0.0)
+ESTATES = replace(TUNING, vms=100, days=112, newcomers=0.0, leavers=0.0)
 
 
 @pytest.fixture(scope="module")
-def table() -> pd.DataFrame:
-    return compare(ESTATES, seeds=2, budget=1.0, even=False)
+def equal() -> Compared:
+    return compare(ESTATES, estates=4, budget=1.0, lucks=2)
+
+
+@pytest.fixture(scope="module")
+def table(equal: Compared) -> pd.DataFrame:
+    return equal.table
 
 
 def figures(table: pd.DataFrame, name: str) -> dict[str, float]:
@@ -59,21 +64,24 @@ def test_fewer_runs_are_at_once_and_none_ends_outside_its_window(table: pd.DataF
     assert adapted["overruns"] <= fixed["overruns"]
 
 
-def test_no_class_of_rpo_is_served_worse(table: pd.DataFrame) -> None:
-    breaches = table["breaches"].to_dict()
-    for group in ("4 h", "8 h", "12 h", "24 h", "26 h"):
-        assert breaches[group, "adapted"] <= breaches[group, "fixed"] + 3
+def test_at_equal_cost_no_class_of_rpo_is_served_worse_by_more_than_noise(equal: Compared) -> None:
+    assert list(equal.apart["class"].unique()) == ["4 h", "8 h", "12 h", "24 h", "26 h"]
+    assert not equal.apart["worse"].any(), equal.apart
 
 
 def test_with_a_little_more_work_no_class_pays_for_another() -> None:
-    table = compare(ESTATES, seeds=2, budget=BUDGET)
-    fixed, adapted = (figures(table, name) for name in ("fixed", "adapted"))
-    assert adapted["breaches"] <= 0.4 * fixed["breaches"]
+    found = compare(ESTATES, estates=4, budget=BUDGET, lucks=2)
+    fixed, adapted = (figures(found.table, name) for name in ("fixed", "adapted"))
+    assert adapted["breaches"] <= 0.3 * fixed["breaches"]
+    assert adapted["breach_hours"] <= 0.5 * fixed["breach_hours"]
     assert adapted["work"] <= 1.08 * fixed["work"]
-    breaches, hours = (table[name].to_dict() for name in ("breaches", "breach_hours"))
-    for group in ("4 h", "8 h", "12 h", "24 h", "26 h"):
-        assert breaches[group, "adapted"] <= breaches[group, "fixed"] + 3
-        assert hours[group, "adapted"] <= hours[group, "fixed"] + 6, "hours of 20 VMs in four weeks: noise"
+    assert not found.apart["worse"].any(), found.apart
+
+
+def test_who_serves_unevenly_is_found_to_serve_some_worse() -> None:
+    found = compare(ESTATES, estates=4, budget=1.0, even=False, lucks=2)
+    worse = found.apart[found.apart["worse"]]
+    assert set(worse["figure"]) == {"breach_hours"}
 
 
 def test_every_vm_gets_its_rpo_and_one_run_a_day_even_without_budget() -> None:

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from vmcellar.analysis.advise import BUDGET, Advice, advise
 from vmcellar.analysis.cellar_bounds import Bounds, Cellar, kept_by
 from vmcellar.analysis.fill import DAY
 from vmcellar.analysis.forecast import forecast_change
-from vmcellar.analysis.judging import Host, Need
+from vmcellar.analysis.judging import Host, Need, Starts
 from vmcellar.analysis.loads import current_starts, loads_of
 from vmcellar.catalog.models import ScheduleChange
 from vmcellar.policy import timetable
@@ -65,14 +66,16 @@ def advice_for(
     wishes: Wishes,
     own: Mapping[str, int] | None = None,
     cellar: Cellar | None = None,
+    standing: Sequence[Advised] = (),
 ) -> Advice:
     """Advice by the good rows of a history at `now` (seconds since the epoch; None: its last start).
 
-    `own` is what `own_runs` gives. Without jobs every VM is free, without a `cellar` tiers allow everything and cost
-    nothing. An empty history gives no advice.
+    `own` is what `own_runs` gives, `standing` what was advised before and holds. Without jobs every VM is free, without
+    a `cellar` tiers allow everything and cost nothing. An empty history gives no advice.
     """
     outlook = forecast_change(frame, now, local_zone())
-    current = current_starts(frame, outlook.now)
+    seen = current_starts(frame, outlook.now)
+    current = seen | {vm: starts for vm, starts in standing_starts(standing, jobs, outlook.now).items() if vm in seen}
     known = _days_known(frame, outlook.now)
     needs = []
     for vm, starts in sorted(current.items()):
@@ -109,6 +112,26 @@ def need_of(vm: str, jobs: Sequence[BackupJob], rpo: float | None, now: float) -
     fixed = bool(jobs) and (job is None or job.mode == "full")
     breach = None if first is None else first.breach_cost
     return Need(vm, rpo=asked, window=window, fixed=fixed, breach_cost=breach)
+
+
+def standing_starts(standing: Sequence[Advised], jobs: Sequence[BackupJob], now: float) -> dict[str, Starts]:
+    """When VMs start by what was advised for them, in minutes of a UTC day at `now`: a day with a pause is not to be
+    seen in a history, where runs are late or missing.
+    """
+    found: dict[str, set[int] | None] = {}
+    for entry in standing:
+        starts = timetable.starts_of(entry.schedule)
+        zone = ZoneInfo(entry.schedule.timezone) if entry.schedule.timezone else local_zone()
+        for vm in entry.vms:
+            job = job_of(vm, jobs)
+            if job is None or job.name != entry.job:
+                continue
+            before = found.setdefault(vm, set())
+            if starts is None or before is None:  # somebody wrote another schedule into the file
+                found[vm] = None
+            else:
+                before |= {(start - _ahead(now, zone)) % 1440 for start in starts}
+    return {vm: tuple(sorted(starts)) for vm, starts in found.items() if starts}
 
 
 def own_runs(changes: Iterable[ScheduleChange]) -> dict[str, int]:

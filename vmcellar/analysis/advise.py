@@ -24,15 +24,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vmcellar.analysis.estate import Counts, Estate, runs_of_all
+from vmcellar.analysis.estate import Counts, Estate, ways_of_all
 from vmcellar.analysis.judging import Host, Judgement, Need, Starts, judge, open_time, spread_runs
 from vmcellar.analysis.loads import DAY_MINUTES, Load
 from vmcellar.analysis.placing import Grid, Placed, durations, footprint, place
+from vmcellar.analysis.rhythm import turned
+from vmcellar.analysis.sharing import Way
 from vmcellar.analysis.spending import Store
 from vmcellar.backup.report import size_text
 
 BUDGET = 1.05
 """With so much of today's work no class of RPO needs to pay for another; with as much as today one would."""
+
+
+BUSY = 2.0
+"""Runs of the mean day are laid out; those of its busiest may take so many times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ def advise(
     base = {need.vm: _before_advice(need, loads[need.vm], was[need.vm]) for need in known}
     left = budget * sum(judgement.seconds for judgement in base.values())
     estate = Estate(known, loads, current, (was, base), stores)
-    counts = runs_of_all(estate, left, conflicts, even=even)
+    counts = ways_of_all(estate, left, conflicts, even=even)
     starts: dict[str, Starts] = {}
     peaks = {}
     for host in hosts:
@@ -127,13 +133,13 @@ def _laid_out(
     """Starts of a host's VMs; where it would run more at once than it may, or write faster and fewer runs help, of the
     fewest.
     """
-    placed = _lay_out(needs, host, loads, current, counts.runs)
+    placed = _lay_out(needs, host, loads, current, counts.ways)
     if placed.grid.peak() > host.concurrent:
         return _lay_out(needs, host, loads, current, counts.fewest)
     if len(placed.grid.fast):
         fewer = _lay_out(needs, host, loads, current, counts.fewest)
         if len(fewer.grid.fast) < len(placed.grid.fast):
-            for vm in (need.vm for need in needs if counts.fewest[need.vm] < counts.runs[need.vm]):
+            for vm in (need.vm for need in needs if counts.fewest[need.vm].runs < counts.ways[need.vm].runs):
                 counts.decided[vm].append(f"with more runs {host.store} would get more at once than it may")
             return fewer
     return placed
@@ -144,10 +150,10 @@ def _lay_out(
     host: Host,
     loads: Mapping[str, Load],
     current: Mapping[str, Starts],
-    counts: Mapping[str, int],
+    ways: Mapping[str, Way],
 ) -> Placed:
     """Starts of a host's VMs."""
-    options = {need.vm: _options(need, loads[need.vm], counts[need.vm], current[need.vm]) for need in needs}
+    options = {need.vm: _options(need, loads[need.vm], ways[need.vm], current[need.vm]) for need in needs}
     return place({need.vm: loads[need.vm] for need in needs}, options, host.concurrent, host.writes)
 
 
@@ -189,34 +195,40 @@ def _too_fast(placed: Placed, needs: Sequence[Need], host: Host, loads: Mapping[
     ]
 
 
-def _options(need: Need, load: Load, runs: int, current: Starts) -> list[Starts]:
-    """The ways to lay so many runs, today's first when it has as many; in a window, those that end inside it.
-
-    Without a window runs are even over the day. In a window they are even from any start in it to its end, so that the
-    long first run, which carries the change of the day, need not be at its opening.
-    """
+def _options(need: Need, load: Load, way: Way, current: Starts) -> list[Starts]:
+    """The times of day that a way may lie at, today's first when it is today's."""
     if need.fixed:
         return [current]
+    found = turned(way.starts) if need.window is None else _in_window(need, load, way.runs)
     begin, length = open_time(need)
-    if need.window is None:
-        gap = length / runs
-        found = [spread_runs(runs, need, first) for first in range(0, max(int(gap), 1), 1 if gap <= 120 else 5)]
-    else:
-        later = range(0, length, 1 if length <= 120 else 5)
-        found = [
-            tuple(sorted({round(begin + at + k * (length - at) / runs) % DAY_MINUTES for k in range(runs)}))
-            for at in later
-        ]
-        room = [_room(starts, load, begin, length) for starts in found]
-        found = [starts for starts, left in zip(found, room, strict=True) if left >= min(0.0, max(room))]
     inside = all((start - begin) % DAY_MINUTES < length for start in current)
-    return [current, *found] if len(current) == runs and inside else found
+    return (
+        [current, *found] if inside and (way.starts == current or (need.window and way.runs == len(current))) else found
+    )
 
 
-def _room(starts: Starts, load: Load, begin: int, length: int) -> float:
+def _in_window(need: Need, load: Load, runs: int) -> list[Starts]:
+    """So many runs, evenly from any start in the first half of a window to its end (one: from any start), so that the
+    long first run, which carries the change of the day, need not be at its opening. They end inside it, if they can
+    even when they take `BUSY` times as long.
+    """
+    begin, length = open_time(need)
+    last = length if runs == 1 else length // 2
+    found = [
+        tuple(sorted({round(begin + at + k * (length - at) / runs) % DAY_MINUTES for k in range(runs)}))
+        for at in range(0, last, 1 if length <= 120 else 5)
+    ]
+    for times in (BUSY, 1.0):
+        room = [_room(starts, load, begin, length, times) for starts in found]
+        if max(room) >= 0:
+            return [starts for starts, left in zip(found, room, strict=True) if left >= 0]
+    return [starts for starts, left in zip(found, room, strict=True) if left >= max(room)]
+
+
+def _room(starts: Starts, load: Load, begin: int, length: int, times: float) -> float:
     """Minutes between the end of the last run and the end of the window; below zero: it runs over."""
     ordered = sorted(starts)
-    took = durations(ordered, load)
+    took = times * durations(ordered, load)
     return min(length - (start - begin) % DAY_MINUTES - float(run) for start, run in zip(ordered, took, strict=True))
 
 

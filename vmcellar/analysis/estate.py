@@ -10,8 +10,9 @@ from functools import partial
 from math import inf
 
 from vmcellar.analysis import sharing, spending
-from vmcellar.analysis.judging import Judgement, Need, Starts, judge, open_time, spread_runs
+from vmcellar.analysis.judging import Judgement, Need, Starts, judge, open_time
 from vmcellar.analysis.loads import Load
+from vmcellar.analysis.rhythm import rhythms
 from vmcellar.analysis.sharing import Free, Way
 
 RUNS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 42, 48, 60, 72, 96)
@@ -19,10 +20,10 @@ RUNS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 18, 20, 22, 24, 26, 28, 3
 
 @dataclass(slots=True)
 class Counts:
-    """How many runs a day each VM gets, how few its policy allows, and what of a tier decided about it."""
+    """What way each VM gets, the one with the fewest runs that policy allows, and what of a tier decided about it."""
 
-    runs: dict[str, int]
-    fewest: dict[str, int]
+    ways: dict[str, Way]
+    fewest: dict[str, Way]
     decided: dict[str, list[str]]
 
 
@@ -70,16 +71,15 @@ class Estate:
         every = [self.takes(need, runs[need.vm]) for need in self.needs]
         return [sum(each) for each in zip(*every, strict=True)] if every else [0.0] * len(self.ceilings)
 
-    def free(self, need: Need, tried: Mapping[int, Judgement], least: int) -> Free:
-        """A VM with its choices from the fewest on."""
-        load, today = self.loads[need.vm], len(self.current[need.vm])
-        ways = {
-            runs: Way(one, self._in_breaches(need, runs, least), self.takes(need, runs))
-            for runs, one in tried.items()
-            if runs >= least
-        }
-        now = Way(self.was[need.vm], self._in_breaches(need, today, least), self.takes(need, today))
-        return Free(need, load, today, now, self.base[need.vm], ways)
+    def free(self, need: Need, tried: Sequence[tuple[Starts, Judgement]], least: int) -> Free:
+        """A VM with its choices from the fewest runs on."""
+        ways = tuple(self.way(need, starts, one, least) for starts, one in tried if len(starts) >= least)
+        now = self.way(need, self.current[need.vm], self.was[need.vm], least)
+        return Free(need, self.loads[need.vm], now, self.base[need.vm], ways)
+
+    def way(self, need: Need, starts: Starts, will: Judgement, least: int) -> Way:
+        """What starts mean, cost and take."""
+        return Way(starts, will, self._in_breaches(need, len(starts), least), self.takes(need, len(starts)))
 
     def _in_breaches(self, need: Need, runs: int, least: int) -> float:
         """The money that so many runs cost a day more than the fewest, in breaches."""
@@ -92,39 +92,43 @@ class Estate:
         return much - little
 
 
-def runs_of_all(estate: Estate, left: float, conflicts: list[str], *, even: bool) -> Counts:
-    """How many runs a day each VM gets for `left` seconds of work."""
-    fewest: dict[str, int] = {}
+def ways_of_all(estate: Estate, left: float, conflicts: list[str], *, even: bool) -> Counts:
+    """The way of each VM for `left` seconds of work."""
+    fixed: dict[str, Way] = {}
     vms: list[Free] = []
     for need in estate.needs:
         if need.fixed:
-            fewest[need.vm] = len(estate.current[need.vm])
-            left -= estate.was[need.vm].seconds
+            now = estate.way(need, estate.current[need.vm], estate.was[need.vm], len(estate.current[need.vm]))
+            fixed[need.vm] = now
+            left -= now.will.seconds
             continue
-        load = estate.loads[need.vm]
-        tried = _tried(need, load)
-        fewest[need.vm] = least = _least(need, tried)
-        if _late(need, tried[least]):
+        tried = _tried(need, estate.loads[need.vm])
+        least = _least(need, tried)
+        if all(_late(need, one) for starts, one in tried if len(starts) == least):
             conflicts.append(
                 f"{need.vm}: its RPO of {(need.rpo or 0) / 3600:g} h cannot be kept inside its window or "
                 "with runs this long"
             )
-        left -= tried[least].seconds
         vms.append(estate.free(need, tried, least))
-    taken = estate.takes_of_all(fewest)
-    tops = _tops(estate, taken, conflicts)
-    rooms = [top - least for top, least in zip(tops, taken, strict=True)]
-    counts = {**fewest, **sharing.share(vms, left, rooms, even=even)}
+    fewest = {**fixed, **{vm.need.vm: vm.fewest for vm in vms}}
+    tops = _tops(estate, estate.takes_of_all(_counts(fewest)), conflicts)
+    gone = [sum(each) for each in zip(*(way.takes for way in fixed.values()), strict=True)] or [0.0] * len(tops)
+    rooms = [top - taken for top, taken in zip(tops, gone, strict=True)]
+    ways = {**fixed, **sharing.share(vms, left, rooms, even=even)}
     decided: dict[str, list[str]] = {need.vm: [] for need in estate.needs}
     if estate.ceilings:
-        lifted = {**fewest, **sharing.share(vms, left, [inf] * len(rooms), even=even)}
-        over = zip(estate.ceilings, estate.takes_of_all(lifted), tops, strict=True)
+        lifted = {**fixed, **sharing.share(vms, left, [inf] * len(rooms), even=even)}
+        over = zip(estate.ceilings, estate.takes_of_all(_counts(lifted)), tops, strict=True)
         why = "; ".join(each.why for each, takes, top in over if takes > top)
-        _note(decided, vms, counts, lifted, lambda *_: why)
+        _note(decided, vms, ways, lifted, lambda *_: why)
     if estate.breach:
-        cheap = {**fewest, **sharing.share(sharing.without_prices(vms), left, rooms, even=even)}
-        _note(decided, vms, counts, cheap, partial(_dearer, estate))
-    return Counts(counts, fewest, decided)
+        cheap = {**fixed, **sharing.share(sharing.without_prices(vms), left, rooms, even=even)}
+        _note(decided, vms, ways, cheap, partial(_dearer, estate))
+    return Counts(ways, fewest, decided)
+
+
+def _counts(ways: Mapping[str, Way]) -> dict[str, int]:
+    return {vm: way.runs for vm, way in ways.items()}
 
 
 def _tops(estate: Estate, least: Sequence[float], conflicts: list[str]) -> list[float]:
@@ -141,13 +145,13 @@ def _tops(estate: Estate, least: Sequence[float], conflicts: list[str]) -> list[
 def _note(
     decided: dict[str, list[str]],
     vms: Sequence[Free],
-    counts: Mapping[str, int],
-    freed: Mapping[str, int],
+    ways: Mapping[str, Way],
+    freed: Mapping[str, Way],
     why: Callable[[Need, int, int], str],
 ) -> None:
     """Write down why a VM has fewer runs than it would have without a limit or price."""
     for need in (vm.need for vm in vms):
-        had, would = counts[need.vm], freed[need.vm]
+        had, would = ways[need.vm].runs, freed[need.vm].runs
         if had < would and (words := why(need, would, had)):
             decided[need.vm].append(words)
 
@@ -159,9 +163,11 @@ def _choices(need: Need, load: Load) -> list[int]:
     return [runs for runs in RUNS if runs == 1 or (runs <= most and load.day_seconds(runs) < 0.5 * length * 60)]
 
 
-def _tried(need: Need, load: Load) -> dict[int, Judgement]:
-    """What each number of runs means, spread evenly."""
-    return {runs: judge(load, spread_runs(runs, need), need.rpo) for runs in _choices(need, load)}
+def _tried(need: Need, load: Load) -> list[tuple[Starts, Judgement]]:
+    """What each number of runs means in each rhythm, the fewest first."""
+    return [
+        (starts, judge(load, starts, need.rpo)) for runs in _choices(need, load) for starts in rhythms(runs, need, load)
+    ]
 
 
 def least_runs(need: Need, load: Load) -> int:
@@ -171,9 +177,9 @@ def least_runs(need: Need, load: Load) -> int:
     return _least(need, _tried(need, load))
 
 
-def _least(need: Need, tried: Mapping[int, Judgement]) -> int:
-    kept = [runs for runs, one in tried.items() if not _late(need, one)]
-    return min(kept) if kept else min(tried, key=lambda runs: (tried[runs].breaches, runs))
+def _least(need: Need, tried: Sequence[tuple[Starts, Judgement]]) -> int:
+    kept = [len(starts) for starts, one in tried if not _late(need, one)]
+    return min(kept) if kept else min((one.breaches, len(starts)) for starts, one in tried)[1]
 
 
 def _late(need: Need, one: Judgement) -> bool:

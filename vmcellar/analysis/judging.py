@@ -6,10 +6,11 @@ Schedules are starts in minutes of a UTC day, the same every day.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import erf, inf
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtr
 
 from vmcellar.analysis.loads import DAY_MINUTES, Load
 
@@ -111,8 +112,7 @@ def _chance_over(limit: Floats, usual: Floats, spread: float) -> Floats:
     """Probability that a log-normal time is over a limit."""
     with np.errstate(divide="ignore", invalid="ignore"):
         away = np.log(usual / limit) / spread
-    chance = [1.0 if room <= 0 else 0.5 * (1 + erf(z / 2**0.5)) for room, z in zip(limit, away, strict=True)]
-    return np.array(chance)
+    return np.asarray(np.where(limit <= 0, 1.0, ndtr(away)), dtype=np.float64)
 
 
 def _exposure(load: Load, begins: Floats, ends: Floats) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -49,6 +50,7 @@ class Advised(Section):
     time: str = Field(default="", description="when it was advised, RFC 3339")
 
 
+_DAILY = re.compile(r"(?P<minute>\d+) (?P<hours>\d+(,\d+)*) \* \* \*")
 _ADVISED = TypeAdapter(tuple[Advised, ...])
 
 
@@ -91,6 +93,14 @@ def daily(starts: Sequence[int], zone: str = "UTC") -> list[Schedule]:
         Schedule(cron=f"{minute} {','.join(map(str, each))} * * *", timezone=zone)
         for minute, each in sorted(hours.items())
     ]
+
+
+def starts_of(schedule: Schedule) -> tuple[int, ...] | None:
+    """The minutes of the zone's day at which a line of `daily` begins; None for any other schedule."""
+    found = _DAILY.fullmatch(schedule.cron or "")
+    if found is None:
+        return None
+    return tuple(int(hour) * 60 + int(found["minute"]) for hour in found["hours"].split(","))
 
 
 def write_advised(state: Path, advised: Sequence[Advised], name: str = ADVISED_FILE) -> None:

@@ -85,6 +85,7 @@ def advise(
     from vmcellar.analysis import adapting
     from vmcellar.analysis.cellar_bounds import Cellar
     from vmcellar.cli.render import analysis as render
+    from vmcellar.policy.timetable import read_advised
 
     settings = read_config(ctx, config) if config is not None or source.is_catalog else None
     jobs = settings.backups if settings else ()
@@ -92,7 +93,9 @@ def advise(
     catalog = open_catalog(ctx, config)[1] if source.is_catalog else None
     own = None if catalog is None else adapting.own_runs(catalog.schedule_changes())
     cellar = None if settings is None else Cellar.of(settings, catalog)
-    advice = adapting.advice_for(frame, now, jobs, adapting.Wishes(at_once, budget, even, wanted), own, cellar)
+    standing = read_advised(settings.state) if settings is not None and source.is_catalog else ()
+    wishes = adapting.Wishes(at_once, budget, even, wanted)
+    advice = adapting.advice_for(frame, now, jobs, wishes, own, cellar, standing)
     if rpo is None and not any(job.rpo for job in jobs):
         note("no VM has an RPO (rpo: in the configuration, or --rpo): only the load is laid out better")
     if advice.changes and not as_json:

@@ -1,0 +1,65 @@
+"""How the runs of a day follow each other: evenly, or a little closer with one pause.
+
+Runs at just half of the RPO, as people write them (every 2 h for 4 h), make every failure a breach: two gaps are the
+RPO, and the run that ends it takes some minutes. With a few minutes less between them, and what that leaves as one
+pause, as many runs mend nearly every failure in time. Gaps of a day sum to a day, so the hours over the RPO stay what
+they were: few failures, those about the pause, make all of them.
+"""
+
+from __future__ import annotations
+
+from math import exp
+
+import numpy as np
+
+from vmcellar.analysis.judging import Need, Starts, spread_runs
+from vmcellar.analysis.loads import DAY_MINUTES, Load
+
+SLOWER = (0.0, 1.0, 2.0)
+"""Room is left for a run that takes so many spreads longer than usual."""
+TURN = 11
+"""Minutes between the places that a day with a pause is tried at; no divisor of an hour, so that all minutes are."""
+
+
+def rhythms(runs: int, need: Need, load: Load) -> list[Starts]:
+    """Ways to spread so many starts over a day: evenly and, where that helps and there is no window, with a pause."""
+    found = [spread_runs(runs, need)]
+    if need.rpo is not None and need.window is None:
+        found += _with_pause(runs, need.rpo / 60, load)
+    return found
+
+
+def turned(starts: Starts) -> list[Starts]:
+    """The same gaps at other times of the day, as they are first."""
+    ordered = np.array(sorted(starts))
+    gaps = np.diff(ordered, append=ordered[0] + DAY_MINUTES)
+    if gaps.max() - gaps.min() > 1:
+        moves = range(0, DAY_MINUTES, TURN)
+    else:
+        moves = range(0, int(gaps.min()), 1 if gaps.min() <= 120 else 5)
+    return [tuple(sorted(int(start + move) % DAY_MINUTES for start in starts)) for move in moves]
+
+
+def _with_pause(runs: int, rpo: float, load: Load) -> list[Starts]:
+    """Gaps of which as many as even ones fit into the RPO (minutes), and the end of a run with them, usual or slow; the
+    pause that is left keeps the RPO by itself, as long as nothing fails.
+    """
+    even = DAY_MINUTES / runs
+    within = int(rpo / even + 1e-9)
+    if not 2 <= within < runs or within * even <= rpo - _run(even, load, SLOWER[-1]):
+        return []
+    found = set()
+    for slower in SLOWER:
+        room = int(rpo - _run(even, load, slower))
+        starts = tuple(number * room // within for number in range(runs))
+        pause = DAY_MINUTES - starts[-1]
+        if 0 < room < within * even and pause + _run(pause, load, slower) <= rpo:
+            found.add(starts)
+    return sorted(found)
+
+
+def _run(gap: float, load: Load, slower: float) -> float:
+    """Minutes that a run takes after the busiest such gap (minutes) of a day, so many spreads slower than usual."""
+    ends = np.arange(gap, gap + DAY_MINUTES, 15.0)
+    changed = load.upto(ends) - load.upto(ends - gap)
+    return float(load.seconds(changed).max()) * exp(slower * load.spread) / 60
