@@ -121,15 +121,16 @@ def test_a_day_with_a_pause_is_known_by_what_was_advised() -> None:
     now = NOW.timestamp()
     assert adapting.standing_starts(held, [job(domains=["a"])], now) == {"a": tight}
     assert adapting.standing_starts(held, [job("other", domains=["a"])], now) == {}, "it is another job's now"
-    odd = held[0].model_copy(update={"schedule": Schedule(cron="*/7 * * * *")})
+    odd = held[0].model_copy(update={"schedule": Schedule(cron="10 2 * * mon")})
     assert adapting.standing_starts([*held, odd], [job(domains=["a"])], now) == {}, "somebody wrote it by hand"
 
 
-def test_what_was_advised_for_a_window_is_known_in_utc() -> None:
-    zone = ZoneInfo("Europe/Berlin")
-    night = job("night", domains=["a"], window="22:00-06:00")
-    held, _ = adapting.advised_of(advice(("a", (0,), (20 * 60 + 10, 23 * 60))), [night], [], NOW, zone)
-    assert adapting.standing_starts(held, [night], NOW.timestamp()) == {"a": (20 * 60 + 10, 23 * 60)}
+def test_what_was_advised_for_a_window_holds_while_it_lies_inside() -> None:
+    night, starts = job("night", domains=["a"], window="22:00-06:00"), (60, 22 * 60 + 10)
+    held, _ = adapting.advised_of(advice(("a", (0,), starts)), [night], [], NOW, ZoneInfo("UTC"))
+    assert adapting.standing_starts(held, [night], NOW.timestamp()) == {"a": starts}
+    moved = job("night", domains=["a"], window="01:00-06:00")
+    assert adapting.standing_starts(held, [moved], NOW.timestamp()) == {}
 
 
 def test_advice_that_holds_is_today_s_schedule_whatever_the_history_looks_like(sample: Sample) -> None:

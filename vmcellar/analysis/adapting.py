@@ -23,6 +23,7 @@ from vmcellar.analysis.forecast import forecast_change
 from vmcellar.analysis.judging import Host, Need, Starts
 from vmcellar.analysis.loads import current_starts, loads_of
 from vmcellar.catalog.models import ScheduleChange
+from vmcellar.config.units import minutes_of_day
 from vmcellar.policy import timetable
 from vmcellar.policy.localzone import local_zone
 from vmcellar.policy.timetable import Advised
@@ -115,23 +116,22 @@ def need_of(vm: str, jobs: Sequence[BackupJob], rpo: float | None, now: float) -
 
 
 def standing_starts(standing: Sequence[Advised], jobs: Sequence[BackupJob], now: float) -> dict[str, Starts]:
-    """When VMs start by what was advised for them, in minutes of a UTC day at `now`: a day with a pause is not to be
-    seen in a history, where runs are late or missing.
+    """When VMs start by what was advised for them and holds, in minutes of a UTC day at `now`: a day with a pause is
+    not to be seen in a history, where runs are late or missing. Left out is who has another schedule than cron lines of
+    every day, by somebody's own hand.
     """
-    found: dict[str, set[int] | None] = {}
-    for entry in standing:
-        starts = timetable.starts_of(entry.schedule)
-        zone = ZoneInfo(entry.schedule.timezone) if entry.schedule.timezone else local_zone()
-        for vm in entry.vms:
-            job = job_of(vm, jobs)
-            if job is None or job.name != entry.job:
-                continue
-            before = found.setdefault(vm, set())
-            if starts is None or before is None:  # somebody wrote another schedule into the file
-                found[vm] = None
-            else:
-                before |= {(start - _ahead(now, zone)) % 1440 for start in starts}
-    return {vm: tuple(sorted(starts)) for vm, starts in found.items() if starts}
+    found: dict[str, set[int]] = {}
+    odd = set()
+    for job in jobs:
+        for entry in timetable.holding(job, standing):
+            cron, name = entry.schedule.cron, entry.schedule.timezone
+            ahead = _ahead(now, ZoneInfo(name) if name else local_zone())
+            for vm in entry.vms:
+                if cron is None or cron.split()[2:] != ["*", "*", "*"]:
+                    odd.add(vm)
+                elif job_of(vm, jobs) is job:
+                    found.setdefault(vm, set()).update((start - ahead) % 1440 for start in minutes_of_day(cron))
+    return {vm: tuple(sorted(starts)) for vm, starts in found.items() if vm not in odd}
 
 
 def own_runs(changes: Iterable[ScheduleChange]) -> dict[str, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from vmcellar.config.jobs import BackupJob
 from vmcellar.config.model import Config
 from vmcellar.config.schedules import Schedule
 from vmcellar.config.section import Section
@@ -50,7 +50,6 @@ class Advised(Section):
     time: str = Field(default="", description="when it was advised, RFC 3339")
 
 
-_DAILY = re.compile(r"(?P<minute>\d+) (?P<hours>\d+(,\d+)*) \* \* \*")
 _ADVISED = TypeAdapter(tuple[Advised, ...])
 
 
@@ -95,14 +94,6 @@ def daily(starts: Sequence[int], zone: str = "UTC") -> list[Schedule]:
     ]
 
 
-def starts_of(schedule: Schedule) -> tuple[int, ...] | None:
-    """The minutes of the zone's day at which a line of `daily` begins; None for any other schedule."""
-    found = _DAILY.fullmatch(schedule.cron or "")
-    if found is None:
-        return None
-    return tuple(int(hour) * 60 + int(found["minute"]) for hour in found["hours"].split(","))
-
-
 def write_advised(state: Path, advised: Sequence[Advised], name: str = ADVISED_FILE) -> None:
     """Replace what was advised, by rename: a crash leaves the old or the new."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -122,11 +113,15 @@ def job_entries(config: Config, advised: Sequence[Advised]) -> dict[str, list[En
     """
     entries: dict[str, list[Entry]] = {}
     for job in config.backups:
-        own = [entry for entry in advised if entry.job == job.name] if job.schedule is not None else []
-        outside = {vm for entry in own for vm in entry.vms if not _is_inside(entry.schedule, job.window)}
-        own = [entry for entry in own if outside.isdisjoint(entry.vms)]
-        entries[job.name] = _entries(job.name, job.schedule, own)
+        entries[job.name] = _entries(job.name, job.schedule, holding(job, advised))
     return entries
+
+
+def holding(job: BackupJob, advised: Sequence[Advised]) -> list[Advised]:
+    """What holds for a job of what was advised."""
+    own = [entry for entry in advised if entry.job == job.name] if job.schedule is not None else []
+    outside = {vm for entry in own for vm in entry.vms if not _is_inside(entry.schedule, job.window)}
+    return [entry for entry in own if outside.isdisjoint(entry.vms)]
 
 
 def _is_inside(schedule: Schedule, window: Window | None) -> bool:
