@@ -143,8 +143,10 @@ def week_profile(frame: pd.DataFrame, vm: str) -> Figure:
     return figure
 
 
-def heat(found: HeatMap) -> Figure:
+def heat(found: HeatMap | None) -> Figure:
     """A disk's heat map: each row is one backup, newest at the bottom, each column a part of the disk."""
+    if found is None:
+        return nothing("Where it changes", "Fewer than two points with this disk are left to compare.")
     scale, unit = in_bytes(found.size)
     about = f"part of each {found.cell / in_bytes(found.cell)[0]:.3g} {in_bytes(found.cell)[1]} that changed, by backup"
     about += "; grey: a map is damaged" if found.damaged else ""

@@ -21,7 +21,7 @@ from vmcellar.analysis.sample import TUNING, generate
 from vmcellar.catalog.catalog import Catalog, repositories
 from vmcellar.catalog.databases import database_of
 from vmcellar.config.load import find_config, load_config
-from vmcellar.errors import UsageError
+from vmcellar.errors import PermanentError, UsageError
 from vmcellar.policy.localzone import local_zone
 from vmcellar.repository.repository import Repository
 
@@ -77,9 +77,10 @@ class Source:
         before = own[seconds_of(own["time"]) < at].sort_values("time", ascending=False)  # as exact as `at` is
         return before[["point", "time", "kind", "verified"]].head(most).reset_index(drop=True)
 
-    def heat_map(self, vm: str, disk: str, around: float) -> HeatMap:
+    def heat_map(self, vm: str, disk: str, around: float) -> HeatMap | None:
         """Where a disk changed before and after a moment (seconds since the epoch): from the repository, which is
         opened for it, or made up as the history is. Half of what is shown lies before the moment, if there is as much.
+        None where fewer than two points with the disk are left, as the history knows more than the repository holds.
         """
         until = self._shown_until(vm, around)
         if self.settings is None:
@@ -87,6 +88,8 @@ class Source:
         repository = Repository.open(self.settings)
         try:
             return heat_map(repository, vm, disk, most_points=HEAT_POINTS, until=until)
+        except PermanentError:
+            return None
         finally:
             repository.close()
 
