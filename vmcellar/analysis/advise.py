@@ -28,10 +28,10 @@ from vmcellar.analysis.estate import Counts, Estate, ways_of_all
 from vmcellar.analysis.judging import Host, Judgement, Need, Starts, judge, open_time, spread_runs
 from vmcellar.analysis.loads import DAY_MINUTES, Load
 from vmcellar.analysis.placing import Grid, Placed, durations, footprint, place
-from vmcellar.analysis.rhythm import turned
+from vmcellar.analysis.rhythm import pause_of, turned
 from vmcellar.analysis.sharing import Way
 from vmcellar.analysis.spending import Store
-from vmcellar.backup.report import size_text
+from vmcellar.backup.report import size_text, span_text
 
 BUDGET = 1.05
 """With so much of today's work no class of RPO needs to pay for another; with as much as today one would."""
@@ -117,7 +117,7 @@ def advise(
     for need in known:
         will = judge(loads[need.vm], starts[need.vm], need.rpo)
         decided = tuple(counts.decided[need.vm])
-        why = _why(was[need.vm], will, current[need.vm], starts[need.vm], decided)
+        why = _why(need, (was[need.vm], will), current[need.vm], starts[need.vm], decided)
         changes.append(Change(need.vm, need.host, current[need.vm], starts[need.vm], was[need.vm], will, why, decided))
     return Advice(tuple(changes), tuple(conflicts), peaks, estate.money(starts))
 
@@ -232,12 +232,15 @@ def _room(starts: Starts, load: Load, begin: int, length: int, times: float) -> 
     return min(length - (start - begin) % DAY_MINUTES - float(run) for start, run in zip(ordered, took, strict=True))
 
 
-def _why(was: Judgement, will: Judgement, before: Starts, after: Starts, decided: Sequence[str]) -> str:
+def _why(need: Need, means: tuple[Judgement, Judgement], before: Starts, after: Starts, decided: Sequence[str]) -> str:
+    was, will = means
     if before == after:
         return "; ".join(("stays", *decided))
     said = []
     if len(after) != len(before):
         said.append(f"{len(after)} runs a day, not {len(before)}")
+    if need.window is None and (pause := pause_of(after)):
+        said.append(f"one pause of {span_text(pause * 60)}, so that a run makes up for a failed one in time")
     if abs(will.breaches - was.breaches) * 365 >= 0.5:
         said.append(f"{will.breaches * 365:.0f} RPO breaches expected a year, not {was.breaches * 365:.0f}")
     if abs(will.seconds - was.seconds) >= 1:

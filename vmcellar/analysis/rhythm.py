@@ -8,6 +8,7 @@ they were: few failures, those about the pause, make all of them.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import exp
 
 import numpy as np
@@ -31,13 +32,21 @@ def rhythms(runs: int, need: Need, load: Load) -> list[Starts]:
 
 def turned(starts: Starts) -> list[Starts]:
     """The same gaps at other times of the day, as they are first."""
-    ordered = np.array(sorted(starts))
-    gaps = np.diff(ordered, append=ordered[0] + DAY_MINUTES)
-    if gaps.max() - gaps.min() > 1:
-        moves = range(0, DAY_MINUTES, TURN)
-    else:
-        moves = range(0, int(gaps.min()), 1 if gaps.min() <= 120 else 5)
-    return [tuple(sorted(int(start + move) % DAY_MINUTES for start in starts)) for move in moves]
+    least = min(_gaps(starts))
+    moves = range(0, DAY_MINUTES, TURN) if pause_of(starts) else range(0, least, 1 if least <= 120 else 5)
+    return [tuple(sorted((start + move) % DAY_MINUTES for start in starts)) for move in moves]
+
+
+def pause_of(starts: Starts) -> int:
+    """The longest gap in minutes where gaps are not even; 0 where they are."""
+    gaps = _gaps(starts)
+    return max(gaps) if max(gaps) - min(gaps) > 1 else 0
+
+
+def _gaps(starts: Starts) -> list[int]:
+    """Minutes from each start to the next; a day, of one alone."""
+    ordered = sorted(starts)
+    return [b - a for a, b in pairwise((*ordered, ordered[0] + DAY_MINUTES))]
 
 
 def _with_pause(runs: int, rpo: float, load: Load) -> list[Starts]:
