@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -34,6 +35,25 @@ def test_it_says_what_is_not_there(cli: Cli, tmp_path: Path) -> None:
     assert "1 of its points have disk vda" in cli("heat", "db1").err
     lost = cli("heat", "web1", "--png", str(tmp_path / "none"))
     assert (lost.code, "name a folder that exists" in lost.err) == (1, True)
+
+
+@pytest.mark.usefixtures("cellar")
+def test_a_plot_that_does_not_fit_leaves_the_one_that_was_there(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert cli("heat", "web1", "--png", str(tmp_path)).code == 0
+    before = (tmp_path / "web1-vda.png").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        done = cli("heat", "web1", "--png", str(tmp_path))
+    assert (done.code, "make room there" in done.err) == (1, True)
+    assert [path.read_bytes() for path in tmp_path.glob("*.png*")] == [before]
 
 
 def test_a_strip_shows_the_most_of_each_stretch() -> None:

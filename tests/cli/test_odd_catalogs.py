@@ -134,3 +134,19 @@ def test_a_notebook_says_that_a_catalog_is_newer(cellar: Cellar) -> None:
         raw.commit()
     with pytest.raises(PermanentError, match="version v9999"):
         load(cellar.config)
+
+
+@pytest.mark.parametrize("words", [("forecast",), ("anomalies",), ("what-if", "--keep", "30d"), ("catalog", "show")])
+@pytest.mark.usefixtures("now")
+def test_a_catalog_that_takes_no_writes_may_be_looked_at(
+    cli: Cli, cellar: Cellar, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """A standby, a role that may only read, a full disk."""
+    one_run(catalog_of(cellar), cellar)
+
+    def refuse(_catalog: Catalog) -> None:
+        raise PermanentError("catalog db: cannot execute UPDATE in a read-only transaction")
+
+    monkeypatch.setattr(Catalog, "writing", refuse)
+    done = cli(*words)
+    assert (done.code, "were not compared with their segments: catalog db: cannot" in done.err) == (0, True)

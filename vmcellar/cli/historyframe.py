@@ -136,11 +136,10 @@ def _read(ctx: typer.Context, source: Source) -> tuple[pd.DataFrame, float | Non
 
 def _catalog(ctx: typer.Context, source: Source, now: float) -> Catalog:
     """The catalog, whose disks were judged by their segments."""
-    from vmcellar.catalog.agreement import judge_segments
-    from vmcellar.cli.commands.catalog import open_catalog
+    from vmcellar.cli.commands.catalog import look_at_segments, open_catalog
 
     _, catalog = open_catalog(ctx, source.config)
-    judge_segments(catalog, now)
+    look_at_segments(catalog, now)
     return catalog
 
 

@@ -10,7 +10,7 @@ import typer
 
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, open_repository, read_config
-from vmcellar.errors import IntegrityError
+from vmcellar.errors import IntegrityError, VmcellarError
 
 if TYPE_CHECKING:
     from vmcellar.catalog.catalog import Catalog
@@ -31,6 +31,18 @@ def open_catalog(ctx: typer.Context, config: Path | None) -> tuple[Repository, C
 
     repository = open_repository(ctx, config)
     return repository, Catalog.of(read_config(ctx, config), repository.id)
+
+
+def look_at_segments(catalog: Catalog, now: float) -> None:
+    """Judge disks by their segments, as every look at the history begins; a catalog that takes no writes (a standby, a
+    role that may only read, a full disk, another writer) may be looked at without that, which is said.
+    """
+    from vmcellar.catalog.agreement import judge_segments
+
+    try:
+        judge_segments(catalog, now)
+    except VmcellarError as error:
+        note(f"new runs were not compared with their segments: {error.message}")
 
 
 @group.command()
@@ -130,11 +142,10 @@ def show(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
     from vmcellar.analysis.history import in_parts
     from vmcellar.analysis.overview import overview
     from vmcellar.analysis.quality import quarantine
-    from vmcellar.catalog.agreement import judge_segments
     from vmcellar.cli.render.catalog import bad_table, overview_json, overview_table
 
     _, catalog = open_catalog(ctx, config)
-    judge_segments(catalog, time.time())
+    look_at_segments(catalog, time.time())
     vms, parts = [], []
     for part in in_parts(catalog):
         vms += overview(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +70,13 @@ def draw(found: HeatMap, folder: Path) -> Path:
     from vmcellar.analysis.figures import png
 
     target = folder / f"{found.vm}-{found.disk}.png"
+    new = target.with_name(f"{target.name}.new")
     try:
-        target.write_bytes(png(plots.heat(found)))
+        new.write_bytes(png(plots.heat(found)))
+        new.replace(target)
     except OSError as error:
-        raise PermanentError(f"{target}: {error.strerror}", hint="name a folder that exists") from error
+        with suppress(OSError):
+            new.unlink()
+        hint = "make room there, or name another folder" if folder.is_dir() else "name a folder that exists"
+        raise PermanentError(f"{target}: {error.strerror}", hint=hint) from error
     return target
