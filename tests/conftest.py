@@ -16,12 +16,33 @@ from lab import daemons
 from lab.guest import LabGuest, sweep
 from lab.paths import vm_folder
 from lab.require import in_ci, requires
+from lab.suite import PARTS
 
 GuestFactory = Callable[..., LabGuest]
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if in_ci() else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--part`: the half of the suite that lab/suite.py runs beside the other one."""
+    parser.addoption("--part", choices=PARTS, help="machine: tests that need libvirt or a Prefect server; rest: others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests of the part that was asked for."""
+    if part := config.getoption("part"):
+        others = [item for item in items if part_of(item) != part]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if part_of(item) == part]
+
+
+def part_of(item: pytest.Item) -> str:
+    """The part of a test, by its marks and fixtures: one libvirt is all that a machine has, and tests restart it."""
+    machine, rest = PARTS
+    marked = any(item.get_closest_marker(name) for name in ("libvirt", "guest", "prefect", "browser"))
+    return machine if marked or {"libvirt_daemons", "server"} & set(getattr(item, "fixturenames", ())) else rest
 
 
 def pytest_configure() -> None:
@@ -31,8 +52,10 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def libvirt_daemons() -> Iterator[str]:
+def libvirt_daemons(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URI of a libvirt that answers; daemons started for this session end with it unless others use them."""
+    if request.config.getoption("part") == PARTS[1]:
+        pytest.fail("a test that needs libvirt has neither its fixture nor its mark, and would run beside others")
     requires("libvirt")
     sweep()
     yield daemons.URI
