@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import subprocess
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +85,17 @@ def test_requests_stay_within_the_servers_largest(tmp_path: Path) -> None:
     with serve(tmp_path / "s", limited) as server, ExportReader(server.uri) as reader:
         assert reader.largest_request == 64 * KIB
         assert read_all(reader, len(data)) == data
+
+
+def test_buffers_go_with_their_pool_once_all_is_read(tmp_path: Path) -> None:
+    make_raw(tmp_path / "disk", 2 * MIB)
+    limited = {"driver": "blkdebug", "max-transfer": 64 * KIB, "image": image(tmp_path / "disk")}
+    read: list[weakref.ref[object]] = []
+    with serve(tmp_path / "s", limited) as server, ExportReader(server.uri) as reader:
+        reader.read(pieces(2 * MIB), BufferPool(MIB), lambda _offset, data: read.append(weakref.ref(data.obj)))
+    gc.collect()
+    assert len(read) == 2
+    assert [buffer() for buffer in read] == [None, None]
 
 
 def test_extents_are_gapless_and_merged(tmp_path: Path) -> None:

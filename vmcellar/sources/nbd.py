@@ -82,6 +82,7 @@ class _Pending:
     buffer: memoryview
     length: int
     cookies: tuple[int, ...]
+    pieces: tuple[memoryview, ...]
 
 
 class ExportReader:
@@ -206,16 +207,19 @@ class ExportReader:
         if not 0 < length <= pool.size or not 0 <= offset <= self.size - length:
             raise ValueError(f"{self.disk}: read of {length} bytes at {offset} from a disk of {self.size}")
         buffer = pool.acquire()
-        cookies = []
+        cookies, pieces = [], []
         for start in range(0, length, self.largest_request):
-            piece = nbd.Buffer.from_buffer(buffer[start : min(length, start + self.largest_request)])
+            pieces.append(buffer[start : min(length, start + self.largest_request)])
             with self._errors(f"reading at byte {offset + start}"):
+                piece = nbd.Buffer.from_buffer(pieces[-1])
                 cookies.append(self._handle.aio_pread(piece, offset + start, flags=self._flags))
-        return _Pending(offset, buffer, length, tuple(cookies))
+        return _Pending(offset, buffer, length, tuple(cookies), tuple(pieces))
 
     def _await(self, pending: _Pending, cancel: CancelToken) -> None:
         for cookie in pending.cookies:
             self._finish(cookie, f"reading {pending.length} bytes at byte {pending.offset}", cancel)
+        for piece in pending.pieces:
+            piece.release()  # libnbd 1.14 keeps a reference to each for ever, and by it a whole buffer
 
     def _finish(self, cookie: int, what: str, cancel: CancelToken) -> None:
         def done() -> bool:
