@@ -143,8 +143,12 @@ class Catalog:
             return found
 
     def standing_points(self) -> set[str]:
-        """The points of this repository that, as far as the catalog knows, are there."""
-        own = models.Point.repository == self.repository, models.Point.gone.is_(None)
+        """The points of this repository that, as far as the catalog knows, are there.
+
+        One pass over the table: by the index by VM each of millions of rows would be looked up by itself, which takes
+        16 times the CPU time.
+        """
+        own = models.Point.repository.concat("") == self.repository, models.Point.gone.is_(None)
         with self.reading() as connection:
             return set(connection.execute(select(models.Point.id).where(*own)).scalars())
 
