@@ -39,7 +39,6 @@ def catalog(database: Database) -> Catalog:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three runs at once, and two rows of a query or a file."""
-    monkeypatch.setattr(exports, "_WRITTEN", 3)
     for module in (exports, history):
         monkeypatch.setattr(module, "PART", 3)
         monkeypatch.setattr(module, "_ROWS", 2)

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _ROWS = 100_000
 """Rows of a file that are read at once."""
-_WRITTEN = 200_000
-"""Runs that are written at once."""
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -55,8 +53,8 @@ def _pieces(table: str) -> Read:
 
 
 _TABLES: dict[str, Read | None] = {
-    "history": lambda catalog: tables.in_parts(catalog, _WRITTEN),
-    "runs": lambda catalog: tables.runs_in_parts(catalog, _WRITTEN),
+    "history": lambda catalog: tables.in_parts(catalog, PART),
+    "runs": lambda catalog: tables.runs_in_parts(catalog, PART),
     "stages": _pieces("stages"),
     "segments": _pieces("segments"),
     "points": _pieces("points"),
