@@ -94,7 +94,8 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     """Back up several VMs, some at once. One VM's failure does not stop the others, but the job is red then.
 
     So it is with a VM of the job that is off and has no verified point at all, and with one whose turn did not come
-    within the window. A scheduled run outside of its window, or one whose work another does, is `Skipped`.
+    within the window. A scheduled run outside of its window, one whose work another does, or one whose VMs the job
+    selects no more, is `Skipped`.
     """
     engine = engine_of(request.config)
     turns = Turns(engine.config.job(request.job), spread=not request.vms) if request.scheduled else None
@@ -102,7 +103,10 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     if skipped:
         return cast("list[PointSummary]", Cancelled(name="Skipped", message=skipped))  # a state that is returned holds
     with told_of(engine.state, f"job {request.job}") if request.scheduled else nullcontext():
-        selection = _selected(engine.config, request)
+        selection = selected(engine.config, request)
+    if request.vms and not (selection.requests or selection.off):
+        gone = f"job {request.job}: it selects none of {', '.join(request.vms)} on this host by now"
+        return cast("list[PointSummary]", Cancelled(name="Skipped", message=gone))
     gate = asyncio.Semaphore(request.at_once or engine.config.limits.vms)
 
     async def one(wanted: BackupRequest) -> PointSummary:
@@ -123,8 +127,13 @@ async def backup_job(request: BackupJob) -> list[PointSummary]:
     return _all_green(by_vm)
 
 
-def _selected(config: Config, request: BackupJob) -> Selection:
+def selected(config: Config, request: BackupJob) -> Selection:
+    """What a run of a job backs up. A schedule that was advised names its VMs as they were then: of these it is what
+    the job selects on this host now, so that one which is off, gone, or left out since is treated as the job has it.
+    """
     options = {"full": request.full, "start_paused": request.start_paused, "keep_paths": request.keep_paths}
+    if request.scheduled and request.job and request.vms:
+        return select(config, (), request.job, **options).only(request.vms)
     chosen = select(config, request.vms, request.job, **options)
     return chosen.without(request.except_vms)
 

@@ -35,6 +35,11 @@ class Selection:
         requests = tuple(request for request in self.requests if request.vm not in vms)
         return Selection(requests, tuple(vm for vm in self.off if vm not in vms))
 
+    def only(self, vms: Sequence[str]) -> Selection:
+        """The same, but for all others than `vms`."""
+        every = (*(request.vm for request in self.requests), *self.off)
+        return self.without([vm for vm in every if vm not in vms])
+
 
 @dataclass(frozen=True, slots=True)
 class OffVm:
