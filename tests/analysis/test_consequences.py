@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +24,7 @@ from vmcellar.config.jobs import BackupJob
 from vmcellar.config.onanomaly import OnAnomaly
 from vmcellar.errors import UsageError
 from vmcellar.progress import CancelToken
+from vmcellar.repository import evidence
 from vmcellar.upkeep import pins
 
 
@@ -165,6 +166,22 @@ def test_each_host_that_shares_the_catalog_reads_the_vm_in_full(attacked: Attack
     assert asked_on(attacked) == ""
     look(other, attacked.now + 120, attacked.engine.catalog)
     assert asked_on(other) == "", "what was judged on one host is over on all"
+
+
+def test_hosts_that_look_at_the_same_minute_write_an_anomaly_down_once(
+    attacked: Attacked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking at a VM's points takes time, in which the other one does its work."""
+    other, sound = elsewhere(attacked, tmp_path), evidence.sound
+
+    def meanwhile(*args: Any) -> Any:
+        monkeypatch.setattr(evidence, "sound", sound)
+        assert len(look(other, shared=attacked.engine.catalog)) == 1
+        return sound(*args)
+
+    monkeypatch.setattr(evidence, "sound", meanwhile)
+    assert look(attacked, attacked.now + 1) == []
+    assert len(attacked.engine.catalog.anomalies()) == 1
 
 
 def test_a_host_without_a_job_for_the_vm_takes_nothing_from_the_one_that_has_it(

@@ -46,16 +46,16 @@ def note(catalog: Catalog, repository: Repository, config: Config, found: Sequen
 
     Gives the rows that are new. Nothing is done yet.
     """
-    known = catalog.anomalies()
     new: list[Row] = []
     standings = evidence.standings(repository.tier) if found else {}
-    for together in _by_vm_and_kind(_not_judged(catalog, known, found)):
+    for together in _by_vm_and_kind(_not_judged(catalog, catalog.anomalies(), found)):
         vm, kind = together[0].vm, together[0].kind
         points = evidence.sound(repository.points_of(vm), standings)
         rules = _rules(config, vm, points)
         if kind not in rules.kinds:
             continue
-        row = next((each for each in known if each.judged is None and _same(each, together)), None)
+        of_vm = catalog.anomalies(vm)  # as it is now: another host may look at the same minute
+        row = next((each for each in of_vm if each.judged is None and _same(each, together)), None)
         fresh = row is None
         row = row or _row(catalog.repository, together, now)
         row.last = max(row.last, *(each.last for each in together))
