@@ -7,6 +7,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -292,8 +293,22 @@ def test_what_comes_and_goes_while_points_are_listed_is_as_the_others_say(catalo
     assert gone == {pruned.id: 1.5, new.id: None}
 
 
-def test_the_points_that_are_there_are_found_in_one_pass(tmp_path: Path) -> None:
-    """By an index that holds nothing of it, a year of many VMs took a minute at each look at the history."""
+BY_KEY = "SEARCH {0} USING INDEX sqlite_autoindex_{0}_1 (id=?)"
+
+
+@pytest.mark.parametrize(
+    ("asks", "plan"),
+    [
+        (lambda catalog: catalog.standing_points(), "SCAN points"),
+        (lambda catalog: catalog.known_points(f"{number:032x}" for number in range(400)), BY_KEY.format("points")),
+        (lambda catalog: catalog.known_runs(f"{number:032x}" for number in range(400)), BY_KEY.format("runs")),
+    ],
+    ids=["standing", "points", "runs"],
+)
+def test_no_question_looks_up_every_row_by_an_index(
+    tmp_path: Path, asks: Callable[[Catalog], set[str]], plan: str
+) -> None:
+    """With a year of many VMs a rebuild asked the catalog for each 500 points by looking up millions of others."""
     database = SqliteFile(tmp_path / FILE)
     catalog = Catalog(database, REPOSITORY.hex())
     asked: list[tuple[str, Any]] = []
@@ -302,11 +317,10 @@ def test_the_points_that_are_there_are_found_in_one_pass(tmp_path: Path) -> None
     def _asks(_connection: Any, _cursor: Any, statement: str, values: Any, *_rest: Any) -> None:
         asked.append((statement, values))
 
-    assert catalog.standing_points() == set()
-    ((statement, values),) = [each for each in asked if "FROM points" in each[0]]
+    assert asks(catalog) == set()
+    ((statement, values),) = [each for each in asked if f"FROM {plan.split()[1]}" in each[0]]
     with closing(sqlite3.connect(database.path)) as raw:
-        plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
-    assert plan == ["SCAN points"]
+        assert [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", values)] == [plan]
 
 
 def test_refresh_asks_what_is_known_before_it_lists(
