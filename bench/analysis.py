@@ -207,6 +207,8 @@ def _prove_anomalies(base: Settings) -> None:
                 f"{kind:10s} {count} cases, within two backups {found.found(kind, backups=2):.3f}, "
                 f"within a day and a run {found.found(kind, hours=26):.3f}, ever {found.found(kind, hours=1e9):.3f}"
             )
+            if kind == "stuck":
+                print(f"later than that:\n{found.late(kind, 26)}")
 
 
 def _prove_schedules(base: Settings) -> None:

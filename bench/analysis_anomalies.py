@@ -19,13 +19,18 @@ KIND_OF = {"ransomware": ("ransomware",), "stuck": ("stuck",), "slow": ("slow",)
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """`troubles`: a row per VM in trouble, with the backups (and hours) it took to find it, infinite if it was not;
-    `alarms`: false alarms per VM and year by kind, `years` of VM watched.
+    """`troubles`: a row per VM in trouble, with the backups (and hours) it took to find it, infinite if it was not, and
+    how many runs `failed` meanwhile; `alarms`: false alarms per VM and year by kind, `years` of VM watched.
     """
 
     troubles: pd.DataFrame
     alarms: dict[str, float]
     years: float
+
+    def late(self, kind: str, hours: float) -> pd.DataFrame:
+        """Those that took longer than so many hours to be found."""
+        rows = self.troubles[self.troubles["trouble"] == kind]
+        return rows.loc[rows["hours"] > hours, ["vm", "every", "backups", "hours", "failed"]]
 
     def found(self, kind: str, backups: float = np.inf, hours: float = np.inf) -> float:
         """Share found within so many backups and hours."""
@@ -46,6 +51,8 @@ def score_anomalies(sample: Sample, days: int) -> Detection:
             begin = start + told["trouble_hour"] * HOUR
             times = sorted(sample.frame.loc[sample.frame["vm"] == vm, "started"].unique())
             seconds = np.array([moment.timestamp() for moment in times])
+            broken = sample.frame.loc[(sample.frame["vm"] == vm) & ~sample.frame["ok"], "started"].unique()
+            failures = np.array([moment.timestamp() for moment in broken])
             hits = [one.at for one in found if one.vm == vm and one.kind in KIND_OF[kind] and one.last >= begin]
             first = min((max(hit, begin) for hit in hits), default=np.inf)
             backups = ((seconds >= begin) & (seconds <= first + 0.5 * HOUR)).sum() if np.isfinite(first) else np.inf
@@ -57,9 +64,10 @@ def score_anomalies(sample: Sample, days: int) -> Detection:
                     "trouble": kind,
                     "backups": backups,
                     "hours": (first - begin) / HOUR,
+                    "failed": int(((failures >= begin) & (failures < first)).sum()),
                 }
             )
-    table = pd.DataFrame(rows, columns=["vm", "class", "every", "trouble", "backups", "hours"])
+    table = pd.DataFrame(rows, columns=["vm", "class", "every", "trouble", "backups", "hours", "failed"])
     years = sum(_watched_days(told, days) for told in truth.values()) / 365
     false = [one for one in found if _is_false(one, truth[one.vm], start)]
     return Detection(table, {kind: sum(one.kind == kind for one in false) / max(years, 1e-9) for kind in STATED}, years)
