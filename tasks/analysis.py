@@ -44,9 +44,10 @@ def act_on_anomalies(config: str, good: pd.DataFrame) -> list[Anomaly]:
     engine = engine_of(config)
     catalog, repository = engine.catalog, engine.repository
     now = repository.clock()
-    found = find(good, now, consequences.LOOK_DAYS, local_zone())
+    found = find(good, now, consequences.days_to_look(engine.state, now), local_zone())
     consequences.note(catalog, repository, engine.config, found, now)
     consequences.act(catalog, repository, engine.config, now)
+    consequences.note_looked(engine.state, now)
     return [row for row in catalog.anomalies() if row.judged is None and (row.told is None or row.drill == "wanted")]
 
 

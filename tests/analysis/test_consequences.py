@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from tests.analysis.attacked import DAY, Attacked, attack, found_at
+from tests.analysis.attacked import DAY, Attacked, attack, attacked_history, found_at
 from tests.backup.world import EmptySource, make_engine
 from vmcellar.analysis import consequences
 from vmcellar.analysis.anomalies import Anomaly as AnomalySeen
+from vmcellar.analysis.anomalies import find
 from vmcellar.backup import snapshot, wanted_full
 from vmcellar.backup.model import BackupRequest
 from vmcellar.catalog.catalog import Catalog
@@ -260,3 +261,18 @@ def test_a_verdict_that_comes_during_the_drill_stands(attacked: Attacked) -> Non
     (row,) = attacked.engine.catalog.anomalies()
     assert (row.told, row.drill, row.verdict) == (attacked.now, "p1: passed", "import of videos")
     assert row.judged is not None
+
+
+def test_what_happened_while_nobody_looked_is_found_by_the_next_look(tmp_path: Path) -> None:
+    """Backups go on without a Prefect server."""
+    _, at, frame = attacked_history()
+    assert consequences.days_to_look(tmp_path, at) == consequences.LOOK_DAYS
+    consequences.note_looked(tmp_path, at - DAY)
+    assert consequences.days_to_look(tmp_path, at) == consequences.LOOK_DAYS
+    now = at + 12 * DAY
+    days = consequences.days_to_look(tmp_path, now)
+    assert days == pytest.approx(14)
+    assert "ransomware" in {one.kind for one in find(frame, now, days)}
+    assert "ransomware" not in {one.kind for one in find(frame, now, consequences.LOOK_DAYS)}
+    assert consequences.days_to_look(tmp_path, at + 400 * DAY) == consequences.MOST_LOOK_DAYS
+    assert consequences.days_to_look(tmp_path, at - 400 * DAY) == consequences.LOOK_DAYS, "a clock that went back"

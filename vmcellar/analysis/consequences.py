@@ -25,6 +25,8 @@ from vmcellar.repository import evidence
 from vmcellar.upkeep import pins
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vmcellar.analysis.anomalies import Anomaly
     from vmcellar.catalog.catalog import Catalog
     from vmcellar.config.model import Config
@@ -32,13 +34,34 @@ if TYPE_CHECKING:
     from vmcellar.repository.repository import Repository
 
 DAY = 86400.0
-LOOK_DAYS = 7.0
-"""Anomalies that ended longer ago have no consequences any more."""
+LOOK_DAYS, MOST_LOOK_DAYS = 7.0, 60.0
+"""How far back a look goes: so far at the least, and to the last look of this host, if that is not longer ago."""
+LOOKED = "anomalies-looked"
+"""The file in the state directory that says when this host looked last, in seconds since the epoch."""
 SAME_SECONDS = {"growth": 21 * DAY}
 OLDER_DAYS = (0.0, 1.0, 7.0, 30.0)
 """How much older than the newest good point each pinned point is, at least: an attack may have begun unseen."""
 TOLD_ONLY = OnAnomaly(pin=0, full=False, drill=False)
 """For a VM that no job governs: no policy is guessed."""
+
+
+def days_to_look(state: Path, now: float) -> float:
+    """How many days back this look has to go, with a day that both looks see: backups may go on for weeks while no
+    flow runs, and what happened meanwhile is nothing less.
+    """
+    try:
+        last = float((state / LOOKED).read_text())
+    except (FileNotFoundError, ValueError):
+        return LOOK_DAYS
+    return min(max(LOOK_DAYS, (now - last) / DAY + 1), MOST_LOOK_DAYS)
+
+
+def note_looked(state: Path, now: float) -> None:
+    """Say that everything up to `now` was looked at, and what followed was done. A crash leaves the old time."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = state / f"{LOOKED}.new"
+    new.write_text(f"{now}\n")
+    new.replace(state / LOOKED)
 
 
 def note(catalog: Catalog, repository: Repository, config: Config, found: Sequence[Anomaly], now: float) -> list[Row]:
