@@ -130,6 +130,22 @@ def test_a_call_that_died_is_finished_by_the_next(attacked: Attacked) -> None:
     assert wanted(attacked)
 
 
+def test_a_point_that_another_host_pins_at_the_same_time_keeps_nothing_from_its_consequences(
+    attacked: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, make = attacked.engine.repository, pins.pin
+
+    def both(*args: Any) -> Any:
+        monkeypatch.setattr(pins, "pin", make)
+        make(*args)
+        return make(*args)
+
+    monkeypatch.setattr(pins, "pin", both)
+    look(attacked)
+    assert len(pins.pinned(repository)) == 3
+    assert wanted(attacked)
+
+
 def test_policy_decides_what_follows(attacked: Attacked) -> None:
     policy(attacked, OnAnomaly(kinds=("stuck",)))
     assert look(attacked) == []

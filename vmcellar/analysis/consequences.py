@@ -19,7 +19,7 @@ from vmcellar.analysis.anomalies import MERGE_HOURS
 from vmcellar.backup import wanted_full
 from vmcellar.catalog.models import Anomaly as Row
 from vmcellar.config.onanomaly import OnAnomaly
-from vmcellar.errors import UsageError
+from vmcellar.errors import PermanentError, UsageError
 from vmcellar.policy.governing import governing_job
 from vmcellar.repository import evidence
 from vmcellar.upkeep import pins
@@ -167,7 +167,12 @@ def _pin(repository: Repository, row: Row) -> None:
     for name in row.pins:
         if name not in there or name in pins.for_good(repository):
             continue
-        pins.pin(repository, there[name], _why(row))
+        try:
+            pins.pin(repository, there[name], _why(row))
+        except PermanentError:  # another host pinned it meanwhile, or a prune dropped it: the other VMs' turn comes
+            still = name in {point.id for point in repository.points_of(row.vm)}
+            if still and name not in pins.for_good(repository):
+                raise
 
 
 def _unpin(repository: Repository, rows: Sequence[Row]) -> None:
