@@ -69,6 +69,15 @@ def test_who_has_no_single_job_with_a_schedule_stays_as_it_is(sample: Sample) ->
     assert len(made.changes) == 3
 
 
+def test_the_shortest_promise_counts_also_that_of_a_job_that_runs_by_hand() -> None:
+    """By it `slo` and the watch judge the VM."""
+    by_hand = BackupJob.model_validate({"name": "critical", "domains": ["db"], "rpo": "4h"})
+    jobs = [job(rpo="24h"), by_hand]
+    assert adapting.need_of("db", jobs, None, NOW.timestamp()).rpo == 4 * HOUR
+    assert adapting.need_of("web", jobs, None, NOW.timestamp()).rpo == 24 * HOUR
+    assert adapting.need_of("web", [job(rpo=None)], 8 * HOUR, NOW.timestamp()).rpo == 8 * HOUR
+
+
 def test_an_empty_history_gives_no_advice() -> None:
     assert adapting.advice_for(empty_history(), NOW.timestamp(), [job()], adapting.Wishes(2)).changes == ()
 

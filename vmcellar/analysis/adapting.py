@@ -25,6 +25,7 @@ from vmcellar.analysis.loads import current_starts, loads_of
 from vmcellar.catalog.models import ScheduleChange
 from vmcellar.config.units import minutes_of_day
 from vmcellar.policy import timetable
+from vmcellar.policy.governing import promised
 from vmcellar.policy.localzone import local_zone
 from vmcellar.policy.timetable import Advised
 
@@ -109,7 +110,8 @@ def need_of(vm: str, jobs: Sequence[BackupJob], rpo: float | None, now: float) -
     if first is not None and first.window is not None:
         ahead = _ahead(now, local_zone())
         window = ((first.window.start - ahead) % 1440, (first.window.end - ahead) % 1440)
-    asked = float(first.rpo) if first is not None and first.rpo else rpo
+    promise = rpo_of(vm, jobs)
+    asked = rpo if promise is None else promise
     fixed = bool(jobs) and (job is None or job.mode == "full")
     breach = None if first is None else first.breach_cost
     return Need(vm, rpo=asked, window=window, fixed=fixed, breach_cost=breach)
@@ -132,6 +134,15 @@ def standing_starts(standing: Sequence[Advised], jobs: Sequence[BackupJob], now:
                 elif job_of(vm, jobs) is job:
                     found.setdefault(vm, set()).update((start - ahead) % 1440 for start in minutes_of_day(cron))
     return {vm: tuple(sorted(starts)) for vm, starts in found.items() if vm not in odd}
+
+
+def rpo_of(vm: str, jobs: Sequence[BackupJob]) -> float | None:
+    """The shortest RPO in seconds that any job promises of a VM, as `slo` and the watch hold it to, also one without a
+    schedule; of a job that selects it by tags only where that is the first.
+    """
+    first = _first_job(vm, jobs)
+    asked = [float(rpo) for rpo in (promised(jobs, vm).rpo, first.rpo if first else None) if rpo]
+    return min(asked, default=None)
 
 
 def own_runs(changes: Iterable[ScheduleChange]) -> dict[str, int]:
@@ -247,9 +258,8 @@ def _trail(
 
 def _predicted(change: Change, config: Config) -> dict[str, object]:
     """What `gains` compares with what came: figures per day, before and after; `runs` a day before."""
-    job = job_of(change.vm, config.backups)
     return {
-        "rpo": job.rpo if job else None,
+        "rpo": rpo_of(change.vm, config.backups),
         "runs": len(change.before),
         "was": asdict(change.was),
         "will": asdict(change.will),
