@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from tests.catalog.conftest import fresh
 from tests.catalog.filled import REPOSITORY, fill, same_rows
@@ -54,6 +56,24 @@ def test_all_rows_of_the_repository_come_over(pair: tuple[Database, Database]) -
     Catalog(pair[0], OTHER).add([run("theirs", repository=OTHER)])
     assert copying.copy(source, target).added == {}
     assert repositories(pair[1]).keys() == {REPOSITORY}
+
+
+def test_no_batch_sorts_all_rows(source: Catalog, target: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 87,000 batches of a large catalog did."""
+    monkeypatch.setattr(copying, "BATCH", 2)
+    fill(source)
+    asked: list[tuple[str, Any]] = []
+
+    @event.listens_for(source._database.engine, "before_cursor_execute")
+    def _asks(_connection: Any, _cursor: Any, statement: str, values: Any, *_rest: Any) -> None:
+        asked.append((statement, values))
+
+    copying.copy(source, target)
+    batches = [each for each in asked if "ORDER BY" in each[0]]
+    assert len(batches) > 10
+    with closing(sqlite3.connect(source.name)) as raw:
+        plans = {row[3] for each in batches for row in raw.execute(f"EXPLAIN QUERY PLAN {each[0]}", each[1])}
+    assert not [plan for plan in plans if "TEMP B-TREE" in plan or "_by_" in plan]
 
 
 def test_what_is_there_stays_and_what_only_points_told_gets_better(source: Catalog, target: Catalog) -> None:

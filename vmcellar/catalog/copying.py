@@ -108,9 +108,9 @@ def copy(source: Catalog, target: Catalog) -> Copied:
 
 
 def _batches(connection: Connection, table: Table, repository: str) -> Iterator[list[Row]]:
-    """The repository's rows by their keys."""
+    """The repository's rows by their keys, and by no other index: SQLite would sort all of them for each batch."""
     key = tuple(table.primary_key)
-    wanted = select(table).where(table.c.repository == repository).order_by(*key).limit(BATCH)
+    wanted = select(table).where(table.c.repository.concat("") == repository).order_by(*key).limit(BATCH)
     rows = _rows(connection, wanted)
     while rows:
         yield rows
