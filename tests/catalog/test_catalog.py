@@ -20,7 +20,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, inspect, text
 
-from tests.catalog.rows import point, run, segment
+from tests.catalog.rows import START, point, run, segment
 from tests.restore.test_restore import damage, flip_one
 from tests.upkeep.world import World
 from vmcellar.catalog.catalog import Catalog, repositories
@@ -119,7 +119,7 @@ def test_rows_of_other_repositories_are_not_its_own(catalog: Catalog, database: 
     catalog.add([run("r2", repository=REPOSITORY.hex())])
     assert catalog.run_ids() == {"r2"}
     assert catalog.counts()["runs"] == 1
-    assert repositories(database) == {REPOSITORY.hex(): 1, (b"o" * 16).hex(): 1}
+    assert repositories(database) == {REPOSITORY.hex(): START, (b"o" * 16).hex(): START}
 
 
 def test_a_row_is_written_again_in_its_place(catalog: Catalog) -> None:

@@ -100,7 +100,9 @@ class Source:
 
 
 def load(config: Path | None = None) -> Source:
-    """The catalog of the configuration (as commands find it), or a made-up history when there is none to speak of."""
+    """The catalog of the configuration (as commands find it), or a made-up history when there is none to speak of. Of
+    several repositories it is the one that was backed up to last: which one the configuration means, its tiers tell.
+    """
     try:
         settings = load_config(find_config(config))
     except UsageError:

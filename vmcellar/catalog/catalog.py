@@ -232,13 +232,15 @@ class Catalog:
             ) from error
 
 
-def repositories(database: Database) -> dict[str, int]:
-    """The repositories that a catalog has runs of, with their number; none where there never was a catalog."""
+def repositories(database: Database) -> dict[str, float]:
+    """The repositories that a catalog has runs of, with when the newest began (seconds since the epoch); none where
+    there never was a catalog.
+    """
     if database.missing():
         return {}
-    query = select(models.Run.repository, func.count()).group_by(models.Run.repository)
+    query = select(models.Run.repository, func.max(models.Run.started)).group_by(models.Run.repository)
     with Catalog(database, "").reading() as connection:
-        return {str(name): int(runs) for name, runs in connection.execute(query)}
+        return {str(name): float(newest) for name, newest in connection.execute(query)}
 
 
 def _merge(session: Session, rows: Iterable[models.Base]) -> None:
