@@ -91,6 +91,13 @@ def test_export_writes_parquet(cli: Cli, cellar: Cellar) -> None:
 
 
 @pytest.mark.usefixtures("cellar")
+def test_capacity_says_that_it_does_not_know_what_other_hosts_add(cli: Cli) -> None:
+    assert "3 points of the repository are not in" in cli("capacity", "--json").err
+    assert cli("catalog", "rebuild").code == 0
+    assert "are not in" not in cli("capacity").err
+
+
+@pytest.mark.usefixtures("cellar")
 def test_capacity_tells_what_is_used_and_why_there_is_no_forecast(cli: Cli) -> None:
     cli("catalog", "rebuild")
     (tier,) = json.loads(cli("capacity", "--json").out)

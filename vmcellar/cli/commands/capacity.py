@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from vmcellar.cli.commands.catalog import open_catalog
 from vmcellar.cli.output import console, note, print_json
 from vmcellar.cli.session import PANEL_LOOK, ConfigOption, JsonOption, read_config
+
+if TYPE_CHECKING:
+    from vmcellar.catalog.catalog import Catalog
+    from vmcellar.repository.repository import Repository
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +41,9 @@ def capacity(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     catalog.add(use_rows(catalog.repository, standing, now))
     prices = read_config(ctx, config).price_tables()
     tiers = outlook(good, standing, now, prices=prices, looks=tier_use(catalog))
+    if unknown := _unknown_points(repository, catalog):
+        note(f"{unknown} points of the repository are not in {catalog.name}, so what such backups add is in no "
+             "forecast; `vmcellar catalog rebuild` brings them in")  # fmt: skip
     if as_json:
         print_json(capacity_json(tiers))
         return
@@ -43,3 +52,13 @@ def capacity(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOptio
         console().print(costs_table(tiers))
     if len(bad):
         note(f"{len(bad)} rows of the history were not used; `vmcellar catalog show` says why")
+
+
+def _unknown_points(repository: Repository, catalog: Catalog) -> int:
+    """Points that other hosts made, each of which has a catalog of its own, or that were made before a catalog was
+    lost. Reads names alone.
+    """
+    from vmcellar.repository import layout
+
+    there = {key.removeprefix(layout.POINTS) for key, _ in repository.tier.list(layout.POINTS)}
+    return len(there - catalog.known_points(there))
