@@ -54,9 +54,9 @@ async def _tell_and_drill(threads: TaskThreads, config: str, rows: list[Anomaly]
         if row.told is None:
             shown.emit_anomaly(row)
             row.told = time.time()
-            await threads.value(tasks.note_anomalies, config, row)
-        if row.drill == "wanted":
+            await threads.value(tasks.note_anomalies, config, row, "told")
+        if row.drill != "" and await threads.value(tasks.claim_drill, config, row):
             outcome = await threads.value(verify.drill, config, f"{row.vm}@latest", False)
             await shown.evidence_artifact(outcome)
             row.drill = f"{outcome.point}: {outcome.record.verdict if outcome.record else outcome.problem}"
-            await threads.value(tasks.note_anomalies, config, row)
+            await threads.value(tasks.note_anomalies, config, row, "drill")

@@ -48,15 +48,24 @@ def act_on_anomalies(config: str, good: pd.DataFrame) -> list[Anomaly]:
     consequences.note(catalog, repository, engine.config, found, now)
     consequences.act(catalog, repository, engine.config, now)
     consequences.note_looked(engine.state, now)
-    return [row for row in catalog.anomalies() if row.judged is None and (row.told is None or row.drill == "wanted")]
+    open_rows = [row for row in catalog.anomalies() if row.judged is None]
+    return [row for row in open_rows if row.told is None or consequences.waits_for_drill(row)]
+
+
+@task(name="claim-drill", cache_policy=NO_CACHE)
+def claim_drill(config: str, row: Anomaly) -> bool:
+    """Whether the drill that follows from an anomaly is this host's to do."""
+    from vmcellar.analysis import consequences  # noqa: PLC0415
+
+    return consequences.claim_drill(engine_of(config).catalog, row)
 
 
 @task(name="note-anomalies", cache_policy=NO_CACHE)
-def note_anomalies(config: str, row: Anomaly) -> None:
-    """Write down that it was told, and what came of its drill."""
-    from vmcellar.analysis.consequences import note_told  # noqa: PLC0415
-
-    note_told(engine_of(config).catalog, row)
+def note_anomalies(config: str, row: Anomaly, column: str) -> None:
+    """Write down that it was `told`, or what came of its `drill`. Nothing else of the row is touched: a drill takes
+    minutes, in which somebody may judge.
+    """
+    engine_of(config).catalog.change([row], (column,))
 
 
 @task(name="analyse-history", cache_policy=NO_CACHE)

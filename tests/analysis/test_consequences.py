@@ -273,7 +273,7 @@ def test_a_verdict_that_comes_during_the_drill_stands(attacked: Attacked) -> Non
     (held,) = attacked.engine.catalog.anomalies()
     judge(attacked)
     held.told, held.drill = attacked.now, "p1: passed"
-    consequences.note_told(attacked.engine.catalog, held)
+    attacked.engine.catalog.change([held], ("told", "drill"))
     (row,) = attacked.engine.catalog.anomalies()
     assert (row.told, row.drill, row.verdict) == (attacked.now, "p1: passed", "import of videos")
     assert row.judged is not None
@@ -292,3 +292,19 @@ def test_what_happened_while_nobody_looked_is_found_by_the_next_look(tmp_path: P
     assert "ransomware" not in {one.kind for one in find(frame, now, consequences.LOOK_DAYS)}
     assert consequences.days_to_look(tmp_path, at + 400 * DAY) == consequences.MOST_LOOK_DAYS
     assert consequences.days_to_look(tmp_path, at - 400 * DAY) == consequences.LOOK_DAYS, "a clock that went back"
+
+
+def test_one_host_drills_for_an_anomaly_and_goes_on_after_its_flow_died(
+    attacked: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy(attacked, OnAnomaly(drill=True))
+    look(attacked)
+    catalog = attacked.engine.catalog
+    (first,), (second,), (again,) = (catalog.anomalies() for _ in range(3))
+    monkeypatch.setattr("socket.gethostname", lambda: "kvm1")
+    assert consequences.claim_drill(catalog, first)
+    assert consequences.claim_drill(catalog, again), "its flow died meanwhile"
+    monkeypatch.setattr("socket.gethostname", lambda: "kvm2")
+    assert not consequences.claim_drill(catalog, second), "it saw the row before kvm1 began"
+    (row,) = catalog.anomalies()
+    assert (row.drill, consequences.waits_for_drill(row)) == ("begun on kvm1", False)

@@ -11,6 +11,7 @@ the VM to read everything, and what a host without a job for the VM wrote down i
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 DAY = 86400.0
 LOOK_DAYS, MOST_LOOK_DAYS = 7.0, 60.0
 """How far back a look goes: so far at the least, and to the last look of this host, if that is not longer ago."""
+WANTED = "wanted"
 LOOKED = "anomalies-looked"
 """The file in the state directory that says when this host looked last, in seconds since the epoch."""
 SAME_SECONDS = {"growth": 21 * DAY}
@@ -84,7 +86,7 @@ def note(catalog: Catalog, repository: Repository, config: Config, found: Sequen
         row.last = max(row.last, *(each.last for each in together))
         if not (row.pins or row.full or row.drill) and rules != TOLD_ONLY:
             row.pins = trusted(points, row.began, rules.pin, pins.for_good(repository))
-            row.full, row.drill = rules.full, "wanted" if rules.drill else ""
+            row.full, row.drill = rules.full, WANTED if rules.drill else ""
             row.acted = None
         if fresh:
             catalog.add([row])
@@ -111,11 +113,24 @@ def act(catalog: Catalog, repository: Repository, config: Config, now: float) ->
     return waiting
 
 
-def note_told(catalog: Catalog, row: Row) -> None:
-    """Write down that people were told, and what came of the drill. Nothing else of the row is touched: a drill takes
-    minutes, in which somebody may judge.
+def claim_drill(catalog: Catalog, row: Row) -> bool:
+    """Whether this host is to drill for an anomaly; from then on no other one does. What a flow that died had begun is
+    begun anew by the next one of its host.
     """
-    catalog.change([row], ("told", "drill"))
+    begun = _begun_here()
+    if row.drill not in (WANTED, begun) or not catalog.claim(row, "drill", (WANTED, begun), begun):
+        return False
+    row.drill = begun
+    return True
+
+
+def waits_for_drill(row: Row) -> bool:
+    """Whether nobody has begun the drill that follows, or a flow of this host did and may have died."""
+    return row.drill in (WANTED, _begun_here())
+
+
+def _begun_here() -> str:
+    return f"begun on {socket.gethostname()}"
 
 
 def _ask(config: Config, known: Sequence[Row]) -> None:

@@ -94,6 +94,16 @@ class Catalog:
             own = models.Run.repository == self.repository
             return set(connection.execute(select(models.Run.id).where(own)).scalars())
 
+    def claim(self, row: models.Base, column: str, was: Collection[Any], value: Any) -> bool:
+        """Write a column of a row if it still holds one of these values; whether it did. Of several that ask at once
+        one is told so.
+        """
+        table = type(row)
+        key = zip(inspect(table).primary_key, _key_of(row), strict=True)
+        which = *(each == wanted for each, wanted in key), getattr(table, column).in_(was)
+        with self.writing() as connection:
+            return connection.execute(update(table).where(*which).values({column: value})).rowcount == 1
+
     def vms(self) -> set[str]:
         """The VMs of which this repository has runs, also failed ones."""
         with self.reading() as connection:
