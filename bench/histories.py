@@ -1,6 +1,6 @@
 """Histories of real backups: real guests that are backed up many times, by a clock that is moved.
 
-    ./run bench histories --make FILE --guest office|batch|idle [--minutes 6.5]
+    ./run bench histories --make FILE --guest office|batch|idle|site|build [--minutes 6.5]
     ./run bench histories [FILE]
 
 `--make` starts a paused guest, writes to its disks as `GUESTS` says, and backs it up every few hours of a clock that
@@ -60,7 +60,13 @@ GUESTS = {
     "office": Guest(240, 6, {"vda": "office", "vdb": "nightly", "vdc": "sleeping"}, "vda", "vdc", 8, 2026),
     "batch": Guest(220, 6, {"vda": "orders", "vdb": "reports"}, "vdb", "vda", 8, 2027),
     "idle": Guest(130, 24, {"vda": "logs", "vdb": "updates"}, "vdb", "vda", 4, 2028),
+    "site": Guest(480, 6, {"vda": "visits", "vdb": "mail"}, "vdb", "vda", 8, 2029),
+    "build": Guest(360, 6, {"vda": "builds", "vdb": "registry"}, "vda", "vdb", 8, 2030),
 }
+WANDERS = {"visits": 0.02, "mail": 0.01, "registry": 0.02}
+"""By how much a kind's level moves from day to day (standard deviation of logarithms): a random walk of its own."""
+DOUBLES = {"mail": 120.0}
+"""In how many days a kind's level doubles."""
 
 
 class Clock:
@@ -82,7 +88,7 @@ def _mib_of(kind: str, moment: float, random: np.random.Generator) -> float:
     """What a disk of this kind changes in the time before a moment, up to the run before."""
     hour, weekday = int(moment % DAY // HOUR), int((moment - 1 - BEGIN) // DAY % 7)
     working = weekday < 5 and hour in (12, 18)
-    noise = float(np.exp(random.normal(0, 0.3)))
+    noise = float(np.exp(_noise(kind, random)))
     usual = {
         "office": 12.0 if working else 2.0,
         "nightly": 14.0 if hour == 6 else 1.5,
@@ -91,8 +97,27 @@ def _mib_of(kind: str, moment: float, random: np.random.Generator) -> float:
         "reports": 24.0 if hour == 6 and weekday not in (0, 6) else 0.5,  # of the day before; none of weekends
         "logs": 1.5 if weekday < 5 else 0.7,
         "updates": 20.0 if weekday == 2 else 0.5,
+        "visits": {0: 5.0, 6: 1.5}.get(hour, 8.0) * (0.6 if weekday > 4 else 1.0),
+        "mail": 5.0 if working else 1.0,
+        "builds": 4.0 if working else 0.8,
+        "registry": 5.0 if working else 1.0,
     }
-    return usual[kind] * noise
+    return usual[kind] * noise * _level(kind, moment)
+
+
+def _noise(kind: str, random: np.random.Generator) -> float:
+    """Logarithm of how much more than usual a run finds: of visits with heavy tails, of builds with releases."""
+    if kind == "visits":
+        return 0.3 * float(random.standard_t(4))
+    release = kind == "builds" and random.random() < 0.25
+    return float(random.normal(np.log(4) if release else 0.0, 0.3))
+
+
+def _level(kind: str, moment: float) -> float:
+    """Where a kind's level is by then, from one at the begin: the same walk whenever it is asked for."""
+    days = (moment - BEGIN) / DAY
+    walk = np.random.default_rng(list(kind.encode())).normal(0, WANDERS.get(kind, 0.0), int(days) + 1)
+    return float(np.exp(walk.sum()) * 2 ** (days / DOUBLES.get(kind, np.inf)))
 
 
 def _pieces(mib: float, random: np.random.Generator, content: Stream | None) -> list[tuple[int, bytes]]:
