@@ -10,7 +10,6 @@ from vmcellar.analysis.anomalies import find
 from vmcellar.analysis.forecast import forecast_change
 from vmcellar.analysis.quality import quarantine
 
-
 AS_MUCH_BEFORE = {"build"}
 """Guests whose encrypted disk had days with as much change: encryption is no anomaly of `change` there."""
 
