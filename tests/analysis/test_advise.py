@@ -139,6 +139,14 @@ def test_expected_breaches_follow_from_gaps_failures_and_durations() -> None:
     assert judge(flaky, spread_runs(7, Need("web")), 8 * HOUR).breaches < 0.1
 
 
+def test_a_vm_that_fails_half_the_time_breaks_an_rpo_of_many_intervals() -> None:
+    """Of 26 runs a day, each second one good, four in a row fail often enough."""
+    starts = tuple(round(1440 * k / 26) for k in range(26))
+    made = judge(load("web", fails=0.5, rest=1.0), starts, 4 * 3600.0)
+    by_hand = 26 * 0.5 * 0.5**4  # after a good run so many in a row fail, and 3.7 hours become 4.6
+    assert made.breaches == pytest.approx(by_hand, rel=0.05)
+
+
 def test_exposure_is_what_has_changed_since_the_last_run() -> None:
     once = judge(load("web", per_day=24 * GB, rest=0.001, speed=1e15), (0,), None)
     assert once.exposure == pytest.approx(12 * GB, rel=0.01)

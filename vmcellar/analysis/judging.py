@@ -6,7 +6,7 @@ Schedules are starts in minutes of a UTC day, the same every day.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf, log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-FAILURES = 4
-"""Failures in a row beyond which nothing is counted."""
+FAILURES, MOST_FAILURES = 4, 40
+"""Failures in a row beyond which nothing is counted; the second where a VM fails so often that more are not `RARE`."""
+RARE = 1e-5
 
 Starts = tuple[int, ...]
 
@@ -99,13 +100,20 @@ def _breaches(load: Load, gaps: Floats, took: Floats, rpo: float | None) -> tupl
     if rpo is None:
         return 0.0, 0.0
     total, hours, waited = 0.0, 0.0, np.zeros_like(gaps)
-    for failed in range(FAILURES):
+    for failed in range(_deepest(load.fails)):
         waited = waited + np.roll(gaps, -failed)
         after = np.roll(took, -(failed + 1))
         late = _chance_over(rpo - waited, after, load.spread) * load.fails**failed * (1 - load.fails) ** 2
         total += float(late.sum())
         hours += float((late * np.maximum(waited + after - rpo, 0.0)).sum()) / 3600
     return total, hours
+
+
+def _deepest(fails: float) -> int:
+    """How many failures in a row count, and one more: `FAILURES`, or more where even those are no rare thing."""
+    if fails**FAILURES < RARE:
+        return FAILURES
+    return min(ceil(log(RARE) / log(min(fails, 0.99))), MOST_FAILURES)
 
 
 def _chance_over(limit: Floats, usual: Floats, spread: float) -> Floats:
