@@ -219,3 +219,38 @@ def test_a_replay_queues_what_a_host_cannot_run_at_once() -> None:
     done = replay(needs, [Host(concurrent=1)], truths, {need.vm: (0,) for need in needs}, days=1)
     assert done.peaks == {"local": 4}
     assert done.total().overruns == 1
+
+
+def kept_all(needs: list[Need], loads: dict[str, Load], current: Starts, concurrent: int) -> None:
+    """Advice for VMs that all have the same schedule, with which none is late while nothing fails: none is then."""
+    made = advise(needs, [Host(concurrent=concurrent)], loads, {need.vm: current for need in needs}, 1.0)
+    assert len({one.after for one in made.changes}) > 1 or made.conflicts
+    for one in made.changes:
+        assert one.will.breaches < one.was.breaches + 0.1, one
+
+
+def test_runs_of_a_window_are_not_moved_so_close_together_that_the_night_and_day_between_are_over_the_rpo() -> None:
+    needs = [Need(f"vm{one}", rpo=21 * HOUR, window=(22 * 60, 6 * 60)) for one in range(6)]
+    kept_all(needs, {need.vm: load(need.vm, 100 * GB) for need in needs}, (22 * 60, 2 * 60), 2)
+
+
+def test_runs_are_not_moved_to_where_one_finds_a_batch_so_large_that_it_ends_late() -> None:
+    batch = np.zeros(1441)
+    batch[715:] = np.minimum(np.arange(726) / 10, 1) * 360 * GB
+    needs = [Need(f"vm{one}", rpo=5 * HOUR) for one in range(6)]
+    loads = {need.vm: replace(load(need.vm, fails=0.001), curve=batch) for need in needs}
+    kept_all(needs, loads, spread_runs(6, needs[0]), 4)
+
+
+def test_a_start_that_runs_over_its_window_does_not_stay() -> None:
+    need = Need("vm", rpo=26 * HOUR, window=(22 * 60, 6 * 60))
+    (change,) = advise([need], [Host()], {"vm": load("vm", 300 * GB)}, {"vm": (5 * 60 + 55,)}, 1.0).changes
+    assert len(change.after) == 1
+    assert (change.after[0] - 22 * 60) % 1440 < 7 * 60
+
+
+def test_runs_of_all_day_are_not_crowded_into_a_window_that_came_later() -> None:
+    need, other = Need("vm", rpo=2 * HOUR, window=(22 * 60, 6 * 60)), Need("other", rpo=24 * HOUR)
+    current = {"vm": spread_runs(24, other), "other": (0, 720)}
+    made = advise([need, other], [Host()], {vm: load(vm) for vm in current}, current)
+    assert min(gaps(made.changes[0].after)) >= 30, "one an hour of the window, if it begins at its opening"

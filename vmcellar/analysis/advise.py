@@ -25,10 +25,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vmcellar.analysis.estate import Counts, Estate, ways_of_all
-from vmcellar.analysis.judging import Host, Judgement, Need, Starts, judge, open_time, spread_runs
+from vmcellar.analysis.judging import Host, Judgement, Need, Starts, inside, judge, open_time, spread_runs
 from vmcellar.analysis.loads import DAY_MINUTES, Load
 from vmcellar.analysis.placing import Grid, Placed, durations, footprint, place
-from vmcellar.analysis.rhythm import pause_of, turned
+from vmcellar.analysis.rhythm import SLOWER, longest_gap, pause_of, turned, usual_run
 from vmcellar.analysis.sharing import Way
 from vmcellar.analysis.spending import Store
 from vmcellar.backup.report import size_text, span_text
@@ -39,6 +39,8 @@ BUDGET = 1.05
 
 BUSY = 2.0
 """Runs of the mean day are laid out; those of its busiest may take so many times as long."""
+PROMISED = 0.05
+"""So many more breaches a day than a way was chosen for are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,25 +201,42 @@ def _options(need: Need, load: Load, way: Way, current: Starts) -> list[Starts]:
     """The times of day that a way may lie at, today's first when it is today's."""
     if need.fixed:
         return [current]
-    found = turned(way.starts) if need.window is None else _in_window(need, load, way.runs)
-    begin, length = open_time(need)
-    inside = all((start - begin) % DAY_MINUTES < length for start in current)
-    return (
-        [current, *found] if inside and (way.starts == current or (need.window and way.runs == len(current))) else found
-    )
+    if need.window is None:
+        found = turned(way.starts)
+        return _as_promised(need, load, way, [current, *found] if way.starts == current else found)
+    tried = [current] if way.runs == len(current) and inside(need, current) else []
+    return _as_promised(need, load, way, _ending_in_window(need, load, [*tried, *_in_window(need, way.runs)]))
 
 
-def _in_window(need: Need, load: Load, runs: int) -> list[Starts]:
+def _as_promised(need: Need, load: Load, way: Way, found: Sequence[Starts]) -> list[Starts]:
+    """Those at which a way means no more breaches than it was chosen for, or, where none does, the fewest: at another
+    time of the day a run may find so much more change, or come so much later, that it is late though nothing failed.
+    """
+    longest = max(longest_gap(starts) for starts in found)
+    if need.rpo is None or longest + usual_run(longest, load, SLOWER[-1]) <= need.rpo / 60:
+        return list(found)
+    breaches = [judge(load, starts, need.rpo).breaches for starts in found]
+    most = max(way.will.breaches + PROMISED, min(breaches))
+    return [starts for starts, each in zip(found, breaches, strict=True) if each <= most]
+
+
+def _in_window(need: Need, runs: int) -> list[Starts]:
     """So many runs, evenly from any start in the first half of a window to its end (one: from any start), so that the
-    long first run, which carries the change of the day, need not be at its opening. They end inside it, if they can
-    even when they take `BUSY` times as long.
+    long first run, which carries the change of the day, need not be at its opening.
     """
     begin, length = open_time(need)
     last = length if runs == 1 else length // 2
-    found = [
+    return [
         tuple(sorted({round(begin + at + k * (length - at) / runs) % DAY_MINUTES for k in range(runs)}))
         for at in range(0, last, 1 if length <= 120 else 5)
     ]
+
+
+def _ending_in_window(need: Need, load: Load, found: Sequence[Starts]) -> list[Starts]:
+    """Those that end inside the window, if there are any, even when they take `BUSY` times as long; else those that run
+    over it by least.
+    """
+    begin, length = open_time(need)
     for times in (BUSY, 1.0):
         room = [_room(starts, load, begin, length, times) for starts in found]
         if max(room) >= 0:

@@ -143,3 +143,9 @@ def open_time(need: Need) -> tuple[int, int]:
         return 0, DAY_MINUTES
     begin, end = need.window
     return begin, (end - begin) % DAY_MINUTES or DAY_MINUTES
+
+
+def inside(need: Need, starts: Starts) -> bool:
+    """Whether all start when they may."""
+    begin, length = open_time(need)
+    return all((start - begin) % DAY_MINUTES < length for start in starts)

@@ -43,6 +43,11 @@ def pause_of(starts: Starts) -> int:
     return max(gaps) if max(gaps) - min(gaps) > 1 else 0
 
 
+def longest_gap(starts: Starts) -> int:
+    """Minutes from a start to the next, at the most."""
+    return max(_gaps(starts))
+
+
 def _gaps(starts: Starts) -> list[int]:
     """Minutes from each start to the next; a day, of one alone."""
     ordered = sorted(starts)
@@ -55,19 +60,19 @@ def _with_pause(runs: int, rpo: float, load: Load) -> list[Starts]:
     """
     even = DAY_MINUTES / runs
     within = int(rpo / even + 1e-9)
-    if not 2 <= within < runs or within * even <= rpo - _run(even, load, SLOWER[-1]):
+    if not 2 <= within < runs or within * even <= rpo - usual_run(even, load, SLOWER[-1]):
         return []
     found = set()
     for slower in SLOWER:
-        room = int(rpo - _run(even, load, slower))
+        room = int(rpo - usual_run(even, load, slower))
         starts = tuple(number * room // within for number in range(runs))
         pause = DAY_MINUTES - starts[-1]
-        if 0 < room < within * even and pause + _run(pause, load, slower) <= rpo:
+        if 0 < room < within * even and pause + usual_run(pause, load, slower) <= rpo:
             found.add(starts)
     return sorted(found)
 
 
-def _run(gap: float, load: Load, slower: float) -> float:
+def usual_run(gap: float, load: Load, slower: float) -> float:
     """Minutes that a run takes after the busiest such gap (minutes) of a day, so many spreads slower than usual."""
     ends = np.arange(gap, gap + DAY_MINUTES, 15.0)
     changed = load.upto(ends) - load.upto(ends - gap)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmcellar.analysis.choosing import Choice, choose
+from vmcellar.analysis.judging import inside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,9 +83,10 @@ class Free:
 
     def options(self) -> list[tuple[Way, float]]:
         """The ways and today's, with their costs. Another way with nearly as many runs as today's has to gain a share
-        of what today's costs, so that advice does not flap.
+        of what today's costs, so that advice does not flap. Today's is no choice where policy asks for more runs, or
+        for others: in a window.
         """
-        if self.now.runs < self.ways[0].runs:
+        if self.now.runs < self.ways[0].runs or not inside(self.need, self.now.starts):
             return [(way, self.cost(way)) for way in self.ways]
         today = self.cost(self.now)
         near = HYSTERESIS * self.now.runs
