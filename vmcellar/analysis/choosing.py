@@ -97,7 +97,7 @@ def _relaxed(choice: Choice) -> tuple[Floats, Floats]:
 def _rounded(choice: Choice, shares: Floats) -> Indexes:
     """The best plan in which everybody has one of the options that it has shares of."""
     rows = choice.rows()
-    options = [np.flatnonzero(each) for each in _by_owner(choice, shares > SHARE)]
+    options = _by_owner(choice, shares > SHARE)
     least = np.array([each[np.argmin(rows[1, each])] for each in options])
     mixed = [owner for owner, each in enumerate(options) if len(each) > 1]
     sums = rows[:, np.delete(least, mixed)].sum(axis=1)[:, None]
@@ -110,11 +110,11 @@ def _rounded(choice: Choice, shares: Floats) -> Indexes:
     return least
 
 
-def _by_owner(choice: Choice, chosen: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+def _by_owner(choice: Choice, chosen: NDArray[np.bool_]) -> list[Indexes]:
     """For each owner its options among `chosen`, or, where it has none there, all."""
     any_of = np.bincount(choice.owner, chosen, choice.owners) > 0
-    held = chosen | ~any_of[choice.owner]
-    return [held & (choice.owner == owner) for owner in range(choice.owners)]
+    held = np.flatnonzero(chosen | ~any_of[choice.owner])
+    return np.split(held, np.searchsorted(choice.owner[held], np.arange(1, choice.owners)))
 
 
 def _bettered(choice: Choice, chosen: Indexes, dearer: Floats) -> Indexes:
