@@ -49,7 +49,13 @@ def test_runs_are_found_in_the_environment_of_the_processes_that_were_started_fo
 def test_the_kernel_shows_them() -> None:
     """A process that has the variable from its start, as a worker's have, is seen as long as it lives."""
     run = uuid4()
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={**os.environ, "PREFECT__FLOW_RUN_ID": str(run)}):
+    named = {**os.environ, "PREFECT__FLOW_RUN_ID": str(run)}
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=named) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"up\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"up\n", "its environment is there only once it has begun"
         assert run in at_work(Path("/proc"))
     assert run not in at_work(Path("/proc"))
 

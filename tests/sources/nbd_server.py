@@ -31,12 +31,13 @@ def serve(
     socket: Path, image: Mapping[str, object], bitmap: str = "", *, writable: bool = False
 ) -> Iterator[NbdServer]:
     """Serve an image, described as QEMU's blockdev options, on `socket`."""
-    arguments = ["qemu-nbd", "--persistent", "--shared=8", f"--socket={socket}"]
+    listens = socket.with_suffix(".pid")  # the socket itself is there before anybody listens
+    arguments = ["qemu-nbd", "--persistent", "--shared=8", f"--socket={socket}", f"--pid-file={listens}"]
     arguments += [] if writable else ["--read-only"]
     arguments += [f"--bitmap={bitmap}"] if bitmap else []
     process = subprocess.Popen([*arguments, f"json:{json.dumps(image)}"], env=os.environ | {"LC_ALL": "C"})
     try:
-        wait_for(lambda: socket.exists() or process.poll() is not None, f"{socket} to appear")
+        wait_for(lambda: listens.exists() or process.poll() is not None, f"qemu-nbd to listen at {socket}")
         yield NbdServer(f"nbd+unix:///?socket={socket}", process)
     finally:
         process.send_signal(signal.SIGCONT)
