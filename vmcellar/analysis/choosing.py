@@ -2,8 +2,8 @@
 
 The linear relaxation (HiGHS, by SciPy) tells the best plan in which one may have shares of several options; there are
 no more of these than sums that are shared. What they are rounded to is tried in all combinations, and the plan then
-changed for one or two at a time while that makes it better. (SciPy's own integer solver found plans a few percent
-better in ten times the time, and writes to standard output as it does.) The same input gives the same plan.
+changed for one or two at a time while that makes it better. (SciPy's own integer solver found plans that were a little
+better, took longer, and writes to standard output as it works.) The same input gives the same plan.
 """
 
 from __future__ import annotations

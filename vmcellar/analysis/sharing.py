@@ -2,8 +2,8 @@
 
 Each VM has a choice of ways, and takes one (`choosing.py`), so that one sum is small: the breaches expected a day, the
 time over the RPO, a little of the exposure, and the money that runs cost, in breaches: as many as that money is worth
-(`advise.py`). What all do together is bounded by the work that may be done and each tier's ceiling;
-and, where all are to be served evenly, by what each class of RPO had before any advice.
+(`advise.py`). What all do together is bounded by the work that may be done and each tier's ceiling; and, where all are
+to be served evenly, by what each class of RPO had before any advice.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def share(vms: Sequence[Free], seconds: float, ceilings: Sequence[float], *, eve
     """The way of each VM. `seconds` of a day and `ceilings` are what all of them may take; where even the fewest runs
     take more work, VMs have those.
 
-    VMs of one RPO are a class. If all are to be served evenly, none is served worse than before any advice, in breaches
-    or in hours over the RPO, as far as that can be had.
+    VMs of one RPO are a class. If all are to be served evenly, none has more than `FEWER` of the breaches and `LONGER`
+    of the hours over its RPO that it had before any advice, as far as that can be had.
     """
     if not vms:
         return {}
